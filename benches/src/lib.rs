@@ -1,0 +1,1 @@
+//! Made-up models and inputs that the benches share.

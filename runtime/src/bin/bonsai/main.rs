@@ -1,0 +1,2 @@
+//! The program `bonsai`.
+fn main() {}

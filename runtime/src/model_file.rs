@@ -1,0 +1,29 @@
+//! An opened, checked model, whatever file it came from: shape, tokenizer, tensors.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use crate::config::Config;
+use crate::error::Result;
+use crate::tensor::StoredTensor;
+use crate::tokenizer::Tokenizer;
+
+/// A model as it lies on disk or in memory. Tensors are named by [`Config::tensors`] (Hugging Face names) and
+/// all of them are there, with the shapes of that table.
+pub struct ModelFile {
+    /// The shape.
+    pub config: Config,
+    /// `None` for a checkpoint that came without one.
+    pub tokenizer: Option<Tokenizer>,
+    /// Every tensor of `config.tensors()`.
+    pub tensors: HashMap<String, StoredTensor>,
+    /// One sentence for people: container, version, number formats and how they were recognised.
+    pub description: String,
+}
+
+impl ModelFile {
+    /// Opens a GGUF file, or a Hugging Face directory (config.json, safetensors, tokenizer.json).
+    pub fn open(path: &Path) -> Result<Self> {
+        if path.is_dir() { crate::checkpoint::open(path) } else { crate::gguf::open(path) }
+    }
+}

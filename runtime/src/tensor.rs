@@ -1,0 +1,160 @@
+//! Numbers as they lie in a file: shared bytes, a number format, a shape. Nothing is copied until it is used.
+
+use std::fs::File;
+use std::ops::{Deref, Range};
+use std::path::Path;
+use std::sync::Arc;
+
+use half::{bf16, f16};
+
+use crate::error::{Error, Result};
+use crate::ternary::q2_0;
+
+/// A shared piece of a file (memory-mapped) or of a buffer. Cloning and slicing copy nothing.
+#[derive(Clone)]
+pub struct Bytes {
+    owner: Arc<Owner>,
+    range: Range<usize>,
+}
+
+enum Owner {
+    Map(memmap2::Mmap),
+    Buffer(Vec<u8>),
+}
+
+impl Bytes {
+    /// Maps a file into memory. Whoever truncates it while it is open ends the process, as with any mmap.
+    pub fn map(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(Error::io(path))?;
+        if file.metadata().map_err(Error::io(path))?.len() == 0 {
+            return Ok(Vec::new().into()); // an empty file cannot be mapped
+        }
+        // SAFETY: the map is read-only and private; that nobody shortens the file meanwhile is the caller's
+        // contract, stated above.
+        #[expect(unsafe_code, reason = "the mmap: one of the few places that may be unsafe")]
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path))?;
+        let range = 0..map.len();
+        Ok(Self { owner: Arc::new(Owner::Map(map)), range })
+    }
+
+    /// The bytes `range` of these bytes. Panics when they are not there: readers check first.
+    pub fn slice(&self, range: Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= self.range.len(), "slice outside of the bytes");
+        let start = self.range.start + range.start;
+        Self { owner: self.owner.clone(), range: start..start + (range.end - range.start) }
+    }
+}
+
+impl From<Vec<u8>> for Bytes {
+    fn from(buffer: Vec<u8>) -> Self {
+        let range = 0..buffer.len();
+        Self { owner: Arc::new(Owner::Buffer(buffer)), range }
+    }
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &*self.owner {
+            Owner::Map(map) => &map[self.range.clone()],
+            Owner::Buffer(buffer) => &buffer[self.range.clone()],
+        }
+    }
+}
+
+/// How numbers are written in bytes. All little-endian.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// IEEE single.
+    F32,
+    /// IEEE half.
+    F16,
+    /// The upper half of an IEEE single.
+    Bf16,
+    /// 2-bit ternary codes with an f16 scale for each `group` (64 or 128) weights; see `ternary/q2_0.rs`.
+    Q2_0 {
+        /// Weights that share a scale.
+        group: usize,
+    },
+}
+
+impl Format {
+    /// Bytes of a row of `cols` numbers; `None` when the format cannot hold such a row.
+    pub fn row_bytes(self, cols: usize) -> Option<usize> {
+        match self {
+            Self::F32 => cols.checked_mul(4),
+            Self::F16 | Self::Bf16 => cols.checked_mul(2),
+            Self::Q2_0 { group } => {
+                cols.is_multiple_of(group).then_some(cols / group * q2_0::block_bytes(group))
+            }
+        }
+    }
+
+    /// Name for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "F32",
+            Self::F16 => "F16",
+            Self::Bf16 => "BF16",
+            Self::Q2_0 { group: 128 } => "Q2_0 (group 128)",
+            Self::Q2_0 { .. } => "Q2_0 (group 64)",
+        }
+    }
+}
+
+/// A tensor where it lies: `[rows, cols]`, row-major, each row `format.row_bytes(cols)` long.
+#[derive(Clone)]
+pub struct StoredTensor {
+    /// Number format.
+    pub format: Format,
+    /// Output features; 1 for a vector.
+    pub rows: usize,
+    /// Input features, consecutive in memory.
+    pub cols: usize,
+    /// Exactly `rows * format.row_bytes(cols)` bytes.
+    pub bytes: Bytes,
+}
+
+impl StoredTensor {
+    /// A tensor of f32 values, copied.
+    pub fn from_f32(rows: usize, cols: usize, values: &[f32]) -> Self {
+        assert_eq!(values.len(), rows * cols, "values for a {rows} x {cols} tensor");
+        Self { format: Format::F32, rows, cols, bytes: bytemuck::cast_slice(values).to_vec().into() }
+    }
+
+    /// Bytes of one row. A `StoredTensor` is only made with a format that can hold its rows.
+    pub fn row_bytes(&self) -> usize {
+        self.bytes.len() / self.rows
+    }
+
+    /// Writes row `row` as f32 into `out` (`cols` long).
+    pub fn read_row(&self, row: usize, out: &mut [f32]) {
+        assert_eq!(out.len(), self.cols);
+        let size = self.row_bytes();
+        let bytes = &self.bytes[row * size..(row + 1) * size];
+        match self.format {
+            Format::F32 => read(bytes, out, f32::from_le_bytes),
+            Format::F16 => read(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
+            Format::Bf16 => read(bytes, out, |b| bf16::from_le_bytes(b).to_f32()),
+            Format::Q2_0 { group } => q2_0::decode(group, bytes, out),
+        }
+    }
+
+    /// All values as f32, row-major.
+    pub fn to_f32(&self) -> Vec<f32> {
+        let mut values = vec![0.0; self.rows * self.cols];
+        for (row, out) in values.chunks_exact_mut(self.cols).enumerate() {
+            self.read_row(row, out);
+        }
+        values
+    }
+}
+
+fn read<const N: usize>(bytes: &[u8], out: &mut [f32], decode: impl Fn([u8; N]) -> f32) {
+    let (numbers, rest) = bytes.as_chunks::<N>();
+    assert!(rest.is_empty() && numbers.len() == out.len());
+    for (value, number) in out.iter_mut().zip(numbers) {
+        *value = decode(*number);
+    }
+}

@@ -1,0 +1,5 @@
+//! Trains language models whose every weight is -1, 0 or +1.
+
+pub mod error;
+
+pub use error::{Error, Result};

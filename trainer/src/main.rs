@@ -1,0 +1,2 @@
+//! The program `bonsai-trainer`.
+fn main() {}
