@@ -54,14 +54,13 @@ pub trait Backend {
     );
     /// Rotates each head by the angles of its token: `angles[t]` is `head_dim / 2` cosines, then as many sines.
     fn rope(&mut self, x: &mut Self::Tensor, angles: &Self::Tensor, tokens: usize);
-    /// Stores `k` and `v` at `position..position + tokens`; `out[t]` is what the queries of token t find among
+    /// Stores the keys and values `kv` at `position..position + tokens`; `out[t]` is what the queries of token t find among
     /// positions `0..=position + t`.
     fn attention(
         &mut self,
         out: &mut Self::Tensor,
         q: &Self::Tensor,
-        k: &Self::Tensor,
-        v: &Self::Tensor,
+        kv: [&Self::Tensor; 2],
         cache: &mut Self::Cache,
         position: usize,
         tokens: usize,

@@ -80,7 +80,7 @@ pub fn forward<B: Backend>(
         }
         b.rope(&mut s.q, &s.angles, t);
         b.rope(&mut s.k, &s.angles, t);
-        b.attention(&mut s.found, &s.q, &s.k, &s.v, cache, position, t);
+        b.attention(&mut s.found, &s.q, [&s.k, &s.v], cache, position, t);
         b.matmul([&mut s.h], &s.found, [&layer.wo], 0..t);
         b.add(&mut s.x, &s.h, t);
         // feed-forward: x += down · (silu(gate · h) * (up · h)), where h = norm(x)

@@ -132,15 +132,13 @@ impl Backend for CpuBackend {
         &mut self,
         out: &mut CpuTensor,
         q: &CpuTensor,
-        k: &CpuTensor,
-        v: &CpuTensor,
+        [k, v]: [&CpuTensor; 2],
         cache: &mut Cache,
         position: usize,
         tokens: usize,
     ) {
         cache.append(k.rows(tokens), v.rows(tokens), position);
-        let (q, isa) = (q.rows(tokens), self.isa);
-        cache.attend(isa, out.rows_mut(tokens), q, position, tokens);
+        cache.attend(self.isa, out.rows_mut(tokens), q.rows(tokens), position, tokens);
     }
 
     fn swiglu(&mut self, gate: &mut CpuTensor, up: &CpuTensor, tokens: usize) {
