@@ -1,10 +1,16 @@
 //! Runs ternary language models: every weight is -1, 0 or +1 times a scale shared by its group.
 
+pub mod backend;
 pub mod checkpoint;
 pub mod config;
+pub mod cpu;
 pub mod error;
 pub mod gguf;
+pub mod model;
 pub mod model_file;
+pub mod perplexity;
+pub mod sampler;
+pub mod session;
 pub mod tensor;
 pub mod ternary;
 pub mod tokenizer;
@@ -12,4 +18,6 @@ pub mod tokenizer;
 pub use config::Config;
 pub use error::{Error, ErrorCode, Result};
 pub use model_file::ModelFile;
+pub use sampler::{Sampler, SamplerOptions};
+pub use session::{Model, Session, SessionOptions};
 pub use tokenizer::Tokenizer;

@@ -1,0 +1,104 @@
+//! Which vector instructions this processor has: found once, lowered (never raised) by `BONSAI_ISA`.
+//!
+//! Every kernel gives the same bits at every level, so the level is a matter of speed alone. To add one: a
+//! variant of `Level` (in order of speed), an arm in the `match`es of this file, a file in the folder of each
+//! kernel that gains from it.
+
+use std::sync::OnceLock;
+
+/// Proof that this processor has certain instructions. Only this module can make one, which is what makes
+/// calling a kernel through it sound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Isa(Level);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Level {
+    /// What every processor can do: the definition of the results.
+    Scalar,
+    /// AVX2, FMA (for its registers' sake: no kernel fuses) and F16C: x86 since 2013.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+}
+
+impl Isa {
+    /// The level that every machine has.
+    pub const SCALAR: Self = Self(Level::Scalar);
+
+    /// Every level of this machine, slowest first.
+    pub fn available() -> Vec<Self> {
+        #[allow(unused_mut, reason = "only some architectures have more than one level")]
+        let mut levels = vec![Self::SCALAR];
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c")
+        {
+            levels.push(Self(Level::Avx2));
+        }
+        levels
+    }
+
+    /// The fastest level, or the one that the environment variable `BONSAI_ISA` names if this machine has it.
+    pub fn detect() -> Self {
+        static DETECTED: OnceLock<Isa> = OnceLock::new();
+        *DETECTED.get_or_init(|| {
+            let levels = Self::available();
+            let wanted = std::env::var("BONSAI_ISA").unwrap_or_default();
+            let named = levels.iter().find(|isa| isa.name().eq_ignore_ascii_case(&wanted));
+            named.or(levels.last()).copied().unwrap_or(Self::SCALAR)
+        })
+    }
+
+    /// Name for people, and for `BONSAI_ISA`.
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            Level::Scalar => "scalar",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => "avx2",
+        }
+    }
+
+    pub(super) fn level(self) -> Level {
+        self.0
+    }
+
+    /// Runs `f` compiled for this level: plain loops inlined into it come out vectorised.
+    ///
+    /// Rust neither reorders float operations nor fuses them, so the bits stay those of the plain build. What
+    /// `f` calls must be `#[inline(always)]` to be compiled again; what it spawns on other threads is not.
+    #[inline(always)]
+    pub fn run<R>(self, f: impl FnOnce() -> R) -> R {
+        match self.0 {
+            Level::Scalar => f(),
+            #[cfg(target_arch = "x86_64")]
+            #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
+            // SAFETY: an `Isa` of this level exists only where these instructions were detected.
+            Level::Avx2 => unsafe { avx2(f) },
+        }
+    }
+}
+
+/// [`Isa::run`] at the level of [`Isa::detect`].
+#[inline(always)]
+pub fn vectorized<R>(f: impl FnOnce() -> R) -> R {
+    Isa::detect().run(f)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn avx2<R>(f: impl FnOnce() -> R) -> R {
+    f()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_are_in_order_and_scalar_is_always_there() {
+        let levels = Isa::available();
+        assert_eq!(levels[0], Isa::SCALAR);
+        assert!(levels.is_sorted());
+        assert!(levels.contains(&Isa::detect()));
+    }
+}

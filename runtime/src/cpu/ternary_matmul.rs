@@ -1,0 +1,149 @@
+//! Matrix product with ternary weights: the arithmetic, the choice of kernel, and what the kernels share.
+//!
+//! A weight is `(q - 1) * s` with the code `q` in 0..=3 and one scale `s` per group. Activations are rounded to
+//! `a = round(x / s_a)`, i8, with one f32 scale per 32 of them, so over 32 weights that share both scales
+//! `sum(w * x) = s * s_a * (sum(q * a) - sum(a))`, where the sums are integers and exact in any order.
+//!
+//! Byte j of a group of 128 holds the codes of weights 4j..4j+3. Shifting the 32 code bytes by 0, 2, 4, 6 bits
+//! and masking gives four planes of codes. The activations lie in the same four planes (element 4j+k at plane
+//! k, byte j), so four byte-wise products add up so that i32 lane l of 8 holds exactly weights 16l..16l+15.
+//! Float lane l then takes `acc[l] += (s * s_a[l / 2]) * lane[l]`, multiplied and added separately, group after
+//! group, and at the end of the row the eight lanes are added in one fixed tree ([`ops::tree`]).
+//!
+//! Files with groups of 64 are the same thing with two scales: lanes 0-3 take the first, lanes 4-7 the second.
+//! A row of an odd number of 64s ends in half a group, whose upper lanes add zero.
+//!
+//! `scalar.rs` defines the result; every other kernel must give its bits.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod scalar;
+
+use super::isa::{Isa, Level};
+use crate::tensor::{Format, StoredTensor};
+use crate::ternary::q2_0::block_bytes;
+
+/// Weights that a step of a kernel takes.
+const GROUP: usize = 128;
+/// Code bytes of those.
+const CODE_BYTES: usize = GROUP / 4;
+/// Float accumulators of a row; each takes 16 consecutive weights of a group.
+const LANES: usize = 8;
+
+/// The activations of one group of 128, rounded.
+#[derive(Clone, Copy)]
+#[repr(C, align(32))]
+struct RoundedGroup {
+    /// Element 4j+k at plane k, byte j; -127..=127.
+    planes: [[i8; CODE_BYTES]; 4],
+    /// Sum of the 16 activations of each lane.
+    sums: [i32; LANES],
+    /// Scale of each lane's activations; two lanes share one.
+    scales: [f32; LANES],
+}
+
+/// Activations `[tokens, cols]` rounded to i8, ready for the kernels.
+#[derive(Default)]
+pub struct Rounded {
+    groups: Vec<RoundedGroup>,
+    groups_per_token: usize,
+}
+
+impl Rounded {
+    /// Rounds `x` (`[tokens, cols]`), reusing the memory. Half to even, scale = largest magnitude / 127 of each 32.
+    pub fn fill(&mut self, isa: Isa, x: &[f32], cols: usize) {
+        assert!(cols > 0 && cols.is_multiple_of(64), "{cols} columns in groups of 64 or 128");
+        self.groups_per_token = cols.div_ceil(GROUP);
+        self.groups.clear();
+        for token in x.chunks_exact(cols) {
+            let (whole, half) = token.as_chunks::<GROUP>();
+            self.groups.extend(whole.iter().map(|x| isa.run(|| round_group(x))));
+            if !half.is_empty() {
+                let mut padded = [0.0; GROUP];
+                padded[..half.len()].copy_from_slice(half);
+                self.groups.push(round_group(&padded));
+            }
+        }
+    }
+
+    /// Number of tokens.
+    pub fn tokens(&self) -> usize {
+        self.groups.len() / self.groups_per_token.max(1)
+    }
+
+    fn token(&self, token: usize) -> &[RoundedGroup] {
+        &self.groups[token * self.groups_per_token..][..self.groups_per_token]
+    }
+}
+
+/// Non-numbers make their scale a non-number, so that they show in the result.
+#[inline(always)]
+fn round_group(x: &[f32; GROUP]) -> RoundedGroup {
+    let mut rounded = [0i8; GROUP];
+    let mut group = RoundedGroup { planes: [[0; CODE_BYTES]; 4], sums: [0; LANES], scales: [0.0; LANES] };
+    for (part, (x, out)) in x.as_chunks::<32>().0.iter().zip(rounded.as_chunks_mut::<32>().0).enumerate() {
+        let scale = round_32(x, out);
+        group.scales[2 * part] = scale;
+        group.scales[2 * part + 1] = scale;
+    }
+    for (sum, part) in group.sums.iter_mut().zip(rounded.as_chunks::<16>().0) {
+        *sum = part.iter().map(|&a| i32::from(a)).sum();
+    }
+    for (j, four) in rounded.as_chunks::<4>().0.iter().enumerate() {
+        for (plane, &a) in group.planes.iter_mut().zip(four) {
+            plane[j] = a;
+        }
+    }
+    group
+}
+
+/// Rounds 32 activations and returns their scale.
+#[inline(always)]
+fn round_32(x: &[f32; 32], out: &mut [i8; 32]) -> f32 {
+    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer, half to even
+    // Bit patterns of magnitudes are ordered like the magnitudes, with the non-numbers above all.
+    let largest = f32::from_bits(x.iter().fold(0, |max, x| max.max(x.to_bits() & 0x7fff_ffff)));
+    if !largest.is_finite() {
+        *out = [0; 32];
+        return f32::NAN;
+    }
+    // Below 1e-30 the inverse could overflow; such activations are zeros.
+    let (scale, inverse) = if largest > 1e-30 { (largest / 127.0, 127.0 / largest) } else { (0.0, 0.0) };
+    for (out, x) in out.iter_mut().zip(x) {
+        *out = (x * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i8;
+    }
+    scale
+}
+
+/// `out[i, t] = sum over c of w[first_row + i, c] * x[t, c]`: rows of the product, all tokens of a row together.
+///
+/// `out` is `[rows, tokens]` for some rows of `w`, a Q2_0 matrix.
+pub fn rows(isa: Isa, out: &mut [f32], w: &StoredTensor, first_row: usize, x: &Rounded) {
+    let Format::Q2_0 { group } = w.format else { panic!("not a ternary matrix: {}", w.format.name()) };
+    assert_eq!(x.groups_per_token, w.cols.div_ceil(GROUP), "activations of another width");
+    let rows = out.len() / x.tokens();
+    let bytes = &w.bytes[first_row * w.row_bytes()..(first_row + rows) * w.row_bytes()];
+    let weights = Rows { bytes, row_bytes: w.cols / group * block_bytes(group), group };
+    match isa.level() {
+        Level::Scalar => scalar::rows(out, weights, x),
+        #[cfg(target_arch = "x86_64")]
+        #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
+        // SAFETY: an `Isa` of this level exists only where AVX2 and F16C were detected.
+        Level::Avx2 => unsafe { avx2::rows(out, weights, x) },
+    }
+}
+
+/// Some rows of a Q2_0 matrix as they lie in the file.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    bytes: &'a [u8],
+    row_bytes: usize,
+    /// Weights that share a scale: 64 or 128.
+    group: usize,
+}
+
+impl<'a> Rows<'a> {
+    fn row(self, row: usize) -> &'a [u8] {
+        &self.bytes[row * self.row_bytes..][..self.row_bytes]
+    }
+}

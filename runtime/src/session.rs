@@ -1,0 +1,256 @@
+//! Prompt in, tokens out: the loop round [`forward`].
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::backend::Backend;
+use crate::config::Config;
+use crate::cpu::CpuBackend;
+use crate::cpu::isa::Isa;
+use crate::cpu::threads::Threads;
+use crate::error::{Error, Result};
+use crate::model::{State, Weights, forward};
+use crate::model_file::ModelFile;
+use crate::sampler::Sampler;
+use crate::tokenizer::Tokenizer;
+
+/// Most tokens of one forward pass. A prompt is fed in chunks of this size.
+const CHUNK: usize = 128;
+/// Most logits of one forward pass, when those of every position are asked for: 16 MiB.
+const CHUNK_LOGITS: usize = 4 << 20;
+/// Context of a session that does not ask for one, unless the model's is shorter.
+const DEFAULT_CONTEXT: usize = 4096;
+
+/// A loaded model. Cloning shares the weights; sessions keep them alive.
+#[derive(Clone)]
+pub struct Model(Arc<Inner>);
+
+struct Inner {
+    weights: Weights<CpuBackend>,
+    tokenizer: Option<Tokenizer>,
+    description: String,
+}
+
+/// How a session computes. The default suits most.
+#[derive(Debug, Clone, Default)]
+pub struct SessionOptions {
+    /// Most tokens of prompt and answer together; `None`: the model's own context, at most 4096. Memory grows
+    /// with the tokens really seen.
+    pub context: Option<usize>,
+    /// Keep activations in f32 instead of rounding them to i8 before ternary matrices. Several times slower.
+    pub exact: bool,
+    /// Threads of its own; `None` shares one per core with the whole process. Never changes a result.
+    pub threads: Option<usize>,
+    /// Instructions to use; `None`: the best there are. Never changes a result.
+    pub isa: Option<Isa>,
+    /// Set it to stop the session at the next chunk or token with [`Error::Cancelled`].
+    pub cancel: Option<Arc<AtomicBool>>,
+}
+
+/// One conversation with a model.
+pub struct Session {
+    model: Model,
+    backend: CpuBackend,
+    state: State<CpuBackend>,
+    threads: Threads,
+    cancel: Arc<AtomicBool>,
+    context: usize,
+    /// Of the last position.
+    logits: Vec<f32>,
+}
+
+impl Model {
+    /// Opens a GGUF file or a Hugging Face directory.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::from_file(ModelFile::open(path.as_ref())?)
+    }
+
+    /// Takes an opened file over.
+    pub fn from_file(file: ModelFile) -> Result<Self> {
+        let weights = Weights::new(&mut CpuBackend::new(Isa::detect(), false), &file)?;
+        let ModelFile { tokenizer, description, .. } = file;
+        Ok(Self(Arc::new(Inner { weights, tokenizer, description })))
+    }
+
+    /// The shape.
+    pub fn config(&self) -> &Config {
+        &self.0.weights.config
+    }
+
+    /// The tokenizer, if the model came with one.
+    pub fn tokenizer(&self) -> Option<&Tokenizer> {
+        self.0.tokenizer.as_ref()
+    }
+
+    /// One sentence for people about the file.
+    pub fn description(&self) -> &str {
+        &self.0.description
+    }
+
+    /// Starts a conversation.
+    pub fn session(&self, options: SessionOptions) -> Result<Session> {
+        let config = self.config();
+        let context = options.context.unwrap_or(config.context.min(DEFAULT_CONTEXT));
+        if context == 0 || context > config.context {
+            let longest = config.context;
+            return Err(Error::Argument(format!("a context of {context} tokens: expected 1 to {longest}")));
+        }
+        let backend = CpuBackend::new(options.isa.unwrap_or_else(Isa::detect), options.exact);
+        Ok(Session {
+            state: State::new(&backend, config, context, CHUNK.min(context))?,
+            backend,
+            threads: Threads::new(options.threads)?,
+            cancel: options.cancel.unwrap_or_default(),
+            context,
+            logits: vec![0.0; config.vocab],
+            model: self.clone(),
+        })
+    }
+}
+
+impl Session {
+    /// Feeds tokens and returns the logits (`[vocab]`) that follow the last one.
+    pub fn prompt(&mut self, tokens: &[u32]) -> Result<&[f32]> {
+        self.check(tokens)?;
+        let chunks = tokens.len().div_ceil(CHUNK);
+        for (n, chunk) in tokens.chunks(CHUNK).enumerate() {
+            let wanted = if n + 1 == chunks { chunk.len() - 1..chunk.len() } else { 0..0 };
+            self.feed(chunk, wanted)?;
+        }
+        self.backend.read(&self.state.logits, &mut self.logits)?;
+        Ok(&self.logits)
+    }
+
+    /// Feeds one token and returns the logits (`[vocab]`) that follow it.
+    pub fn next(&mut self, id: u32) -> Result<&[f32]> {
+        self.prompt(&[id])
+    }
+
+    /// Feeds tokens and returns the logits that follow each of them, `[tokens, vocab]`.
+    pub fn logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+        let mut all = Vec::new();
+        let values = tokens.len().saturating_mul(self.vocab());
+        let too_large = |_| Error::Memory(format!("{} MiB of logits", values >> 18));
+        all.try_reserve_exact(values).map_err(too_large)?;
+        self.each_logits(tokens, |_, rows| all.extend_from_slice(rows))?;
+        Ok(all)
+    }
+
+    /// Feeds tokens and calls `f(first, rows)` with the logits (`[n, vocab]`) that follow tokens `first..first + n`,
+    /// piece by piece: any number of tokens in bounded memory.
+    pub fn each_logits(&mut self, tokens: &[u32], mut f: impl FnMut(usize, &[f32])) -> Result<()> {
+        self.check(tokens)?;
+        let vocab = self.vocab();
+        let chunk = (CHUNK_LOGITS / vocab).clamp(1, CHUNK).min(self.context);
+        let mut rows = vec![0.0; chunk.min(tokens.len()) * vocab];
+        self.state.logits = self.backend.tensor(chunk, vocab)?;
+        for (n, tokens) in tokens.chunks(chunk).enumerate() {
+            self.feed(tokens, 0..tokens.len())?;
+            let rows = &mut rows[..tokens.len() * vocab];
+            self.backend.read(&self.state.logits, rows)?;
+            f(n * chunk, rows);
+        }
+        self.state.logits = self.backend.tensor(1, vocab)?; // gives the memory back
+        Ok(())
+    }
+
+    /// Width of a row of logits.
+    pub fn vocab(&self) -> usize {
+        self.model.config().vocab
+    }
+
+    /// Tokens seen so far.
+    pub fn position(&self) -> usize {
+        self.state.position
+    }
+
+    /// Tokens that fit.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// Forgets everything but the first `position` tokens, so that another continuation can be tried.
+    pub fn rewind(&mut self, position: usize) {
+        self.state.position = self.state.position.min(position);
+    }
+
+    /// Forgets everything.
+    pub fn reset(&mut self) {
+        self.rewind(0);
+    }
+
+    /// The flag that stops this session.
+    pub fn cancel_flag(&self) -> Arc<AtomicBool> {
+        self.cancel.clone()
+    }
+
+    /// Feeds the prompt and samples up to `max_tokens` ids, stopping before one of the model's end tokens.
+    pub fn generate<'a>(
+        &'a mut self,
+        prompt: &'a [u32],
+        sampler: &'a mut Sampler,
+        max_tokens: usize,
+    ) -> impl Iterator<Item = Result<u32>> + 'a {
+        let mut left = max_tokens;
+        let mut last: Option<u32> = None;
+        std::iter::from_fn(move || {
+            left = left.checked_sub(1)?;
+            let id = match last {
+                None => self.first(prompt, sampler),
+                Some(id) => self.following(id, sampler),
+            };
+            if id.is_err() {
+                left = 0;
+            }
+            last = id.as_ref().ok().copied();
+            let ended = last.is_some_and(|id| self.model.config().eos.contains(&id));
+            if ended {
+                left = 0;
+            }
+            (!ended).then_some(id)
+        })
+    }
+
+    fn first(&mut self, prompt: &[u32], sampler: &mut Sampler) -> Result<u32> {
+        prompt.iter().for_each(|&id| sampler.accept(id));
+        sample(self.prompt(prompt)?, sampler)
+    }
+
+    fn following(&mut self, id: u32, sampler: &mut Sampler) -> Result<u32> {
+        sample(self.next(id)?, sampler)
+    }
+
+    /// Whether these tokens can be fed; makes room for them.
+    fn check(&mut self, tokens: &[u32]) -> Result<()> {
+        let vocab = self.vocab();
+        if tokens.is_empty() {
+            return Err(Error::Argument("no tokens to feed: the prompt is empty".into()));
+        }
+        if let Some(&id) = tokens.iter().find(|&&id| id as usize >= vocab) {
+            return Err(Error::Token { id, vocab });
+        }
+        if tokens.len() > self.context - self.state.position {
+            return Err(Error::ContextFull { capacity: self.context });
+        }
+        self.state.reserve(&self.backend, self.state.position + tokens.len())
+    }
+
+    /// One forward pass on the threads of this session.
+    fn feed(&mut self, tokens: &[u32], wanted: std::ops::Range<usize>) -> Result<()> {
+        if self.cancel.load(Ordering::Relaxed) {
+            return Err(Error::Cancelled);
+        }
+        let Self { model, backend, state, threads, .. } = self;
+        threads.run(|| forward(backend, &model.0.weights, state, tokens, wanted));
+        Ok(())
+    }
+}
+
+/// Samples, unless the logits are not numbers, as those of damaged weights are.
+fn sample(logits: &[f32], sampler: &mut Sampler) -> Result<u32> {
+    if logits.iter().any(|x| x.is_nan()) {
+        return Err(Error::format("model", "its logits are not numbers: the weights are damaged"));
+    }
+    Ok(sampler.sample(logits))
+}

@@ -1,0 +1,215 @@
+//! The forward pass: against f64, against a trained model, and against itself however the work is cut up.
+
+mod support;
+
+use bonsai_runtime::config::{Config, Rope, Yarn};
+use bonsai_runtime::cpu::isa::Isa;
+use bonsai_runtime::tensor::{Format, StoredTensor};
+use bonsai_runtime::{Error, Model, Sampler, SamplerOptions, SessionOptions};
+use support::*;
+
+const Q2_0: Format = Format::Q2_0 { group: 64 };
+
+fn variants() -> Vec<(&'static str, Config)> {
+    let yarn = Some(Yarn { factor: 4.0, original_context: 100 });
+    vec![
+        ("as Qwen3", tiny()),
+        ("untied", Config { tied: false, ..tiny() }),
+        ("without q/k norm", Config { qk_norm_eps: None, ..tiny() }),
+        ("heads narrower than hidden / heads", Config { head_dim: 16, ..tiny() }),
+        ("one head of an odd half", Config { heads: 1, kv_heads: 1, head_dim: 6, ..tiny() }),
+        ("every head its own key", Config { kv_heads: 4, ..tiny() }),
+        ("YaRN", Config { rope: Rope { theta: 1e4, yarn }, ..tiny() }),
+        ("another q/k epsilon", Config { qk_norm_eps: Some(0.3), ..tiny() }),
+    ]
+}
+
+/// f32 against f64: about 40 roundings of 6e-8 in a row give some 1e-13 of the energy; 1e-11 leaves room for
+/// chance and is 1e5 below what any mistake in the network makes.
+#[test]
+fn every_variant_matches_the_network_in_f64() {
+    for (name, config) in variants() {
+        let file = model_file(&config, Format::F32, 1);
+        let tokens = Random(2).tokens(12, config.vocab);
+        let exact = reference(&file, &tokens);
+        let logits = Model::from_file(file)
+            .unwrap()
+            .session(SessionOptions::default())
+            .unwrap()
+            .logits(&tokens)
+            .unwrap();
+        let error = nmse(&logits, &exact);
+        assert!(error < 1e-11, "{name}: {error:e}");
+    }
+}
+
+#[test]
+fn exact_mode_is_the_dense_model_of_the_same_weights() {
+    let files = [(tiny(), Q2_0), (tiny_128(), Format::Q2_0 { group: 128 })];
+    for (config, format) in files {
+        let file = model_file(&config, format, 3);
+        let dense = Model::from_file(unpacked(&file)).unwrap();
+        let packed = Model::from_file(file).unwrap();
+        let tokens = Random(4).tokens(9, config.vocab);
+        let exact = SessionOptions { exact: true, ..Default::default() };
+        let a = packed.session(exact).unwrap().logits(&tokens).unwrap();
+        let b = dense.session(SessionOptions::default()).unwrap().logits(&tokens).unwrap();
+        assert_eq!(bits(&a), bits(&b));
+    }
+}
+
+/// Rounding to i8 errs by up to half a step of absmax / 127, uniformly: (1/127)^2 / 12 of the largest value's
+/// square, some 5e-5 of a normal row's energy in each of the 4 products on the way through a layer, and the
+/// network adds those up over two layers and the head.
+#[test]
+fn rounded_activations_stay_near_the_exact_ones() {
+    let file = model_file(&tiny(), Q2_0, 5);
+    let tokens = Random(6).tokens(20, tiny().vocab);
+    let exact = reference(&file, &tokens);
+    let logits =
+        Model::from_file(file).unwrap().session(SessionOptions::default()).unwrap().logits(&tokens).unwrap();
+    let error = nmse(&logits, &exact);
+    assert!(error < 1e-3, "{error:e}");
+    assert!(error > 1e-9, "{error:e}: are activations rounded at all?");
+}
+
+#[test]
+fn a_prompt_gives_the_same_bits_however_it_is_fed() {
+    for (format, exact) in [(Q2_0, false), (Q2_0, true), (Format::F16, false), (Format::Bf16, false)] {
+        let model = model(&tiny(), format, 7);
+        let tokens = Random(8).tokens(300, tiny().vocab); // more than a chunk, more than a block of the cache
+        let session = || model.session(SessionOptions { exact, ..Default::default() }).unwrap();
+        let whole = session().logits(&tokens).unwrap();
+        let last = whole.len() - tiny().vocab;
+        assert_eq!(bits(session().prompt(&tokens).unwrap()), bits(&whole[last..]), "{format:?}");
+        for piece in [1, 7, 64] {
+            let mut pieces = session();
+            let logits: Vec<f32> = tokens.chunks(piece).flat_map(|t| pieces.logits(t).unwrap()).collect();
+            assert_eq!(bits(&logits), bits(&whole), "{format:?} in pieces of {piece}");
+        }
+        let mut one_by_one = session();
+        for (&id, logits) in tokens.iter().zip(whole.chunks_exact(tiny().vocab)) {
+            assert_eq!(bits(one_by_one.next(id).unwrap()), bits(logits), "{format:?}");
+        }
+    }
+}
+
+#[test]
+fn threads_and_instructions_never_change_a_bit() {
+    for (format, exact) in [(Q2_0, false), (Q2_0, true), (Format::F32, false)] {
+        let model = model(&tiny(), format, 9);
+        let tokens = Random(10).tokens(150, tiny().vocab);
+        let run = |threads, isa| {
+            let options =
+                SessionOptions { exact, threads: Some(threads), isa: Some(isa), ..Default::default() };
+            bits(&model.session(options).unwrap().logits(&tokens).unwrap())
+        };
+        let expected = run(1, Isa::SCALAR);
+        for isa in Isa::available() {
+            for threads in [1, 2, 3] {
+                assert!(run(threads, isa) == expected, "{format:?} {} {threads}", isa.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn groups_of_64_and_128_of_the_same_weights_give_the_same_bits() {
+    let config = tiny_128();
+    let file = model_file(&config, Format::Q2_0 { group: 128 }, 11);
+    let mut halved = unpacked(&file);
+    for (name, tensor) in &file.tensors {
+        if let Format::Q2_0 { group: 128 } = tensor.format {
+            let blocks = tensor.bytes.chunks_exact(34);
+            let split = |b: &[u8]| [&b[..2], &b[2..18], &b[..2], &b[18..]].concat();
+            let mut tensor = tensor.clone();
+            tensor.bytes = blocks.flat_map(split).collect::<Vec<u8>>().into();
+            tensor.format = Format::Q2_0 { group: 64 };
+            halved.tensors.insert(name.clone(), tensor);
+        }
+    }
+    let tokens = Random(12).tokens(40, config.vocab);
+    let run = |file| {
+        let model = Model::from_file(file).unwrap();
+        bits(&model.session(SessionOptions::default()).unwrap().logits(&tokens).unwrap())
+    };
+    assert_eq!(run(file), run(halved));
+}
+
+#[test]
+fn a_trained_model_writes_the_golden_story() {
+    let (Some(golden), Some(models)) = (shared("models/golden.json"), shared("models")) else { return };
+    let golden: serde_json::Value = serde_json::from_slice(&std::fs::read(golden).unwrap()).unwrap();
+    let ids: Vec<u32> =
+        golden["greedy_ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
+    for name in ["hf_llama", "hf_qwen3"] {
+        let model = Model::open(models.join(name)).unwrap();
+        let mut session = model.session(SessionOptions::default()).unwrap();
+        let first: Vec<f64> =
+            golden["logits_first8"][0].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
+        assert!(nmse(session.prompt(&ids[..1]).unwrap(), &first) < 1e-9, "{name}");
+        session.reset();
+        let mut sampler = Sampler::new(SamplerOptions::greedy());
+        let written: Vec<u32> =
+            session.generate(&ids[..1], &mut sampler, ids.len() - 1).map(|id| id.unwrap()).collect();
+        assert_eq!(written, ids[1..], "{name}");
+    }
+}
+
+#[test]
+fn wrong_input_is_an_error_and_leaves_the_session_usable() {
+    let model = model(&tiny(), Q2_0, 13);
+    let mut session = model.session(SessionOptions { context: Some(5), ..Default::default() }).unwrap();
+    let expected = bits(session.prompt(&[1, 2, 3]).unwrap());
+    assert!(matches!(session.prompt(&[1, 97]), Err(Error::Token { id: 97, vocab: 97 })));
+    assert!(matches!(session.prompt(&[]), Err(Error::Argument(_))));
+    assert!(matches!(session.prompt(&[1, 2, 3]), Err(Error::ContextFull { capacity: 5 })));
+    assert_eq!(session.position(), 3);
+    session.prompt(&[4, 5]).unwrap();
+    assert!(matches!(session.next(1), Err(Error::ContextFull { .. })));
+    session.rewind(2);
+    assert_eq!(bits(session.next(3).unwrap()), expected);
+    session.cancel_flag().store(true, std::sync::atomic::Ordering::Relaxed);
+    assert!(matches!(session.next(1), Err(Error::Cancelled)));
+    session.cancel_flag().store(false, std::sync::atomic::Ordering::Relaxed);
+    session.reset();
+    assert_eq!(bits(session.prompt(&[1, 2, 3]).unwrap()), expected);
+    for context in [0, 401] {
+        let options = SessionOptions { context: Some(context), ..Default::default() };
+        assert!(matches!(model.session(options), Err(Error::Argument(_))));
+    }
+    assert!(model.session(SessionOptions { threads: Some(0), ..Default::default() }).is_err());
+}
+
+#[test]
+fn generation_ends_at_an_end_token_a_limit_or_a_full_context() {
+    let mut file = model_file(&tiny(), Q2_0, 14);
+    let greedy = |file: bonsai_runtime::ModelFile, context, n| {
+        let model = Model::from_file(file).unwrap();
+        let mut session = model.session(SessionOptions { context, ..Default::default() }).unwrap();
+        let mut sampler = Sampler::new(SamplerOptions::greedy());
+        session.generate(&[1, 2], &mut sampler, n).map(|id| id.ok()).collect::<Vec<_>>()
+    };
+    let again = || model_file(&tiny(), Q2_0, 14);
+    let free = greedy(again(), None, 20);
+    assert_eq!(free.len(), 20);
+    assert_eq!(greedy(again(), Some(5), 20)[..], [free[0], free[1], free[2], free[3], None]);
+    let end = free.iter().position(|id| *id == free[7]).unwrap();
+    file.config.eos = vec![free[7].unwrap()];
+    assert_eq!(greedy(file, None, 20), free[..end]);
+}
+
+#[test]
+fn damaged_weights_are_an_error_not_a_story() {
+    let mut file = model_file(&tiny(), Format::F32, 15);
+    let nan = StoredTensor::from_f32(1, 192, &[f32::NAN; 192]);
+    file.tensors.insert("model.norm.weight".into(), nan);
+    let model = Model::from_file(file).unwrap();
+    let mut session = model.session(SessionOptions::default()).unwrap();
+    let mut sampler = Sampler::new(SamplerOptions::default());
+    let written: Vec<_> = session.generate(&[1], &mut sampler, 5).collect();
+    assert!(matches!(written[..], [Err(Error::Format { .. })]));
+    let mut short = model_file(&tiny(), Format::F32, 15);
+    short.tensors.remove("model.layers.1.mlp.up_proj.weight");
+    assert!(Model::from_file(short).err().unwrap().to_string().contains("layers.1.mlp.up_proj"));
+}
