@@ -1,5 +1,7 @@
 //! Trains language models whose every weight is -1, 0 or +1.
 
 pub mod error;
+pub mod random;
+pub mod stories;
 
 pub use error::{Error, Result};
