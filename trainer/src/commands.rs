@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use crate::config::{RunConfig, preset};
 use crate::error::{Error, Result};
 use crate::run::{self, Watch};
-use crate::{bpe, checkpoint, corpus, data, eval, export, fit, plot, quickstart, verify};
+use crate::{corpus, eval, export, fit, plot, quickstart, verify};
 
 /// The commands, in the order of a model's life.
 #[derive(Subcommand)]
@@ -226,7 +226,7 @@ fn text(path: &Path) -> toml::Value {
 }
 
 /// `key=value`, the value as TOML or, failing that, as text; whole numbers become floats where floats are meant.
-fn parse_setting(setting: &str) -> Result<(String, toml::Value)> {
+pub fn parse_setting(setting: &str) -> Result<(String, toml::Value)> {
     let Some((key, value)) = setting.split_once('=') else {
         return Err(Error::Config(format!("--set {setting}: expected KEY=VALUE")));
     };
@@ -239,9 +239,9 @@ pub fn run(command: Command, quiet: bool, cancelled: &AtomicBool) -> Result<()> 
     let watch = Watch { cancelled, quiet };
     match command {
         Command::Quickstart { out, steps } => quickstart::quickstart(&out, steps, &watch),
-        Command::Tokenizer { data, vocab_size, out } => tokenizer(&data, vocab_size, &out, quiet),
+        Command::Tokenizer { data, vocab_size, out } => learn_tokenizer(&data, vocab_size, &out, &watch),
         Command::Prepare { data, valid, valid_fraction, tokenizer, seed, out } => {
-            prepare(&data, corpus::Options { valid, fraction: valid_fraction, seed }, &tokenizer, &out, quiet)
+            prepare(&data, &valid, (valid_fraction, seed), &tokenizer, &out, &watch)
         }
         Command::Train(args) => train(&args, &watch),
         Command::Eval { model, data, window, exact, json } => evaluate(&model, &data, window, exact, json, quiet),
@@ -265,19 +265,24 @@ fn print<T: serde::Serialize + std::fmt::Display>(result: &T, json: bool) -> Res
     Ok(())
 }
 
-fn tokenizer(files: &[PathBuf], vocab_size: usize, out: &Path, quiet: bool) -> Result<()> {
-    let documents = corpus::read(files)?;
-    let tokenizer = bpe::learn_with_bar(&documents, vocab_size, quiet)?;
+fn learn_tokenizer(files: &[PathBuf], vocab_size: usize, out: &Path, watch: &Watch<'_>) -> Result<()> {
+    let tokenizer = run::learn_tokenizer(&corpus::read_documents(files)?, vocab_size, watch)?;
     std::fs::write(out, tokenizer.to_json()?).map_err(RuntimeError::io(out))?;
     println!("{}: {} tokens", out.display(), tokenizer.vocab_size());
     Ok(())
 }
 
-fn prepare(files: &[PathBuf], options: corpus::Options, tokenizer: &Path, out: &Path, quiet: bool) -> Result<()> {
+fn prepare(
+    files: &[PathBuf],
+    valid: &[PathBuf],
+    (fraction, seed): (f64, u64),
+    tokenizer: &Path,
+    out: &Path,
+    watch: &Watch<'_>,
+) -> Result<()> {
     let tokenizer = bonsai_runtime::Tokenizer::from_file(tokenizer)?;
-    let split = corpus::load(files, &options)?;
-    let dataset = data::prepare(&split, &tokenizer, out, quiet)?;
-    checkpoint::write_file(out, "tokenizer.json", &tokenizer.to_json()?)?;
+    let split = run::read_split(files, valid, fraction, seed, watch)?;
+    let dataset = run::tokenize(&split, &tokenizer, out, watch)?;
     println!("{}: {} training and {} validation tokens", out.display(), dataset.train.len(), dataset.valid.len());
     Ok(())
 }
@@ -301,11 +306,8 @@ fn train(args: &TrainArgs, watch: &Watch<'_>) -> Result<()> {
 fn evaluate(model: &Path, file: &Path, window: usize, exact: bool, json: bool, quiet: bool) -> Result<()> {
     let model = eval::open(model)?;
     let text = std::fs::read_to_string(file).map_err(RuntimeError::io(file))?;
-    let bar = if quiet { indicatif::ProgressBar::hidden() } else { indicatif::ProgressBar::new(0) };
-    let result = eval::evaluate(&model, &text, window, exact, |done, total| {
-        bar.set_length(total as u64);
-        bar.set_position(done as u64);
-    })?;
+    let bar = if quiet { indicatif::ProgressBar::hidden() } else { indicatif::ProgressBar::new_spinner() };
+    let result = eval::evaluate(&model, &text, window, exact, |done| bar.set_message(format!("{done} tokens read")))?;
     bar.finish_and_clear();
     print(&result, json)
 }

@@ -39,14 +39,22 @@ pub fn open(path: &Path) -> Result<Model> {
 }
 
 /// Evaluates a model on text, in windows of `window` tokens, with f32 activations when `exact`.
-pub fn evaluate(model: &Model, text: &str, window: usize, exact: bool, progress: impl FnMut(usize, usize)) -> Result<Evaluation> {
+pub fn evaluate(model: &Model, text: &str, window: usize, exact: bool, progress: impl FnMut(usize)) -> Result<Evaluation> {
     let tokenizer = model.tokenizer().ok_or_else(|| Error::Config("the model has no tokenizer: nothing to read text with".into()))?;
     let tokens = tokenizer.encode(text)?;
-    let options = PerplexityOptions { window: Some(window), exact, ..PerplexityOptions::default() };
-    let Perplexity { nll_sum, tokens, bytes, .. } = perplexity(model, &tokens, &options, progress)?;
+    let options = PerplexityOptions { window, exact, ..PerplexityOptions::default() };
+    let Perplexity { nll_sum, tokens: scored, .. } = perplexity(model, &tokens, &options, progress)?;
+    let bytes = scored_bytes(tokenizer, &tokens, window.min(model.config().context));
+    let tokens = scored;
     let loss = nll_sum / tokens.max(1) as f64;
     let bits_per_byte = nll_sum / std::f64::consts::LN_2 / bytes.max(1) as f64;
     Ok(Evaluation { perplexity: loss.exp(), loss, bits_per_byte, tokens, bytes })
+}
+
+/// Bytes of the tokens that are scored: all but the first of each window.
+fn scored_bytes(tokenizer: &bonsai_runtime::Tokenizer, tokens: &[u32], window: usize) -> usize {
+    let scored = tokens.chunks(window).flat_map(|window| &window[1..]);
+    scored.filter_map(|&id| tokenizer.token_bytes(id)).map(<[u8]>::len).sum()
 }
 
 /// Mean KL(p || q) per row of logits, nats, and the share of rows with the same largest logit. Computed in f64.

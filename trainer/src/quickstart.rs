@@ -8,7 +8,7 @@ use bonsai_runtime::session::Model;
 use crate::config::{OptimizerKind, RunConfig};
 use crate::error::Result;
 use crate::run::{self, Outcome, Watch};
-use crate::{corpus, eval, export, stories, verify};
+use crate::{eval, export, stories, verify};
 
 /// Training steps: about three minutes on two cores.
 pub const STEPS: u64 = 800;
@@ -64,7 +64,7 @@ pub fn quickstart(out: &Path, steps: u64, watch: &Watch<'_>) -> Result<()> {
     say("4/6  comparing the exported file with the trainer's weights");
     say("5/6  evaluating");
     let model = Model::open(&gguf)?;
-    let scores = evaluate(&model, &config, outcome)?;
+    let scores = evaluate(&model, &config, outcome, watch)?;
     say("6/6  generating from the exported file");
     let plot = out.join("loss.svg");
     crate::plot::plot(&[("quickstart".into(), run_dir.join(crate::metrics::FILE))], &plot)?;
@@ -89,9 +89,8 @@ struct Scores {
     unigram: f64,
 }
 
-fn evaluate(model: &Model, config: &RunConfig, outcome: Outcome) -> Result<Scores> {
-    let options = corpus::Options { valid: Vec::new(), fraction: config.valid_fraction, seed: config.seed };
-    let split = corpus::load(&config.data, &options)?;
+fn evaluate(model: &Model, config: &RunConfig, outcome: Outcome, watch: &Watch<'_>) -> Result<Scores> {
+    let split = run::read_split(&config.data, &[], config.valid_fraction, config.seed, watch)?;
     let mut text = String::new();
     for document in &split.valid {
         if text.len() + document.len() > EVAL_BYTES {
@@ -100,7 +99,7 @@ fn evaluate(model: &Model, config: &RunConfig, outcome: Outcome) -> Result<Score
         text.push_str(document);
         text.push_str("<|endoftext|>");
     }
-    let trained = eval::evaluate(model, &text, config.seq_len, false, |_, _| {})?;
+    let trained = eval::evaluate(model, &text, config.seq_len, false, |_| {})?;
     let data = crate::data::Dataset::open(&config.out.join("data"))?;
     let unigram = eval::unigram_perplexity(&data.train, &data.valid, data.meta.vocab);
     Ok(Scores { trained, untrained: outcome.first_loss.map_or(f64::NAN, f64::exp), unigram })

@@ -18,7 +18,7 @@ use crate::metrics::Metrics;
 use crate::optimizer::Optimizer;
 use crate::params::{self, Params};
 use crate::train::{State, Step, Trainer, order};
-use crate::{corpus, data, eval, export};
+use crate::{bpe, corpus, data, eval, export};
 
 /// What the loop leaves behind.
 #[derive(Debug, Clone, Copy)]
@@ -73,6 +73,7 @@ pub fn start(config: RunConfig, watch: &Watch<'_>) -> Result<Outcome> {
         }),
     };
     let order = order(&config)?;
+    order.check(&prepared.data.train, config.steps * config.batch_size as u64, config.seq_len)?;
     let trainer = Trainer::new(config, backend, params, State::default(), order);
     train(trainer, &prepared.data, prepared.tokenizer.as_ref(), watch)
 }
@@ -88,6 +89,7 @@ pub fn resume(dir: &Path, change: impl FnOnce(RunConfig) -> Result<RunConfig>, w
     let data = open_data(&saved.run)?;
     check_vocabulary(&data, &params.config)?;
     let order = order(&saved.run)?;
+    order.check(&data.train, saved.run.steps * saved.run.batch_size as u64, saved.run.seq_len)?;
     let tokenizer = saved.model.tokenizer.take();
     let trainer = Trainer::new(saved.run, backend, params, saved.state, order);
     train(trainer, &data, tokenizer.as_ref(), watch)
@@ -98,13 +100,9 @@ fn own_data(config: &RunConfig) -> PathBuf {
     config.out.join("data")
 }
 
-fn is_prepared(dir: &Path) -> bool {
-    dir.join(data::META).exists()
-}
-
 fn open_data(config: &RunConfig) -> Result<Dataset> {
     match config.data.as_slice() {
-        [dir] if is_prepared(dir) => Dataset::open(dir),
+        [dir] if Dataset::is_prepared(dir) => Dataset::open(dir),
         _ => Dataset::open(&own_data(config)),
     }
 }
@@ -114,15 +112,14 @@ pub fn prepare(config: &RunConfig, watch: &Watch<'_>) -> Result<Prepared> {
     let start = config.converts().then(|| ModelFile::open(Path::new(&config.init))).transpose()?;
     let (data, tokenizer) = match config.data.as_slice() {
         [] => return Err(Error::Config("no training text: give --data FILE or DIRECTORY".into())),
-        [dir] if is_prepared(dir) => (Dataset::open(dir)?, prepared_tokenizer(config, dir, start.as_ref())?),
+        [dir] if Dataset::is_prepared(dir) => (Dataset::open(dir)?, prepared_tokenizer(config, dir, start.as_ref())?),
         files => {
-            let texts = corpus::Options { valid: config.valid.clone(), fraction: config.valid_fraction, seed: config.seed };
-            let split = corpus::load(files, &texts)?;
+            let split = read_split(files, &config.valid, config.valid_fraction, config.seed, watch)?;
             let tokenizer = match given_tokenizer(config, start.as_ref())? {
                 Some(tokenizer) => tokenizer,
-                None => crate::bpe::learn_with_bar(&split.train, config.vocab_size, watch.quiet)?,
+                None => learn_tokenizer(&split.train, config.vocab_size, watch)?,
             };
-            let data = data::prepare(&split, &tokenizer, &own_data(config), watch.quiet)?;
+            let data = tokenize(&split, &tokenizer, &own_data(config), watch)?;
             (data, Some(tokenizer))
         }
     };
@@ -142,6 +139,36 @@ pub fn prepare(config: &RunConfig, watch: &Watch<'_>) -> Result<Prepared> {
         crate::config::check_groups(&model, config.group)?;
     }
     Ok(Prepared { model, start, data, tokenizer })
+}
+
+/// Reads documents and divides them into training and validation text.
+pub fn read_split(files: &[PathBuf], valid: &[PathBuf], fraction: f64, seed: u64, watch: &Watch<'_>) -> Result<corpus::Split> {
+    let documents = corpus::read_documents(files)?;
+    let split = match valid {
+        [] => corpus::split(documents, fraction, seed)?,
+        valid => corpus::separate(documents, corpus::read_documents(valid)?)?,
+    };
+    if split.dropped > 0 {
+        watch.say(&format!("{} training documents are validation documents too: left out", split.dropped));
+    }
+    Ok(split)
+}
+
+/// Learns a byte-level BPE from documents.
+pub fn learn_tokenizer(documents: &[String], vocab_size: usize, watch: &Watch<'_>) -> Result<Tokenizer> {
+    let bar = watch.spinner(format!("learning a tokenizer of {vocab_size} tokens"));
+    let tokenizer = bpe::learn(documents.iter(), &bpe::BpeOptions { vocab_size, ..bpe::BpeOptions::default() });
+    bar.finish_and_clear();
+    tokenizer
+}
+
+/// Writes token shards, with a bar.
+pub fn tokenize(split: &corpus::Split, tokenizer: &Tokenizer, dir: &Path, watch: &Watch<'_>) -> Result<Dataset> {
+    let bar = watch.bar((split.train.len() + split.valid.len()) as u64, "{bar:30} {pos}/{len} documents tokenized");
+    let written = data::prepare(split, tokenizer, dir, &|done, _| bar.set_position(done as u64));
+    bar.finish_and_clear();
+    written?;
+    Dataset::open(dir)
 }
 
 fn given_tokenizer(config: &RunConfig, start: Option<&ModelFile>) -> Result<Option<Tokenizer>> {
@@ -202,7 +229,9 @@ pub fn train<B: Backend>(
         first_loss = Some(last_loss);
         metrics.log(&json!({"step": 0, "valid_loss": last_loss}))?;
     }
-    let bar = progress(&config, trainer.state.step, watch.quiet);
+    let bar = watch.bar(config.steps, "{bar:30} {pos}/{len} steps  {msg}  {elapsed} (about {eta} left)");
+    bar.set_position(trainer.state.step);
+    bar.reset_eta();
     let (begin, mut window) = (Instant::now(), Window::default());
     let due = |every: u64, step: u64| step == config.steps || (every > 0 && step % every == 0);
     let mut validated = fresh.then_some(0);
@@ -226,7 +255,7 @@ pub fn train<B: Backend>(
             last_loss = trainer.validate(data);
             validated = Some(at);
             let codes = std::mem::take(&mut window.codes);
-            log_validation(&mut metrics, at, last_loss, codes, config.eval_every)?;
+            log_validation(&mut metrics, at, last_loss, codes)?;
             bar.suspend(|| watch.say(&format!("step {at:>6}  valid loss {last_loss:.4}  perplexity {:.2}{}", last_loss.exp(), shares(codes))));
         }
         if config.sample_every > 0 && due(config.sample_every, at) {
@@ -273,6 +302,21 @@ impl Window {
 }
 
 impl Watch<'_> {
+    fn bar(&self, len: u64, template: &str) -> ProgressBar {
+        if self.quiet {
+            return ProgressBar::hidden();
+        }
+        let style = ProgressStyle::with_template(template).expect("the templates of this file are well-formed");
+        ProgressBar::new(len).with_style(style)
+    }
+
+    fn spinner(&self, message: String) -> ProgressBar {
+        let bar = if self.quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
+        bar.set_message(message);
+        bar.enable_steady_tick(std::time::Duration::from_millis(120));
+        bar
+    }
+
     fn say(&self, line: &str) {
         if !self.quiet {
             eprintln!("{line}");
@@ -291,7 +335,7 @@ fn log_window(metrics: &mut Metrics, at: u64, step: &Step, window: &Window) -> R
 }
 
 /// `codes` are summed over the steps since the last validation: shares are means per step.
-fn log_validation(metrics: &mut Metrics, at: u64, loss: f64, codes: Codes, _every: u64) -> Result<()> {
+fn log_validation(metrics: &mut Metrics, at: u64, loss: f64, codes: Codes) -> Result<()> {
     let mut line = json!({"step": at, "valid_loss": loss, "perplexity": loss.exp()});
     if codes.total > 0 {
         line["zero_fraction"] = (codes.zeros as f64 / codes.total as f64).into();
@@ -308,18 +352,7 @@ fn shares(codes: Codes) -> String {
     format!("  zeros {:.1}%  flips {:.3}% a step", share(codes.zeros), share(codes.flips))
 }
 
-fn progress(config: &RunConfig, step: u64, quiet: bool) -> ProgressBar {
-    if quiet {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new(config.steps).with_position(step);
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} steps  {msg}  {elapsed} (about {eta} left)");
-    bar.set_style(style.expect("the template above is well-formed"));
-    bar.reset_eta();
-    bar
-}
-
-/// A greedy-ish text sample from the packed weights, by the runtime: what would ship is what talks here.
+/// A text sample from the packed weights, by the runtime: what would ship is what talks here.
 fn sample<B: Backend>(trainer: &Trainer<B>, tokenizer: Option<&Tokenizer>, prompt: &str) -> Result<Option<String>> {
     let Some(tokenizer) = tokenizer else { return Ok(None) };
     let model = export::in_memory(&trainer.backend, &trainer.params, Some(tokenizer))?;

@@ -100,7 +100,7 @@ impl<B: Backend> Trainer<B> {
     /// Forward and backward over the micro-batches. Every target token weighs the same, however they are cut: the
     /// gradient is that of one large batch. Returns the mean loss and the number of targets.
     fn accumulate(&mut self) -> (f64, u64) {
-        let tokens: usize = self.batches.iter().map(Batch::target_tokens).sum();
+        let tokens: usize = self.batches.iter().map(target_tokens).sum();
         let scale = 1.0 / tokens.max(1) as f32;
         let mut loss = 0.0;
         for batch in &self.batches {
@@ -158,10 +158,15 @@ impl<B: Backend> Trainer<B> {
             let batch = padded(tokens, starts, micro, seq);
             model::forward(&mut self.backend, &self.params, &mut self.activations, &batch);
             total += model::loss(&mut self.backend, &self.params, &self.activations, &batch);
-            count += batch.target_tokens();
+            count += target_tokens(&batch);
         }
         total / count.max(1) as f64
     }
+}
+
+/// Targets that count.
+pub fn target_tokens(batch: &Batch) -> usize {
+    batch.targets.iter().filter(|&&target| target != IGNORE).count()
 }
 
 /// A batch of the windows at `starts`, filled up with rows that do not count.
@@ -176,10 +181,10 @@ fn padded(tokens: &Tokens, starts: &[usize], batch: usize, seq: usize) -> Batch 
     out
 }
 
-/// Gives the order of a run's data.
+/// The order of a run's data: its own, or another trainer's to replay.
 pub fn order(config: &RunConfig) -> Result<Order> {
     if config.offsets.as_os_str().is_empty() {
-        return Ok(Order::shuffled(config.seed));
+        return Ok(Order::Shuffled { seed: config.seed });
     }
-    Order::from_offsets_file(&config.offsets)
+    Order::from_file(&config.offsets)
 }
