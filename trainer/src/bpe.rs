@@ -98,7 +98,7 @@ fn pieces(text: &str, specials: &[String]) -> Vec<String> {
     let mut pieces = Vec::new();
     for part in parts {
         let mut start = 0;
-        for (end, _) in part.match_indices('\n').map(|(at, line_end)| (at + line_end.len(), ())) {
+        for end in part.match_indices('\n').map(|(at, _)| at + 1) {
             if end - start >= PART && part[end..].chars().next().is_some_and(|c| !c.is_whitespace()) {
                 pieces.push(part[start..end].to_owned());
                 start = end;
