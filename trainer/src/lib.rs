@@ -1,6 +1,30 @@
 //! Trains language models whose every weight is -1, 0 or +1.
+//!
+//! Start with [`model`], the forward and backward pass, and [`train`], the step round them.
 
+pub mod backend;
 pub mod bpe;
+pub mod checkpoint;
+pub mod commands;
+pub mod config;
+pub mod corpus;
+pub mod cpu;
+pub mod data;
 pub mod error;
+pub mod eval;
+pub mod export;
+pub mod fit;
+pub mod metrics;
+pub mod model;
+pub mod optimizer;
+pub mod params;
+pub mod plot;
+pub mod quickstart;
+pub mod random;
+pub mod run;
+pub mod schedule;
+pub mod stories;
+pub mod train;
+pub mod verify;
 
 pub use error::{Error, Result};

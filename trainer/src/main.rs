@@ -1,2 +1,47 @@
-//! The program `bonsai-trainer`.
-fn main() {}
+//! The program `bonsai-trainer`: reads arguments, nothing more.
+
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bonsai_trainer::commands::{self, Command};
+use clap::Parser;
+
+/// Trains language models whose every weight is -1, 0 or +1.
+///
+/// Text, or a Qwen3 checkpoint, goes in; a verified, packed model comes out, that `bonsai run` and llama.cpp load.
+#[derive(Parser)]
+#[command(version, after_help = "Start here:  bonsai-trainer quickstart\nExit codes:  0 done, 2 usage, 3 bad input, 4 out of memory or context, 5 training diverged, 130 cancelled")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    /// No progress bars and no remarks on stderr.
+    #[arg(long, short, global = true)]
+    quiet: bool,
+    /// Threads [default: all cores].
+    #[arg(long, short, global = true, value_name = "N")]
+    threads: Option<usize>,
+}
+
+static CANCELLED: AtomicBool = AtomicBool::new(false);
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let _ = ctrlc::set_handler(|| {
+        if CANCELLED.swap(true, Ordering::Relaxed) {
+            std::process::exit(130); // asked twice: do not wait for the step to end
+        }
+        eprintln!("\nstopping after this step (once more: at once)");
+    });
+    if let Some(threads) = arguments.threads {
+        // Fails only when the pool exists already, and nothing has used it yet.
+        let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    }
+    match commands::run(arguments.command, arguments.quiet, &CANCELLED) {
+        Ok(()) if CANCELLED.load(Ordering::Relaxed) => ExitCode::from(130),
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}

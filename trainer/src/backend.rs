@@ -1,0 +1,203 @@
+//! The ops of a training step, forward and backward side by side, as any device must offer them.
+//!
+//! Shapes: `t` tokens in flight = batch * seq; activations are row-major `[t, features]`; a matrix is
+//! `[out, in]` as in checkpoints. A backward op *adds* to gradients of parameters and *writes* gradients of
+//! activations, unless it says otherwise. No op may fail: sizes are checked when buffers are made.
+
+use std::borrow::Cow;
+
+use bonsai_runtime::ternary::{ScaleRule, TernaryMatrix};
+
+/// How a matrix is rounded in the forward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Projection {
+    /// Weights along the input dimension that share a scale.
+    pub group: usize,
+    /// How the scale follows from the weights.
+    pub rule: ScaleRule,
+}
+
+/// Sizes of an attention call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttentionShape {
+    /// Independent sequences.
+    pub batch: usize,
+    /// Tokens in each.
+    pub seq: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key/value heads.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+}
+
+/// Constants of one AdamW update (Loshchilov and Hutter, arXiv 1711.05101), as `torch.optim.AdamW` applies them.
+#[derive(Debug, Clone, Copy)]
+pub struct AdamW {
+    /// Learning rate of this step.
+    pub lr: f32,
+    /// Decay of the first moment.
+    pub beta1: f32,
+    /// Decay of the second moment.
+    pub beta2: f32,
+    /// Added to the denominator.
+    pub eps: f32,
+    /// Decoupled weight decay.
+    pub weight_decay: f32,
+    /// Updates including this one, from 1: the bias correction.
+    pub t: u64,
+    /// Factor on the gradient: clipping.
+    pub grad_scale: f32,
+}
+
+/// Constants of one Muon update (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
+#[derive(Debug, Clone, Copy)]
+pub struct Muon {
+    /// Learning rate of this step.
+    pub lr: f32,
+    /// Nesterov momentum.
+    pub momentum: f32,
+    /// Newton-Schulz iterations.
+    pub iterations: usize,
+    /// Decoupled weight decay.
+    pub weight_decay: f32,
+    /// Factor on the gradient: clipping.
+    pub grad_scale: f32,
+}
+
+/// What a projection did: counts over the whole matrix.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Codes {
+    /// Weights.
+    pub total: u64,
+    /// Of them zero.
+    pub zeros: u64,
+    /// Of them with another code than before the update.
+    pub flips: u64,
+}
+
+impl std::ops::Add for Codes {
+    type Output = Self;
+
+    fn add(self, o: Self) -> Self {
+        Self { total: self.total + o.total, zeros: self.zeros + o.zeros, flips: self.flips + o.flips }
+    }
+}
+
+impl std::iter::Sum for Codes {
+    fn sum<I: Iterator<Item = Self>>(items: I) -> Self {
+        items.fold(Self::default(), std::ops::Add::add)
+    }
+}
+
+/// A device that can train.
+pub trait Backend {
+    /// f32 numbers on the device.
+    type Buffer;
+    /// A parameter: latent weights, and their projection when the matrix is ternary. A norm's gain is `[1, n]`.
+    type Matrix;
+
+    /// `len` zeros.
+    fn buffer(&self, len: usize) -> Self::Buffer;
+    /// A parameter from its latent weights, `[rows, cols]`, rounded when `projection` is given.
+    fn matrix(&self, rows: usize, cols: usize, latent: Vec<f32>, projection: Option<Projection>) -> Self::Matrix;
+    /// The numbers of a buffer.
+    fn read<'a>(&self, buffer: &'a Self::Buffer) -> Cow<'a, [f32]>;
+    /// Overwrites a buffer.
+    fn write(&self, buffer: &mut Self::Buffer, values: &[f32]);
+    /// The latent weights of a parameter.
+    fn latent<'a>(&self, matrix: &'a Self::Matrix) -> Cow<'a, [f32]>;
+    /// The codes and scales that the forward pass uses; `None` for a dense parameter.
+    fn ternary<'a>(&self, matrix: &'a Self::Matrix) -> Option<Cow<'a, TernaryMatrix>>;
+
+    /// `out[i] = table[tokens[i]]`.
+    fn embed(&mut self, out: &mut Self::Buffer, table: &Self::Matrix, tokens: &[u32]);
+    /// `d_table[tokens[i]] += d_out[i]`, in token order.
+    fn embed_backward(&mut self, d_table: &mut Self::Buffer, d_out: &Self::Buffer, tokens: &[u32]);
+
+    /// `out = x / sqrt(mean(x^2) + eps) * gain` for each run of `gain` many numbers (Zhang and Sennrich, arXiv 1910.07467).
+    fn rms_norm(&mut self, out: &mut Self::Buffer, x: &Self::Buffer, gain: &Self::Matrix, eps: f32);
+    /// *Adds* the gradient of `x` to `dx`, and that of the gain to `d_gain`.
+    fn rms_norm_backward(
+        &mut self,
+        dx: &mut Self::Buffer,
+        d_gain: &mut Self::Buffer,
+        dy: &Self::Buffer,
+        x: &Self::Buffer,
+        gain: &Self::Matrix,
+        eps: f32,
+    );
+
+    /// `y = x w^T`: `[t, in] -> [t, out]`, with the projected `w`.
+    fn linear(&mut self, y: &mut Self::Buffer, x: &Self::Buffer, w: &Self::Matrix);
+    /// `dx = dy w` (added to what `dx` holds when `accumulate`), `dw += dy^T x`. The gradient of the projection is
+    /// the identity (straight-through), so `dw` belongs to the latent weights.
+    fn linear_backward(
+        &mut self,
+        dx: &mut Self::Buffer,
+        accumulate: bool,
+        dw: &mut Self::Buffer,
+        dy: &Self::Buffer,
+        x: &Self::Buffer,
+        w: &Self::Matrix,
+    );
+
+    /// Rotates each head of `x` (`[t, heads * head_dim]`) by its position, in place (Su et al., arXiv 2104.09864).
+    fn rope(&mut self, x: &mut Self::Buffer, shape: AttentionShape);
+    /// Rotates back, in place.
+    fn rope_backward(&mut self, dx: &mut Self::Buffer, shape: AttentionShape);
+
+    /// Causal attention; `lse` (`[batch, heads, seq]`) keeps the log-sum-exp of each row of scores for the backward
+    /// pass, so that the scores themselves are never held (Dao et al., arXiv 2205.14135).
+    fn attention(
+        &mut self,
+        out: &mut Self::Buffer,
+        lse: &mut Self::Buffer,
+        qkv: [&Self::Buffer; 3],
+        shape: AttentionShape,
+    );
+    /// Gradients of q, k and v from that of the output.
+    fn attention_backward(
+        &mut self,
+        d_qkv: [&mut Self::Buffer; 3],
+        d_out: &Self::Buffer,
+        out: &Self::Buffer,
+        lse: &Self::Buffer,
+        qkv: [&Self::Buffer; 3],
+        shape: AttentionShape,
+    );
+
+    /// `out = silu(gate) * up` (Shazeer, arXiv 2002.05202).
+    fn swiglu(&mut self, out: &mut Self::Buffer, gate: &Self::Buffer, up: &Self::Buffer);
+    /// Turns `gate` and `up` into their gradients.
+    fn swiglu_backward(&mut self, gate: &mut Self::Buffer, up: &mut Self::Buffer, d_out: &Self::Buffer);
+
+    /// `out = x`.
+    fn copy(&mut self, out: &mut Self::Buffer, x: &Self::Buffer);
+    /// `x += y`. Its backward is the identity on both.
+    fn add(&mut self, x: &mut Self::Buffer, y: &Self::Buffer);
+
+    /// Summed cross-entropy of `h w^T` against `targets`, in nats; ignored targets do not count. Logits are made and
+    /// dropped in chunks of rows.
+    fn cross_entropy(&mut self, h: &Self::Buffer, w: &Self::Matrix, targets: &[u32]) -> f64;
+    /// The same, and the gradients of `scale * loss`: writes `dh`, adds to `dw`.
+    fn cross_entropy_backward(
+        &mut self,
+        dh: &mut Self::Buffer,
+        dw: &mut Self::Buffer,
+        h: &Self::Buffer,
+        w: &Self::Matrix,
+        targets: &[u32],
+        scale: f32,
+    ) -> f64;
+
+    /// Sum of squares, in f64 and a fixed order.
+    fn sum_of_squares(&mut self, buffer: &Self::Buffer) -> f64;
+    /// One AdamW update of `w`; projects the result in the same pass and leaves `grad` zero.
+    fn adamw(&mut self, w: &mut Self::Matrix, grad: &mut Self::Buffer, moments: &mut [Self::Buffer], step: AdamW) -> Codes;
+    /// One Muon update of `w`; projects the result and leaves `grad` zero.
+    fn muon(&mut self, w: &mut Self::Matrix, grad: &mut Self::Buffer, momentum: &mut [Self::Buffer], step: Muon) -> Codes;
+    /// Sets a gradient to zero: a skipped step.
+    fn clear(&mut self, buffer: &mut Self::Buffer);
+}

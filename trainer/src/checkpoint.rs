@@ -1,0 +1,245 @@
+//! A run on disk: a directory that other programs can open, and that a crash at any moment leaves whole.
+//!
+//! `config.json`, `model.safetensors` (latent weights) and `tokenizer.json` are what Hugging Face tools read;
+//! `optimizer.safetensors`, `trainer_state.json` and `run.toml` are what resuming needs besides.
+//!
+//! Saving: every file is written as `NAME.new` and synced; then the mark `COMMIT` is written and synced; then each
+//! file is renamed over the old one and the mark is removed. Opening first looks for the mark: with it the renames are
+//! finished, without it `.new` files are what a crash left behind and go. So there is always one whole checkpoint.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use bonsai_runtime::{Config, Error as RuntimeError, ModelFile};
+use safetensors::tensor::{Dtype, View};
+
+use crate::backend::Backend;
+use crate::config::RunConfig;
+use crate::error::{Error, Result};
+use crate::optimizer::Optimizer;
+use crate::params::Params;
+use crate::train::{State, Trainer};
+
+const MARK: &str = "COMMIT";
+const MODEL: &str = "model.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const STATE: &str = "trainer_state.json";
+const CONFIG: &str = "config.json";
+const RUN: &str = "run.toml";
+
+/// Writes a checkpoint; the previous one stays whole until this one is.
+pub fn save<B: Backend>(dir: &Path, trainer: &Trainer<B>) -> Result<()> {
+    std::fs::create_dir_all(dir).map_err(RuntimeError::io(dir))?;
+    let written = write_new(dir, trainer).and_then(|()| mark(dir, trainer.state.step));
+    if let Err(error) = written {
+        discard(dir);
+        return Err(error);
+    }
+    commit(dir)
+}
+
+fn write_new<B: Backend>(dir: &Path, trainer: &Trainer<B>) -> Result<()> {
+    let (b, params) = (&trainer.backend, &trainer.params);
+    let state = serde_json::to_string_pretty(&trainer.state).expect("numbers only");
+    let config = bonsai_runtime::checkpoint::config_json(&params.config).to_string();
+    write_text(dir, CONFIG, &config)?;
+    write_text(dir, RUN, &trainer.config.to_toml())?;
+    write_text(dir, STATE, &state)?;
+    let weights = params.list.iter().map(|p| (p.spec.name.clone(), Tensor { shape: p.spec.shape(), data: b.latent(&p.value) }));
+    write_tensors(dir, MODEL, weights.collect())?;
+    let optimizer = Optimizer::new(&trainer.config);
+    let moments = params.list.iter().flat_map(|p| {
+        let names = optimizer.moments(&p.spec).iter().zip(&p.moments);
+        names.map(|(name, m)| (format!("{name}.{}", p.spec.name), Tensor { shape: p.spec.shape(), data: b.read(m) }))
+    });
+    write_tensors(dir, OPTIMIZER, moments.collect())
+}
+
+/// Loads what a checkpoint holds. The caller makes the backend from the config.
+pub struct Saved {
+    /// Settings of the run.
+    pub run: RunConfig,
+    /// Where it was.
+    pub state: State,
+    /// Latent weights, shape and tokenizer.
+    pub model: ModelFile,
+    optimizer: PathBuf,
+}
+
+impl Saved {
+    /// Opens the run in `dir`, finishing or undoing what a crash interrupted.
+    pub fn open(dir: &Path) -> Result<Self> {
+        recover(dir)?;
+        if !dir.join(STATE).exists() {
+            return Err(Error::Config(format!("{}: no checkpoint here ({STATE} is missing)", dir.display())));
+        }
+        let run = RunConfig::load(Some(&dir.join(RUN)), &[])?;
+        let text = std::fs::read_to_string(dir.join(STATE)).map_err(RuntimeError::io(dir.join(STATE)))?;
+        let state = serde_json::from_str(&text).map_err(|e| RuntimeError::format(dir.join(STATE), e.to_string()))?;
+        Ok(Self { run, state, model: ModelFile::open(dir)?, optimizer: dir.join(OPTIMIZER) })
+    }
+
+    /// The parameters, with the optimizer's moments when `moments` asks for them.
+    pub fn params<B: Backend>(&self, b: &B, moments: bool) -> Result<Params<B>> {
+        let optimizer = Optimizer::new(&self.run);
+        let count = |spec: &_| if moments { optimizer.moments(spec).len() } else { 0 };
+        let mut params = from_model_file(b, &self.model, &self.run, count)?;
+        if !moments {
+            return Ok(params);
+        }
+        let bytes = bonsai_runtime::tensor::Bytes::map(&self.optimizer)?;
+        let bad = |message: String| RuntimeError::format(&self.optimizer, message);
+        let file = safetensors::SafeTensors::deserialize(&bytes).map_err(|e| bad(e.to_string()))?;
+        for param in &mut params.list {
+            for (name, buffer) in optimizer.moments(&param.spec).iter().zip(&mut param.moments) {
+                let name = format!("{name}.{}", param.spec.name);
+                let tensor = file.tensor(&name).map_err(|e| bad(e.to_string()))?;
+                if tensor.dtype() != Dtype::F32 || tensor.shape() != param.spec.shape() {
+                    return Err(bad(format!("{name} has another shape or type than its weights")).into());
+                }
+                b.write(buffer, &floats(tensor.data()));
+            }
+        }
+        Ok(params)
+    }
+}
+
+/// Parameters whose latent weights are those of a model file.
+pub fn from_model_file<B: Backend>(
+    b: &B,
+    file: &ModelFile,
+    run: &RunConfig,
+    moments: impl Fn(&bonsai_runtime::config::TensorSpec) -> usize,
+) -> Result<Params<B>> {
+    let projection = run.projection()?;
+    if let Some(projection) = projection {
+        crate::config::check_groups(&file.config, projection.group)?;
+    }
+    Ok(Params::new(b, &file.config, projection, moments, |_, spec| file.tensors[&spec.name].to_f32()))
+}
+
+/// Removes a finished run's files so that a new run may begin: refuses when there is a checkpoint.
+pub fn claim(dir: &Path) -> Result<()> {
+    recover(dir)?;
+    if dir.join(STATE).exists() {
+        let dir = dir.display();
+        return Err(Error::Config(format!("{dir}: holds a run already: use --resume to go on, or another --out")));
+    }
+    std::fs::create_dir_all(dir).map_err(RuntimeError::io(dir))?;
+    Ok(())
+}
+
+/// Writes one file of a run outside of checkpoints (the tokenizer), by way of a temporary name.
+pub fn write_file(dir: &Path, name: &str, text: &str) -> Result<()> {
+    write_text(dir, name, text)?;
+    rename(dir, name)
+}
+
+/// A model directory without a trainer's files: what `export --format hf` writes.
+pub fn write_model(dir: &Path, config: &Config, tensors: Vec<(String, Vec<usize>, Vec<f32>)>) -> Result<()> {
+    std::fs::create_dir_all(dir).map_err(RuntimeError::io(dir))?;
+    write_file(dir, CONFIG, &bonsai_runtime::checkpoint::config_json(config).to_string())?;
+    let tensors = tensors.into_iter().map(|(name, shape, data)| (name, Tensor { shape, data: Cow::Owned(data) }));
+    write_tensors(dir, MODEL, tensors.collect())?;
+    rename(dir, MODEL)
+}
+
+struct Tensor<'a> {
+    shape: Vec<usize>,
+    data: Cow<'a, [f32]>,
+}
+
+impl View for &Tensor<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(bytemuck::cast_slice(&self.data))
+    }
+
+    fn data_len(&self) -> usize {
+        self.data.len() * 4
+    }
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect()
+}
+
+fn new_name(dir: &Path, name: &str) -> PathBuf {
+    dir.join(format!("{name}.new"))
+}
+
+fn write_tensors(dir: &Path, name: &str, tensors: Vec<(String, Tensor<'_>)>) -> Result<()> {
+    let path = new_name(dir, name);
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]); // transformers asks for it
+    let views = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
+    safetensors::serialize_to_file(views, Some(metadata), &path).map_err(|error| {
+        let source = match error {
+            safetensors::SafeTensorError::IoError(source) => source,
+            other => std::io::Error::other(other),
+        };
+        RuntimeError::io(&path)(source)
+    })?;
+    File::open(&path).and_then(|file| file.sync_all()).map_err(RuntimeError::io(&path))?;
+    Ok(())
+}
+
+fn write_text(dir: &Path, name: &str, text: &str) -> Result<()> {
+    let path = new_name(dir, name);
+    let write = || -> std::io::Result<()> {
+        let mut file = File::create(&path)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    };
+    Ok(write().map_err(RuntimeError::io(&path))?)
+}
+
+fn mark(dir: &Path, step: u64) -> Result<()> {
+    write_text(dir, MARK, &format!("step {step}\n"))?;
+    rename(dir, MARK)?;
+    sync_dir(dir)
+}
+
+/// Renames every `.new` file into place and removes the mark.
+fn commit(dir: &Path) -> Result<()> {
+    for name in [CONFIG, RUN, STATE, MODEL, OPTIMIZER] {
+        if new_name(dir, name).exists() {
+            rename(dir, name)?;
+        }
+    }
+    sync_dir(dir)?;
+    Ok(std::fs::remove_file(dir.join(MARK)).map_err(RuntimeError::io(dir.join(MARK)))?)
+}
+
+/// Finishes a save that got as far as its mark, undoes one that did not.
+fn recover(dir: &Path) -> Result<()> {
+    if dir.join(MARK).exists() { commit(dir) } else { Ok(discard(dir)) }
+}
+
+/// Removes the `.new` files of a save that failed. The old checkpoint is what matters: errors here are not.
+fn discard(dir: &Path) {
+    for name in [CONFIG, RUN, STATE, MODEL, OPTIMIZER, MARK] {
+        let _ = std::fs::remove_file(new_name(dir, name));
+    }
+}
+
+fn rename(dir: &Path, name: &str) -> Result<()> {
+    Ok(std::fs::rename(new_name(dir, name), dir.join(name)).map_err(RuntimeError::io(dir.join(name)))?)
+}
+
+/// Makes renames survive a power cut, where the system lets a directory be synced.
+fn sync_dir(dir: &Path) -> Result<()> {
+    if cfg!(unix) {
+        File::open(dir).and_then(|d| d.sync_all()).map_err(RuntimeError::io(dir))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,340 @@
+//! The run file: every setting of a training run, its default, and the presets of model shapes.
+
+use std::path::{Path, PathBuf};
+
+use bonsai_runtime::Config;
+use bonsai_runtime::config::Rope;
+use bonsai_runtime::ternary::ScaleRule;
+use serde::{Deserialize, Serialize};
+
+use crate::backend::Projection;
+use crate::error::{Error, Result};
+use crate::schedule::{Decay, Schedule};
+
+/// What the forward pass multiplies with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// Every matrix rounded to -s, 0, +s.
+    #[default]
+    Ternary,
+    /// The latent weights themselves: the twin that a ternary run is measured against.
+    Fp,
+}
+
+/// How matrices inside the layers are updated; embedding, head and norms always use AdamW.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerKind {
+    /// AdamW for everything.
+    #[default]
+    Adamw,
+    /// Muon for the matrices inside the layers.
+    Muon,
+}
+
+/// Settings of a run, as `run.toml` and `--set key=value` spell them. Zero or an empty text means "choose for me"
+/// where the comment says so.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RunConfig {
+    /// `scratch`, or a Hugging Face directory (config.json, safetensors, tokenizer.json) to convert.
+    pub init: String,
+    /// Model shape for `init = "scratch"`: 1m 3m 6m 10m 20m 30m 0.6b.
+    pub preset: String,
+    /// Training text: files or directories of .txt and .jsonl, or a directory that `prepare` wrote.
+    pub data: Vec<PathBuf>,
+    /// Validation text. Empty: a share of the training documents is set aside.
+    pub valid: Vec<PathBuf>,
+    /// Share of the documents set aside for validation.
+    pub valid_fraction: f64,
+    /// tokenizer.json, or a directory that has one. Empty: that of `init`, or one learnt from the data.
+    pub tokenizer: PathBuf,
+    /// Size of a tokenizer learnt from the data.
+    pub vocab_size: usize,
+    /// Replays another program's order: a file of u32 row starts, batch_size a step.
+    pub offsets: PathBuf,
+    /// Where the run is written.
+    pub out: PathBuf,
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Sequences per optimizer step.
+    pub batch_size: usize,
+    /// Sequences in memory at a time; divides batch_size. 0: all of them.
+    pub micro_batch: usize,
+    /// Tokens per sequence.
+    pub seq_len: usize,
+    /// Seed of the weights and of the order of the data.
+    pub seed: u64,
+    /// cpu, or auto.
+    pub device: String,
+    /// Threads. 0: all cores.
+    pub threads: usize,
+    /// ternary, or fp for the full-precision twin.
+    pub precision: Precision,
+    /// Weights along the input dimension that share a scale: 64, 128 or 256.
+    pub group: usize,
+    /// absmean or refit. Empty: absmean from scratch, refit for conversion.
+    pub scale_rule: String,
+    /// adamw or muon.
+    pub optimizer: OptimizerKind,
+    /// Peak learning rate of AdamW. 0: 3e-3 from scratch, 2e-4 for conversion.
+    pub lr: f64,
+    /// Peak learning rate of Muon.
+    pub muon_lr: f64,
+    /// Momentum of Muon.
+    pub muon_momentum: f32,
+    /// Newton-Schulz iterations of Muon.
+    pub muon_iterations: usize,
+    /// Decay of AdamW's first moment.
+    pub beta1: f32,
+    /// Decay of AdamW's second moment.
+    pub beta2: f32,
+    /// AdamW's epsilon.
+    pub eps: f32,
+    /// Decoupled weight decay of matrices; norms have none.
+    pub weight_decay: f32,
+    /// Largest norm of the whole gradient. 0: no clipping.
+    pub clip: f64,
+    /// Steps of linear warm-up.
+    pub warmup: u64,
+    /// Shape of the learning rate after warm-up: linear, cosine or constant.
+    pub schedule: Decay,
+    /// Share of the steps that the final linear decay takes.
+    pub decay: f64,
+    /// Where the decay ends, as a share of the peak.
+    pub lr_floor: f64,
+    /// Steps between validations; also the last step. 0: only the last.
+    pub eval_every: u64,
+    /// Sequences of a validation.
+    pub eval_sequences: usize,
+    /// Steps between text samples. 0: none.
+    pub sample_every: u64,
+    /// Prompt of the text samples.
+    pub sample_prompt: String,
+    /// Steps between checkpoints; also the last step. 0: only the last.
+    pub save_every: u64,
+    /// A loss this many nats above its running mean is a spike: the step is skipped.
+    pub spike: f64,
+    /// Skipped steps in a row after which the run stops.
+    pub max_bad_steps: u32,
+}
+
+impl Default for RunConfig {
+    fn default() -> Self {
+        Self {
+            init: "scratch".into(),
+            preset: "3m".into(),
+            data: Vec::new(),
+            valid: Vec::new(),
+            valid_fraction: 0.02,
+            tokenizer: PathBuf::new(),
+            vocab_size: 4096,
+            offsets: PathBuf::new(),
+            out: PathBuf::from("runs/run"),
+            steps: 1000,
+            batch_size: 16,
+            micro_batch: 0,
+            seq_len: 256,
+            seed: 0,
+            device: "auto".into(),
+            threads: 0,
+            precision: Precision::Ternary,
+            group: 128,
+            scale_rule: String::new(),
+            optimizer: OptimizerKind::Adamw,
+            lr: 0.0,
+            muon_lr: 0.02,
+            muon_momentum: 0.95,
+            muon_iterations: 5,
+            beta1: 0.9,
+            beta2: 0.95,
+            eps: 1e-8,
+            weight_decay: 0.0,
+            clip: 1.0,
+            warmup: 50,
+            schedule: Decay::Linear,
+            decay: 0.4,
+            lr_floor: 0.1,
+            eval_every: 100,
+            eval_sequences: 64,
+            sample_every: 250,
+            sample_prompt: "Once upon a time".into(),
+            save_every: 250,
+            spike: 2.0,
+            max_bad_steps: 5,
+        }
+    }
+}
+
+impl RunConfig {
+    /// Reads `run.toml` and applies `key=value` settings on top, each checked by name and type.
+    pub fn load(file: Option<&Path>, settings: &[(String, toml::Value)]) -> Result<Self> {
+        let table = match file {
+            None => toml::Table::new(),
+            Some(path) => {
+                let text = std::fs::read_to_string(path).map_err(bonsai_runtime::Error::io(path))?;
+                text.parse().map_err(|e| Error::Config(format!("{}: {e}", path.display())))?
+            }
+        };
+        Self::from_table(table, settings)
+    }
+
+    /// These settings with others on top: a resumed run that changes its mind.
+    pub fn load_over(old: &Self, settings: &[(String, toml::Value)]) -> Result<Self> {
+        Self::from_table(old.to_toml().parse().expect("it was written by to_toml"), settings)
+    }
+
+    fn from_table(mut table: toml::Table, settings: &[(String, toml::Value)]) -> Result<Self> {
+        for (key, value) in settings {
+            table.insert(key.clone(), value.clone());
+        }
+        let config: Self = table.try_into().map_err(|e| Error::Config(format!("settings of the run: {}", e.to_string().trim())))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The run file as TOML.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a flat table of numbers and texts")
+    }
+
+    /// Says what is wrong with the settings before any work begins.
+    pub fn check(&self) -> Result<()> {
+        let wrong = |message: String| Err(Error::Config(message));
+        if self.steps == 0 || self.batch_size == 0 || self.seq_len == 0 {
+            return wrong("steps, batch_size and seq_len must be at least 1".into());
+        }
+        if self.batch_size % self.micro_batch() != 0 {
+            return wrong(format!("micro_batch {} does not divide batch_size {}", self.micro_batch, self.batch_size));
+        }
+        if ![64, 128, 256].contains(&self.group) {
+            return wrong(format!("group is {}: choose 64, 128 or 256", self.group));
+        }
+        if !(0.0..1.0).contains(&self.valid_fraction) || !(0.0..=1.0).contains(&self.decay) {
+            return wrong("valid_fraction and decay are shares between 0 and 1".into());
+        }
+        let rates = [self.lr, self.muon_lr, f64::from(self.weight_decay), self.clip, self.lr_floor];
+        if rates.iter().any(|x| !x.is_finite() || *x < 0.0) {
+            return wrong("learning rates, weight decay and clip must be zero or positive numbers".into());
+        }
+        match self.device.as_str() {
+            "cpu" | "auto" => Ok(()),
+            "gpu" => wrong("device gpu is not built yet: use --device cpu".into()),
+            other => wrong(format!("unknown device '{other}': expected auto or cpu")),
+        }?;
+        self.rule().map(|_| ())
+    }
+
+    /// True when training starts from a checkpoint.
+    pub fn converts(&self) -> bool {
+        self.init != "scratch"
+    }
+
+    /// Sequences in memory at a time.
+    pub fn micro_batch(&self) -> usize {
+        if self.micro_batch == 0 { self.batch_size } else { self.micro_batch }
+    }
+
+    /// Peak learning rate of AdamW.
+    pub fn peak_lr(&self) -> f64 {
+        match (self.lr, self.converts()) {
+            (0.0, false) => 3e-3,
+            (0.0, true) => 2e-4,
+            (lr, _) => lr,
+        }
+    }
+
+    /// The scale rule: that of the file, or the default for the start.
+    pub fn rule(&self) -> Result<ScaleRule> {
+        match (self.scale_rule.as_str(), self.converts()) {
+            ("", false) => Ok(ScaleRule::Absmean),
+            ("", true) => Ok(ScaleRule::Refit),
+            (name, _) => name.parse().map_err(Error::Config),
+        }
+    }
+
+    /// How matrices are rounded; `None` for the full-precision twin.
+    pub fn projection(&self) -> Result<Option<Projection>> {
+        let rule = self.rule()?;
+        Ok((self.precision == Precision::Ternary).then_some(Projection { group: self.group, rule }))
+    }
+
+    /// The learning rate's course.
+    pub fn lr_schedule(&self) -> Schedule {
+        Schedule { steps: self.steps, warmup: self.warmup, decay: self.decay, floor: self.lr_floor, shape: self.schedule }
+    }
+}
+
+/// Names of the presets, smallest first.
+pub const PRESETS: [&str; 7] = ["1m", "3m", "6m", "10m", "20m", "30m", "0.6b"];
+
+/// A model shape by name. The number is about that of the weights at a vocabulary of 4096 (of 2048 for `1m`).
+pub fn preset(name: &str, vocab: usize, context: usize) -> Result<Config> {
+    let (hidden, layers, heads, head_dim, intermediate) = match name {
+        "1m" => (128, 4, 4, 32, 384),
+        "3m" => (256, 3, 4, 64, 640),
+        "6m" => (256, 6, 4, 64, 768),
+        "10m" => (384, 6, 6, 64, 1024),
+        "20m" => (512, 6, 8, 64, 1536),
+        "30m" => (512, 9, 8, 64, 1664),
+        "0.6b" => (1024, 28, 16, 128, 3072),
+        _ => return Err(Error::Config(format!("unknown preset '{name}': choose one of {}", PRESETS.join(" ")))),
+    };
+    Ok(Config {
+        vocab,
+        hidden,
+        intermediate,
+        layers,
+        heads,
+        kv_heads: heads / 2,
+        head_dim,
+        context: context.max(512),
+        norm_eps: 1e-6,
+        qk_norm_eps: Some(1e-6),
+        rope: Rope { theta: if name == "0.6b" { 1e6 } else { 1e4 }, yarn: None },
+        tied: true,
+        bos: None,
+        eos: Vec::new(),
+    })
+}
+
+/// Every matrix must divide into whole groups along its input dimension.
+pub fn check_groups(config: &Config, group: usize) -> Result<()> {
+    let odd = config.tensors().into_iter().find(|t| t.rows > 1 && t.cols % group != 0);
+    match odd {
+        None => Ok(()),
+        Some(t) => Err(Error::Config(format!("{} has {} inputs, which groups of {group} do not divide: try --set group=64", t.name, t.cols))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn presets_have_about_the_size_of_their_name() {
+        for (name, vocab, millions) in
+            [("1m", 2048, 1.1), ("3m", 4096, 3.0), ("6m", 4096, 5.8), ("10m", 4096, 10.8), ("20m", 4096, 21.0), ("30m", 4096, 32.0)]
+        {
+            let config = preset(name, vocab, 256).unwrap();
+            let actual = config.parameters() as f64 / 1e6;
+            assert!((actual / millions - 1.0).abs() < 0.1, "{name}: {actual}");
+            check_groups(&config, 128).unwrap();
+        }
+        assert_eq!(preset("0.6b", 151_936, 40_960).unwrap().parameters(), 596_049_920);
+    }
+
+    #[test]
+    fn an_unknown_setting_is_named() {
+        let error = RunConfig::load(None, &[("learning_rate".into(), toml::Value::Float(1.0))]).unwrap_err();
+        assert!(error.to_string().contains("learning_rate"), "{error}");
+    }
+
+    #[test]
+    fn a_run_file_reads_back() {
+        let config = RunConfig { steps: 7, ..RunConfig::default() };
+        let table: toml::Table = config.to_toml().parse().unwrap();
+        assert_eq!(config, table.try_into().unwrap());
+    }
+}

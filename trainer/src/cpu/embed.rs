@@ -1,0 +1,24 @@
+//! `embed`: rows of a projected table.
+
+use bonsai_runtime::ternary::TernaryMatrix;
+use rayon::prelude::*;
+
+use super::CpuMatrix;
+
+/// `out[i] = table[tokens[i]]`.
+pub(super) fn embed(out: &mut [f32], table: &CpuMatrix, tokens: &[u32]) {
+    let row = |out: &mut [f32], token: usize| match &table.ternary {
+        Some(ternary) => TernaryMatrix::read_rows(ternary, token, out),
+        None => out.copy_from_slice(&table.latent[token * table.cols..(token + 1) * table.cols]),
+    };
+    out.par_chunks_exact_mut(table.cols).zip(tokens).for_each(|(out, &token)| row(out, token as usize));
+}
+
+/// `d_table[tokens[i]] += d_out[i]`: one thread, in token order, so that the sums have one order.
+pub(super) fn embed_backward(d_table: &mut [f32], d_out: &[f32], tokens: &[u32]) {
+    let cols = d_out.len() / tokens.len();
+    for (d_out, &token) in d_out.chunks_exact(cols).zip(tokens) {
+        let row = &mut d_table[token as usize * cols..][..cols];
+        row.iter_mut().zip(d_out).for_each(|(sum, d)| *sum += d);
+    }
+}

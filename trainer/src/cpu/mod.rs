@@ -1,0 +1,225 @@
+//! The CPU: f32, matrix products by `gemm`, everything parallel, every sum in an order that no thread count changes.
+
+mod adamw;
+mod attention;
+mod cross_entropy;
+mod embed;
+mod linear;
+mod matmul;
+mod muon;
+mod project;
+mod rms_norm;
+mod rope;
+mod swiglu;
+
+use std::borrow::Cow;
+
+use bonsai_runtime::Config;
+use bonsai_runtime::cpu::isa::vectorized;
+use bonsai_runtime::ternary::TernaryMatrix;
+use rayon::prelude::*;
+
+use crate::backend::{AdamW, AttentionShape, Backend, Codes, Muon, Projection};
+
+pub use cross_entropy::scratch_bytes as cross_entropy_scratch_bytes;
+
+/// A parameter in memory.
+pub struct CpuMatrix {
+    rows: usize,
+    cols: usize,
+    latent: Vec<f32>,
+    projection: Option<Projection>,
+    ternary: Option<TernaryMatrix>,
+}
+
+/// Memory that ops use while they run and that survives only to be used again.
+#[derive(Default)]
+struct Scratch(Vec<f32>);
+
+impl Scratch {
+    /// `len` numbers of any value.
+    fn get(&mut self, len: usize) -> &mut [f32] {
+        if self.0.len() < len {
+            self.0 = Vec::new(); // freed before the larger one is made
+            self.0.resize(len, 0.0);
+        }
+        &mut self.0[..len]
+    }
+}
+
+/// The CPU backend.
+pub struct CpuBackend {
+    angles: rope::Angles,
+    scratch: [Scratch; 2],
+}
+
+impl CpuBackend {
+    /// A backend for models of this shape and sequences of up to `seq` tokens.
+    pub fn new(config: &Config, seq: usize) -> Self {
+        Self { angles: rope::Angles::new(config.rope, seq, config.head_dim), scratch: Default::default() }
+    }
+}
+
+impl Backend for CpuBackend {
+    type Buffer = Vec<f32>;
+    type Matrix = CpuMatrix;
+
+    fn buffer(&self, len: usize) -> Vec<f32> {
+        vec![0.0; len]
+    }
+
+    fn matrix(&self, rows: usize, cols: usize, latent: Vec<f32>, projection: Option<Projection>) -> CpuMatrix {
+        assert_eq!(latent.len(), rows * cols, "latent weights of a {rows} x {cols} matrix");
+        let ternary = projection.map(|projection| project::project(&latent, rows, cols, projection));
+        CpuMatrix { rows, cols, latent, projection, ternary }
+    }
+
+    fn read<'a>(&self, buffer: &'a Vec<f32>) -> Cow<'a, [f32]> {
+        Cow::Borrowed(buffer)
+    }
+
+    fn write(&self, buffer: &mut Vec<f32>, values: &[f32]) {
+        buffer.copy_from_slice(values);
+    }
+
+    fn latent<'a>(&self, matrix: &'a CpuMatrix) -> Cow<'a, [f32]> {
+        Cow::Borrowed(&matrix.latent)
+    }
+
+    fn ternary<'a>(&self, matrix: &'a CpuMatrix) -> Option<Cow<'a, TernaryMatrix>> {
+        matrix.ternary.as_ref().map(Cow::Borrowed)
+    }
+
+    fn embed(&mut self, out: &mut Vec<f32>, table: &CpuMatrix, tokens: &[u32]) {
+        embed::embed(out, table, tokens);
+    }
+
+    fn embed_backward(&mut self, d_table: &mut Vec<f32>, d_out: &Vec<f32>, tokens: &[u32]) {
+        embed::embed_backward(d_table, d_out, tokens);
+    }
+
+    fn rms_norm(&mut self, out: &mut Vec<f32>, x: &Vec<f32>, gain: &CpuMatrix, eps: f32) {
+        rms_norm::rms_norm(out, x, &gain.latent, eps);
+    }
+
+    fn rms_norm_backward(
+        &mut self,
+        dx: &mut Vec<f32>,
+        d_gain: &mut Vec<f32>,
+        dy: &Vec<f32>,
+        x: &Vec<f32>,
+        gain: &CpuMatrix,
+        eps: f32,
+    ) {
+        rms_norm::rms_norm_backward(dx, d_gain, dy, x, &gain.latent, eps);
+    }
+
+    fn linear(&mut self, y: &mut Vec<f32>, x: &Vec<f32>, w: &CpuMatrix) {
+        linear::linear(y, x, w, &mut self.scratch[0]);
+    }
+
+    fn linear_backward(
+        &mut self,
+        dx: &mut Vec<f32>,
+        accumulate: bool,
+        dw: &mut Vec<f32>,
+        dy: &Vec<f32>,
+        x: &Vec<f32>,
+        w: &CpuMatrix,
+    ) {
+        linear::linear_backward(dx, accumulate, dw, dy, x, w, &mut self.scratch[0]);
+    }
+
+    fn rope(&mut self, x: &mut Vec<f32>, shape: AttentionShape) {
+        self.angles.rotate(x, shape, 1.0);
+    }
+
+    fn rope_backward(&mut self, dx: &mut Vec<f32>, shape: AttentionShape) {
+        self.angles.rotate(dx, shape, -1.0);
+    }
+
+    fn attention(&mut self, out: &mut Vec<f32>, lse: &mut Vec<f32>, [q, k, v]: [&Vec<f32>; 3], shape: AttentionShape) {
+        attention::attention(out, lse, [q, k, v], shape);
+    }
+
+    fn attention_backward(
+        &mut self,
+        [dq, dk, dv]: [&mut Vec<f32>; 3],
+        d_out: &Vec<f32>,
+        out: &Vec<f32>,
+        lse: &Vec<f32>,
+        [q, k, v]: [&Vec<f32>; 3],
+        shape: AttentionShape,
+    ) {
+        attention::attention_backward([dq, dk, dv], d_out, out, lse, [q, k, v], shape);
+    }
+
+    fn swiglu(&mut self, out: &mut Vec<f32>, gate: &Vec<f32>, up: &Vec<f32>) {
+        swiglu::swiglu(out, gate, up);
+    }
+
+    fn swiglu_backward(&mut self, gate: &mut Vec<f32>, up: &mut Vec<f32>, d_out: &Vec<f32>) {
+        swiglu::swiglu_backward(gate, up, d_out);
+    }
+
+    fn copy(&mut self, out: &mut Vec<f32>, x: &Vec<f32>) {
+        out.copy_from_slice(x);
+    }
+
+    fn add(&mut self, x: &mut Vec<f32>, y: &Vec<f32>) {
+        x.par_chunks_mut(CHUNK).zip(y.par_chunks(CHUNK)).for_each(|(x, y)| {
+            vectorized(|| x.iter_mut().zip(y).for_each(|(x, y)| *x += y));
+        });
+    }
+
+    fn cross_entropy(&mut self, h: &Vec<f32>, w: &CpuMatrix, targets: &[u32]) -> f64 {
+        cross_entropy::cross_entropy(h, w, targets, &mut self.scratch)
+    }
+
+    fn cross_entropy_backward(
+        &mut self,
+        dh: &mut Vec<f32>,
+        dw: &mut Vec<f32>,
+        h: &Vec<f32>,
+        w: &CpuMatrix,
+        targets: &[u32],
+        scale: f32,
+    ) -> f64 {
+        cross_entropy::cross_entropy_backward(dh, dw, h, w, targets, scale, &mut self.scratch)
+    }
+
+    fn sum_of_squares(&mut self, buffer: &Vec<f32>) -> f64 {
+        sum_of_squares(buffer)
+    }
+
+    fn adamw(&mut self, w: &mut CpuMatrix, grad: &mut Vec<f32>, moments: &mut [Vec<f32>], step: AdamW) -> Codes {
+        let [m, v] = moments else { panic!("AdamW keeps two moments") };
+        adamw::adamw(w, grad, [m, v], step)
+    }
+
+    fn muon(&mut self, w: &mut CpuMatrix, grad: &mut Vec<f32>, momentum: &mut [Vec<f32>], step: Muon) -> Codes {
+        let [momentum] = momentum else { panic!("Muon keeps one moment") };
+        muon::muon(w, grad, momentum, step)
+    }
+
+    fn clear(&mut self, buffer: &mut Vec<f32>) {
+        buffer.par_chunks_mut(CHUNK).for_each(|chunk| chunk.fill(0.0));
+    }
+}
+
+/// Numbers that one task of an elementwise op takes; fixed, so that sums have one order.
+const CHUNK: usize = 1 << 16;
+
+/// Sum of squares in f64: eight lanes within a chunk, chunks in order.
+fn sum_of_squares(values: &[f32]) -> f64 {
+    let chunk = |values: &[f32]| {
+        let mut lanes = [0.0f64; 8];
+        let (eights, rest) = values.as_chunks::<8>();
+        for eight in eights {
+            lanes.iter_mut().zip(eight).for_each(|(lane, &x)| *lane += f64::from(x) * f64::from(x));
+        }
+        lanes.iter().sum::<f64>() + rest.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>()
+    };
+    let partial: Vec<f64> = values.par_chunks(CHUNK).map(|values| vectorized(|| chunk(values))).collect();
+    partial.iter().sum()
+}

@@ -1,0 +1,94 @@
+//! `muon`: momentum, then the nearest orthogonal matrix by Newton-Schulz iterations, in f32 (bf16 turns the norm into
+//! NaN on some GPUs, recipe.md section 3).
+
+use bonsai_runtime::cpu::isa::vectorized;
+use rayon::prelude::*;
+
+use super::matmul::{Target, Threads, View, matmul};
+use super::{CpuMatrix, project::Groups, sum_of_squares};
+use crate::backend::{Codes, Muon};
+
+const CHUNK: usize = 1 << 15;
+/// The quintic of Jordan et al.: steep at zero, all singular values end in 0.7..1.2.
+const COEFFICIENTS: [f32; 3] = [3.4445, -4.7750, 2.0315];
+
+/// One update; `grad` is left zero.
+pub(super) fn muon(w: &mut CpuMatrix, grad: &mut [f32], momentum: &mut [f32], step: Muon) -> Codes {
+    nesterov(grad, momentum, step);
+    let direction = orthogonalize(grad, w.rows, w.cols, step.iterations);
+    // sqrt(max(1, out / in)): the same rms change of the output for any shape.
+    let rate = step.lr * (w.rows as f32 / w.cols as f32).max(1.0).sqrt();
+    let keep = 1.0 - step.lr * step.weight_decay;
+    let groups = Groups::of(&mut w.ternary, w.projection, w.latent.len(), CHUNK);
+    let tasks = w.latent.par_chunks_mut(CHUNK).zip(direction.par_chunks(CHUNK)).zip(groups);
+    let codes = tasks.map(|((w, direction), groups)| {
+        vectorized(|| {
+            w.iter_mut().zip(direction).for_each(|(w, d)| *w = *w * keep - rate * d);
+            groups.project(w)
+        })
+    });
+    let codes = codes.sum();
+    grad.fill(0.0);
+    codes
+}
+
+/// `b <- mu b + (1 - mu) g`, then `g <- (1 - mu) g + mu b`.
+fn nesterov(grad: &mut [f32], momentum: &mut [f32], step: Muon) {
+    grad.par_chunks_mut(CHUNK).zip(momentum.par_chunks_mut(CHUNK)).for_each(|(grad, momentum)| {
+        vectorized(|| {
+            for (g, b) in grad.iter_mut().zip(momentum) {
+                let scaled = *g * step.grad_scale;
+                *b = step.momentum * *b + (1.0 - step.momentum) * scaled;
+                *g = (1.0 - step.momentum) * scaled + step.momentum * *b;
+            }
+        });
+    });
+}
+
+/// `x <- a x + (b A + c A^2) x` with `A = x x^T`, from `x = g / |g|`, on the shorter side.
+fn orthogonalize(g: &[f32], rows: usize, cols: usize, iterations: usize) -> Vec<f32> {
+    let [a, b, c] = COEFFICIENTS;
+    let wide = rows <= cols;
+    let (n, m) = if wide { (rows, cols) } else { (cols, rows) };
+    let inverse = 1.0 / (sum_of_squares(g).sqrt() as f32 + 1e-7);
+    let mut x: Vec<f32> = if wide { g.to_vec() } else { transposed(g, rows, cols) };
+    x.par_iter_mut().for_each(|x| *x *= inverse);
+    let (mut gram, mut square, mut next) = (vec![0.0; n * n], vec![0.0; n * n], vec![0.0; n * m]);
+    for _ in 0..iterations {
+        let view = View::new(&x, n, m, m);
+        matmul(Target::new(&mut gram, n, n, n), view, view.t(), 1.0, Threads::All);
+        let view = View::new(&gram, n, n, n);
+        matmul(Target::new(&mut square, n, n, n), view, view, c, Threads::All);
+        square.par_iter_mut().zip(&gram).for_each(|(s, g)| *s += b * g);
+        next.par_iter_mut().zip(&x).for_each(|(next, x)| *next = a * x);
+        let product = Target::new(&mut next, n, m, m).accumulate(true);
+        matmul(product, View::new(&square, n, n, n), View::new(&x, n, m, m), 1.0, Threads::All);
+        std::mem::swap(&mut x, &mut next);
+    }
+    if wide { x } else { transposed(&x, n, m) }
+}
+
+/// `[rows, cols] -> [cols, rows]`.
+fn transposed(x: &[f32], rows: usize, cols: usize) -> Vec<f32> {
+    let mut out = vec![0.0; x.len()];
+    out.par_chunks_exact_mut(rows).enumerate().for_each(|(j, out)| {
+        out.iter_mut().enumerate().for_each(|(i, value)| *value = x[i * cols + j]);
+    });
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn singular_values_end_near_one_whatever_the_shape() {
+        for (rows, cols) in [(8, 24), (24, 8), (16, 16)] {
+            let g: Vec<f32> = (0..rows * cols).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect();
+            let x = orthogonalize(&g, rows, cols, 5);
+            // The quintic leaves singular values in 0.7..1.2, so x^T x has its trace near the rank.
+            let squares = sum_of_squares(&x) / rows.min(cols) as f64;
+            assert!((0.5..1.45).contains(&squares), "{rows} x {cols}: mean squared singular value {squares}");
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! From a run to a packed model, and the proof that nothing changed on the way.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use bonsai_runtime::gguf::{self, ModelTensor, PackedFormat};
+use bonsai_runtime::session::{Model, SessionOptions};
+use bonsai_runtime::{Error as RuntimeError, ModelFile, Tokenizer};
+
+use crate::backend::Backend;
+use crate::checkpoint::{self, Saved};
+use crate::cpu::CpuBackend;
+use crate::data::{Batch, IGNORE};
+use crate::error::{Error, Result};
+use crate::model::{self, Activations};
+use crate::params::Params;
+
+/// What an export shows: the file was opened again and compared with the trainer's own weights and logits.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Proof {
+    /// Ternary tensors whose codes and scales are all equal.
+    pub ternary_tensors: usize,
+    /// Weights in them.
+    pub ternary_weights: usize,
+    /// Full-precision tensors (norms) whose values are all equal.
+    pub dense_tensors: usize,
+    /// Tokens whose logits were compared.
+    pub tokens: usize,
+    /// Largest difference between the trainer's logits and the runtime's exact ones.
+    pub logit_difference: f64,
+    /// Largest logit minus smallest.
+    pub logit_range: f64,
+    /// Mean KL divergence of the runtime's fast mode from its exact one, nats per token.
+    pub fast_kl: f64,
+    /// Share of positions where both modes prefer the same token.
+    pub fast_top1: f64,
+    /// Bytes of the file.
+    pub bytes: u64,
+}
+
+/// Writes the packed model to `out` as GGUF.
+pub fn write_gguf<B: Backend>(
+    out: &mut impl Write,
+    b: &B,
+    p: &Params<B>,
+    tokenizer: Option<&Tokenizer>,
+    name: &str,
+    format: PackedFormat,
+) -> Result<()> {
+    let tensor = |spec: &bonsai_runtime::config::TensorSpec| {
+        let param = p.list.iter().find(|param| param.spec.name == spec.name).expect("parameters follow the table of tensors");
+        match b.ternary(&param.value) {
+            Some(ternary) => ModelTensor::Ternary(ternary),
+            None => ModelTensor::F32(b.latent(&param.value)),
+        }
+    };
+    Ok(gguf::write_model(out, &p.config, name, tokenizer, format, tensor)?)
+}
+
+/// The packed format that holds every group size of training without loss.
+fn lossless(group: Option<usize>) -> PackedFormat {
+    if group == Some(64) { PackedFormat::Q2_0G64 } else { PackedFormat::Q2_0 }
+}
+
+fn group<B: Backend>(b: &B, p: &Params<B>) -> Option<usize> {
+    p.list.iter().find_map(|param| b.ternary(&param.value).map(|t| t.group))
+}
+
+/// The model as it would ship, opened by the runtime from memory.
+pub fn in_memory<B: Backend>(b: &B, p: &Params<B>, tokenizer: Option<&Tokenizer>) -> Result<Model> {
+    let mut bytes = Vec::new();
+    write_gguf(&mut bytes, b, p, tokenizer, "in memory", lossless(group(b, p)))?;
+    Ok(Model::from_bytes(bytes)?)
+}
+
+/// A run's parameters on the CPU, without optimizer state.
+pub fn open_run(dir: &Path) -> Result<(Saved, CpuBackend, Params<CpuBackend>)> {
+    let saved = Saved::open(dir)?;
+    let backend = CpuBackend::new(&saved.model.config, saved.run.seq_len.max(PROOF_TOKENS));
+    let params = saved.params(&backend, false)?;
+    Ok((saved, backend, params))
+}
+
+/// A run as the runtime sees it.
+pub fn run_as_model(dir: &Path) -> Result<Model> {
+    let (saved, backend, params) = open_run(dir)?;
+    in_memory(&backend, &params, saved.model.tokenizer.as_ref())
+}
+
+/// Exports the run in `dir` to a GGUF file and proves the file equal.
+pub fn export(dir: &Path, format: PackedFormat, out: &Path) -> Result<Proof> {
+    let (saved, mut backend, params) = open_run(dir)?;
+    if group(&backend, &params).is_none() {
+        return Err(Error::Config("this run is full precision: export it with --format hf".into()));
+    }
+    let name = out.file_stem().map_or("bonsai".into(), |stem| stem.to_string_lossy());
+    write_atomically(out, |file| write_gguf(file, &backend, &params, saved.model.tokenizer.as_ref(), &name, format))?;
+    prove(&mut backend, &params, out)
+}
+
+/// Exports the run in `dir` as a Hugging Face directory of unpacked weights `s * t` (f32) and proves it equal.
+pub fn export_hf(dir: &Path, out: &Path) -> Result<Proof> {
+    let (saved, mut backend, params) = open_run(dir)?;
+    let values = |param: &crate::params::Param<CpuBackend>| match backend.ternary(&param.value) {
+        Some(ternary) => ternary.to_f32(),
+        None => backend.latent(&param.value).into_owned(),
+    };
+    let tensors = params.list.iter().map(|p| (p.spec.name.clone(), p.spec.shape(), values(p))).collect();
+    checkpoint::write_model(out, &params.config, tensors)?;
+    if let Some(tokenizer) = &saved.model.tokenizer {
+        checkpoint::write_file(out, "tokenizer.json", &tokenizer.to_json()?)?;
+    }
+    prove(&mut backend, &params, out)
+}
+
+/// Writes to a temporary name beside `out` and renames when all is there.
+fn write_atomically(out: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
+    let mut name = out.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let temporary = out.with_file_name(name);
+    let finish = |mut file: BufWriter<File>| file.flush().and_then(|()| file.get_ref().sync_all());
+    let written = File::create(&temporary).map_err(|e| RuntimeError::io(&temporary)(e).into()).and_then(|file| {
+        let mut file = BufWriter::new(file);
+        write(&mut file)?;
+        Ok(finish(file).map_err(RuntimeError::io(&temporary))?)
+    });
+    if let Err(error) = written {
+        let _ = std::fs::remove_file(&temporary);
+        return Err(error);
+    }
+    Ok(std::fs::rename(&temporary, out).map_err(RuntimeError::io(out))?)
+}
+
+/// Tokens whose logits a proof compares.
+const PROOF_TOKENS: usize = 64;
+
+/// Opens `path` again and compares every code, every scale and the logits with the trainer's.
+pub fn prove(b: &mut CpuBackend, p: &Params<CpuBackend>, path: &Path) -> Result<Proof> {
+    let file = ModelFile::open(path)?;
+    let (mut ternary_tensors, mut ternary_weights, mut dense_tensors) = (0, 0, 0);
+    for param in &p.list {
+        let (spec, stored) = (&param.spec, &file.tensors[&param.spec.name]);
+        let expected = b.ternary(&param.value);
+        let equal = match &expected {
+            Some(ternary) => same_values(ternary.to_f32().into(), stored),
+            None => same_values(b.latent(&param.value), stored),
+        };
+        if !equal {
+            return Err(Error::Verify(format!("{}: {} is not what the trainer has", path.display(), spec.name)));
+        }
+        match expected {
+            Some(_) => (ternary_tensors, ternary_weights) = (ternary_tensors + 1, ternary_weights + spec.len()),
+            None => dense_tensors += 1,
+        }
+    }
+    let model = Model::from_file(file)?;
+    let (tokens, ours) = trainer_logits(b, p);
+    let exact = model.session(SessionOptions { exact: true, ..SessionOptions::default() })?.logits(&tokens)?;
+    let fast = model.session(SessionOptions::default())?.logits(&tokens)?;
+    let (fast_kl, fast_top1) = crate::eval::divergence(&exact, &fast, p.config.vocab);
+    let difference = ours.iter().zip(&exact).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
+    let (low, high) = exact.iter().fold((f32::MAX, f32::MIN), |(low, high), &x| (low.min(x), high.max(x)));
+    let range = f64::from(high - low);
+    if !(difference <= 1e-4 * range.max(1e-6)) {
+        return Err(Error::Verify(format!("{}: logits differ by {difference:.2e} of a range of {range:.2}", path.display())));
+    }
+    Ok(Proof {
+        ternary_tensors,
+        ternary_weights,
+        dense_tensors,
+        tokens: tokens.len(),
+        logit_difference: difference,
+        logit_range: range,
+        fast_kl,
+        fast_top1,
+        bytes: size(path),
+    })
+}
+
+/// Values to the bit: a scale or a code that differed would show, unless both say zero.
+fn same_values(expected: Cow<'_, [f32]>, stored: &bonsai_runtime::tensor::StoredTensor) -> bool {
+    let mut row = vec![0.0; stored.cols];
+    expected.chunks_exact(stored.cols).enumerate().all(|(i, expected)| {
+        stored.read_row(i, &mut row);
+        row == expected
+    })
+}
+
+/// The trainer's own logits of a fixed row of tokens, `[tokens, vocab]`.
+fn trainer_logits(b: &mut CpuBackend, p: &Params<CpuBackend>) -> (Vec<u32>, Vec<f32>) {
+    let seq = PROOF_TOKENS.min(p.config.context);
+    // A fixed walk through the vocabulary: any tokens serve to compare two programs.
+    let tokens: Vec<u32> = (0..seq as u64).map(|i| (i * 7919 % p.config.vocab as u64) as u32).collect();
+    let batch = Batch { batch: 1, seq, targets: vec![IGNORE; seq], tokens: tokens.clone() };
+    let mut activations = Activations::new(b, &p.config, 1, seq);
+    model::forward(b, p, &mut activations, &batch);
+    (tokens, model::logits(b, p, &activations))
+}
+
+fn size(path: &Path) -> u64 {
+    let file = if path.is_dir() { path.join("model.safetensors") } else { path.to_path_buf() };
+    std::fs::metadata(file).map_or(0, |m| m.len())
+}
+
+impl std::fmt::Display for Proof {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "opened again and compared with the trainer:")?;
+        writeln!(f, "  {} ternary tensors, {} weights: every code and scale equal", self.ternary_tensors, self.ternary_weights)?;
+        writeln!(f, "  {} full-precision tensors: every value equal", self.dense_tensors)?;
+        writeln!(
+            f,
+            "  logits of {} tokens: trainer and runtime (exact mode) differ by at most {:.2e} of a range of {:.2}",
+            self.tokens, self.logit_difference, self.logit_range
+        )?;
+        write!(
+            f,
+            "  fast mode against exact: KL {:.2e} nats a token, same first choice for {:.1}% of them",
+            self.fast_kl,
+            100.0 * self.fast_top1
+        )
+    }
+}

@@ -1,0 +1,78 @@
+//! Memory forecast: what a run will hold at its peak, before it starts.
+
+use bonsai_runtime::Config;
+use bonsai_runtime::config::Kind;
+use serde::Serialize;
+
+use crate::config::RunConfig;
+use crate::cpu::{CpuBackend, cross_entropy_scratch_bytes};
+use crate::error::Result;
+use crate::model::Activations;
+use crate::optimizer::Optimizer;
+
+/// Bytes at the peak of a training step.
+#[derive(Debug, Clone, Serialize)]
+pub struct Forecast {
+    /// Weights of the model.
+    pub parameters: usize,
+    /// f32 latent weights.
+    pub latents: usize,
+    /// f32 gradients.
+    pub gradients: usize,
+    /// Optimizer state.
+    pub moments: usize,
+    /// Packed codes and scales that the forward pass reads.
+    pub codes: usize,
+    /// What the forward pass keeps for the backward pass, and the gradients of activations.
+    pub activations: usize,
+    /// One matrix unpacked, and a chunk of logits with its part of the head.
+    pub scratch: usize,
+}
+
+impl Forecast {
+    /// Forecast of a run of this shape.
+    pub fn new(model: &Config, run: &RunConfig) -> Result<Self> {
+        let optimizer = Optimizer::new(run);
+        let tensors = model.tensors();
+        let numbers: usize = model.parameters();
+        let moments: usize = tensors.iter().map(|t| t.len() * optimizer.moments(t).len()).sum();
+        let ternary: usize = tensors.iter().filter(|t| t.kind != Kind::Norm).map(|t| t.len()).sum();
+        let codes = run.projection()?.map_or(0, |p| ternary / 4 + ternary / p.group * 2);
+        let tokens = run.micro_batch() * run.seq_len;
+        let largest = tensors.iter().filter(|t| t.kind == Kind::Linear).map(|t| t.len()).max().unwrap_or(0);
+        let head = cross_entropy_scratch_bytes(tokens, model.vocab, model.hidden);
+        Ok(Self {
+            parameters: numbers,
+            latents: 4 * numbers,
+            gradients: 4 * numbers,
+            moments: 4 * moments,
+            codes,
+            activations: 4 * Activations::<CpuBackend>::len(model, run.micro_batch(), run.seq_len),
+            scratch: head.max(4 * largest),
+        })
+    }
+
+    /// Sum of the parts.
+    pub fn total(&self) -> usize {
+        self.latents + self.gradients + self.moments + self.codes + self.activations + self.scratch
+    }
+}
+
+impl std::fmt::Display for Forecast {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mb = |bytes: usize| bytes as f64 / 1e6;
+        writeln!(f, "{:.1} million weights", self.parameters as f64 / 1e6)?;
+        let parts = [
+            ("latent weights", self.latents),
+            ("gradients", self.gradients),
+            ("optimizer state", self.moments),
+            ("ternary codes", self.codes),
+            ("activations", self.activations),
+            ("scratch", self.scratch),
+        ];
+        for (name, bytes) in parts {
+            writeln!(f, "  {name:<16} {:>10.1} MB", mb(bytes))?;
+        }
+        write!(f, "  {:<16} {:>10.1} MB", "peak", mb(self.total()))
+    }
+}

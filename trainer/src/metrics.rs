@@ -1,0 +1,42 @@
+//! `metrics.jsonl`: one JSON object a line, for programs and for `plot`.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use bonsai_runtime::Error as RuntimeError;
+use serde_json::Value;
+
+use crate::error::Result;
+
+/// Name of the file inside a run.
+pub const FILE: &str = "metrics.jsonl";
+
+/// Appends to a run's metrics.
+pub struct Metrics {
+    path: PathBuf,
+    file: File,
+}
+
+impl Metrics {
+    /// Opens the metrics of a run that stands at `step`: lines of later steps, which a crash left behind, go.
+    pub fn open(dir: &Path, step: u64) -> Result<Self> {
+        let path = dir.join(FILE);
+        let old = std::fs::read_to_string(&path).unwrap_or_default();
+        let kept: String = old.lines().filter(|line| belongs(line, step)).map(|line| format!("{line}\n")).collect();
+        std::fs::write(&path, kept).map_err(RuntimeError::io(&path))?;
+        let file = OpenOptions::new().append(true).open(&path).map_err(RuntimeError::io(&path))?;
+        Ok(Self { path, file })
+    }
+
+    /// Adds one line.
+    pub fn log(&mut self, line: &Value) -> Result<()> {
+        Ok(writeln!(self.file, "{line}").map_err(RuntimeError::io(&self.path))?)
+    }
+}
+
+/// True for a whole line of a step that the run has done.
+fn belongs(line: &str, step: u64) -> bool {
+    let parsed: Option<Value> = serde_json::from_str(line).ok();
+    parsed.and_then(|v| v["step"].as_u64()).is_some_and(|s| s <= step && step > 0)
+}

@@ -1,0 +1,116 @@
+//! A model's parameters, their gradients and the optimizer's moments, named by `Config::tensors()`.
+
+use bonsai_runtime::config::{Config, Kind, TensorSpec};
+
+use crate::backend::{Backend, Projection};
+use crate::random::Random;
+
+/// One tensor and all that training keeps beside it.
+pub struct Param<B: Backend> {
+    /// Its row in the table of tensors.
+    pub spec: TensorSpec,
+    /// Latent weights and their projection.
+    pub value: B::Matrix,
+    /// Gradient of the latent weights, same shape.
+    pub grad: B::Buffer,
+    /// Optimizer state, each of the same shape: m and v of AdamW, or the momentum of Muon.
+    pub moments: Vec<B::Buffer>,
+}
+
+/// Everything that an optimizer step changes.
+pub struct Params<B: Backend> {
+    /// Shape of the model.
+    pub config: Config,
+    /// In the order of `config.tensors()`.
+    pub list: Vec<Param<B>>,
+}
+
+/// The parameters of one layer, by the places that they have in the list.
+#[derive(Clone, Copy)]
+pub struct LayerIndex {
+    /// Gain before attention, then the three projections.
+    pub attn_norm: usize,
+    /// Query projection.
+    pub q: usize,
+    /// Key projection.
+    pub k: usize,
+    /// Value projection.
+    pub v: usize,
+    /// Gains of the per-head norms on q and k, when the model has them.
+    pub qk_norm: Option<[usize; 2]>,
+    /// Output projection.
+    pub o: usize,
+    /// Gain before the feed-forward layer.
+    pub ffn_norm: usize,
+    /// Gate projection.
+    pub gate: usize,
+    /// Up projection.
+    pub up: usize,
+    /// Down projection.
+    pub down: usize,
+}
+
+/// Place of the embedding in the list.
+pub const EMBED: usize = 0;
+
+impl<B: Backend> Params<B> {
+    /// Parameters from latent weights. `projection` rounds every tensor but the norms; `moments` says how many
+    /// optimizer buffers a tensor needs.
+    pub fn new(
+        backend: &B,
+        config: &Config,
+        projection: Option<Projection>,
+        moments: impl Fn(&TensorSpec) -> usize,
+        mut latent: impl FnMut(usize, &TensorSpec) -> Vec<f32>,
+    ) -> Self {
+        let make = |(index, spec): (usize, TensorSpec)| {
+            let projection = projection.filter(|_| spec.kind != Kind::Norm);
+            let value = backend.matrix(spec.rows, spec.cols, latent(index, &spec), projection);
+            let buffer = || backend.buffer(spec.len());
+            Param { value, grad: buffer(), moments: (0..moments(&spec)).map(|_| buffer()).collect(), spec }
+        };
+        Self { config: config.clone(), list: config.tensors().into_iter().enumerate().map(make).collect() }
+    }
+
+    /// Places of layer `n`'s parameters.
+    pub fn layer(&self, n: usize) -> LayerIndex {
+        let qk = self.config.qk_norm_eps.is_some();
+        let first = 1 + n * if qk { 11 } else { 9 };
+        let after = first + if qk { 6 } else { 4 };
+        LayerIndex {
+            attn_norm: first,
+            q: first + 1,
+            k: first + 2,
+            v: first + 3,
+            qk_norm: qk.then_some([first + 4, first + 5]),
+            o: after,
+            ffn_norm: after + 1,
+            gate: after + 2,
+            up: after + 3,
+            down: after + 4,
+        }
+    }
+
+    /// Place of the final norm.
+    pub fn final_norm(&self) -> usize {
+        self.list.len() - if self.config.tied { 1 } else { 2 }
+    }
+
+    /// Place of the head: the embedding when tied.
+    pub fn head(&self) -> usize {
+        if self.config.tied { EMBED } else { self.list.len() - 1 }
+    }
+}
+
+/// Weights of a model that nobody trained: N(0, 0.02), the matrices that write to the residual stream smaller by
+/// 1/sqrt(2 layers) (Radford et al. 2019), gains 1. Each tensor has a stream of its own, so the order of making them
+/// does not matter.
+pub fn scratch(config: &Config, seed: u64, index: usize, spec: &TensorSpec) -> Vec<f32> {
+    if spec.kind == Kind::Norm {
+        return vec![1.0; spec.len()];
+    }
+    let into_residual = spec.name.contains("o_proj") || spec.name.contains("down_proj");
+    let std = if into_residual { 0.02 / (2.0 * config.layers as f64).sqrt() } else { 0.02 };
+    let mut random = Random::new(seed ^ (index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    (0..spec.len()).map(|_| (random.normal() * std) as f32).collect()
+}

@@ -1,0 +1,152 @@
+//! `quickstart`: from nothing to a ternary model that talks, in a few minutes on two cores.
+
+use std::path::{Path, PathBuf};
+
+use bonsai_runtime::gguf::PackedFormat;
+use bonsai_runtime::session::Model;
+
+use crate::config::{OptimizerKind, RunConfig};
+use crate::error::Result;
+use crate::run::{self, Outcome, Watch};
+use crate::{corpus, eval, export, stories, verify};
+
+/// Training steps: about three minutes on two cores.
+pub const STEPS: u64 = 800;
+/// Bytes of stories that the program writes for itself.
+const CORPUS_BYTES: usize = 8 << 20;
+/// Bytes of validation text that the closing evaluation reads.
+const EVAL_BYTES: usize = 60_000;
+
+/// Settings of the quickstart run.
+pub fn config(out: &Path, steps: u64) -> RunConfig {
+    RunConfig {
+        preset: "3m".into(),
+        vocab_size: 1024,
+        data: vec![out.join("stories.txt")],
+        out: out.join("run"),
+        steps,
+        batch_size: 16,
+        seq_len: 128,
+        optimizer: OptimizerKind::Muon,
+        lr: 6e-3,
+        warmup: 20,
+        eval_every: 100,
+        eval_sequences: 64,
+        sample_every: 200,
+        save_every: 0,
+        ..RunConfig::default()
+    }
+}
+
+/// Runs the whole story and prints a closing summary to stdout.
+pub fn quickstart(out: &Path, steps: u64, watch: &Watch<'_>) -> Result<()> {
+    let say = |line: &str| if !watch.quiet { eprintln!("{line}") };
+    std::fs::create_dir_all(out).map_err(bonsai_runtime::Error::io(out))?;
+    say("1/6  writing stories, the training text");
+    let config = config(out, steps);
+    let documents = stories::corpus(config.seed, CORPUS_BYTES);
+    let stories = &config.data[0];
+    std::fs::write(stories, documents.join("\n<|endoftext|>\n")).map_err(bonsai_runtime::Error::io(stories))?;
+    say(&format!("     {} stories, {:.1} MB: {}", documents.len(), CORPUS_BYTES as f64 / 1e6, stories.display()));
+    say("2/6  learning a tokenizer and training");
+    let run_dir = config.out.clone();
+    if run_dir.exists() {
+        std::fs::remove_dir_all(&run_dir).map_err(bonsai_runtime::Error::io(&run_dir))?;
+    }
+    let outcome = run::start(config.clone(), watch)?;
+    if outcome.interrupted {
+        return Err(bonsai_runtime::Error::Cancelled.into());
+    }
+    say("3/6  verifying that every weight is -s, 0 or +s");
+    let gguf = out.join("stories.gguf");
+    let proof = export::export(&run_dir, PackedFormat::Q2_0, &gguf)?;
+    let report = verify::verify(&gguf)?;
+    say("4/6  comparing the exported file with the trainer's weights");
+    say("5/6  evaluating");
+    let model = Model::open(&gguf)?;
+    let scores = evaluate(&model, &config, outcome)?;
+    say("6/6  generating from the exported file");
+    let plot = out.join("loss.svg");
+    crate::plot::plot(&[("quickstart".into(), run_dir.join(crate::metrics::FILE))], &plot)?;
+    let samples = PROMPTS.iter().zip(1..).map(|(prompt, seed)| eval::sample(&model, prompt, 150, seed));
+    let samples: Vec<String> = samples.collect::<Result<_>>()?;
+    println!("{}", summary(&Files { gguf, run: run_dir, plot }, outcome, &scores, &report.summary(), &proof, &samples));
+    Ok(())
+}
+
+const PROMPTS: [&str; 3] = ["Once upon a time", "One day", "There was a"];
+
+struct Files {
+    gguf: PathBuf,
+    run: PathBuf,
+    plot: PathBuf,
+}
+
+/// Validation perplexities: of the model, of its weights before training, of counting words alone.
+struct Scores {
+    trained: eval::Evaluation,
+    untrained: f64,
+    unigram: f64,
+}
+
+fn evaluate(model: &Model, config: &RunConfig, outcome: Outcome) -> Result<Scores> {
+    let options = corpus::Options { valid: Vec::new(), fraction: config.valid_fraction, seed: config.seed };
+    let split = corpus::load(&config.data, &options)?;
+    let mut text = String::new();
+    for document in &split.valid {
+        if text.len() + document.len() > EVAL_BYTES {
+            break;
+        }
+        text.push_str(document);
+        text.push_str("<|endoftext|>");
+    }
+    let trained = eval::evaluate(model, &text, config.seq_len, false, |_, _| {})?;
+    let data = crate::data::Dataset::open(&config.out.join("data"))?;
+    let unigram = eval::unigram_perplexity(&data.train, &data.valid, data.meta.vocab);
+    Ok(Scores { trained, untrained: outcome.first_loss.map_or(f64::NAN, f64::exp), unigram })
+}
+
+fn summary(
+    files: &Files,
+    outcome: Outcome,
+    scores: &Scores,
+    verified: &str,
+    proof: &export::Proof,
+    samples: &[String],
+) -> String {
+    let Scores { trained, untrained, unigram } = scores;
+    let stories: String = samples.iter().map(|s| format!("\n  | {}\n", s.trim().replace('\n', "\n  | "))).collect();
+    format!(
+        "
+A ternary language model, trained in {:.0} seconds ({} steps).
+
+Stories that it wrote (from the exported file):
+{stories}
+Validation perplexity per token: {:.2} ({:.3} bits per byte); before training {untrained:.0}; guessing by word counts {unigram:.0}
+Proof: {verified}
+Export: {proof}
+
+Files
+  model   {} ({:.2} MB)
+  run     {} (checkpoint, metrics.jsonl, data)
+  curve   {}
+
+Next
+  bonsai run -m {} -p \"One day\" -n 150        talk to it
+  bonsai-trainer sample {} --prompt \"One day\"
+  bonsai-trainer verify {}                     the proof, tensor by tensor
+  bonsai-trainer train --data YOUR.txt --preset 10m --steps 2000 --out runs/mine
+",
+        outcome.seconds,
+        outcome.step,
+        trained.perplexity,
+        trained.bits_per_byte,
+        files.gguf.display(),
+        proof.bytes as f64 / 1e6,
+        files.run.display(),
+        files.plot.display(),
+        files.gguf.display(),
+        files.gguf.display(),
+        files.gguf.display(),
+    )
+}

@@ -1,0 +1,75 @@
+//! The learning rate of each step: linear warm-up, then flat and a linear decay at the end (WSD), or a cosine.
+
+use serde::{Deserialize, Serialize};
+
+/// Shape of the learning rate after warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Decay {
+    /// Flat, then linear to the floor over the last `decay` share of the steps.
+    #[default]
+    Linear,
+    /// Cosine to the floor over all steps after warm-up (Loshchilov and Hutter, arXiv 1608.03983).
+    Cosine,
+    /// Flat to the end.
+    Constant,
+}
+
+/// A learning rate for every step of a run, as a factor on its peak.
+#[derive(Debug, Clone, Copy)]
+pub struct Schedule {
+    /// Steps of the run.
+    pub steps: u64,
+    /// Steps of linear warm-up.
+    pub warmup: u64,
+    /// Share of the steps that the final linear decay takes.
+    pub decay: f64,
+    /// Where the decay ends, as a share of the peak.
+    pub floor: f64,
+    /// Shape after warm-up.
+    pub shape: Decay,
+}
+
+impl Schedule {
+    /// Factor on the peak learning rate for step `step`, counted from 0.
+    pub fn factor(&self, step: u64) -> f64 {
+        if step < self.warmup {
+            return (step + 1) as f64 / self.warmup as f64;
+        }
+        let blend = |u: f64| self.floor + (1.0 - self.floor) * u;
+        match self.shape {
+            Decay::Constant => 1.0,
+            Decay::Cosine => {
+                let span = (self.steps.saturating_sub(self.warmup)).max(1) as f64;
+                let u = ((step - self.warmup) as f64 / span).min(1.0);
+                blend(0.5 * (1.0 + (std::f64::consts::PI * u).cos()))
+            }
+            Decay::Linear => {
+                let span = (self.decay * self.steps as f64).max(1.0);
+                blend((self.steps.saturating_sub(step) as f64 / span).min(1.0))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warm_up_flat_and_decay_meet_where_they_should() {
+        let s = Schedule { steps: 100, warmup: 10, decay: 0.4, floor: 0.1, shape: Decay::Linear };
+        assert_eq!(s.factor(0), 0.1);
+        assert_eq!(s.factor(9), 1.0);
+        assert_eq!(s.factor(60), 1.0);
+        assert!((s.factor(80) - 0.55).abs() < 1e-12);
+        assert!((s.factor(100) - 0.1).abs() < 1e-12);
+    }
+
+    #[test]
+    fn cosine_is_that_of_the_pytorch_twin() {
+        let s = Schedule { steps: 600, warmup: 50, decay: 0.0, floor: 0.1, shape: Decay::Cosine };
+        assert_eq!(s.factor(50), 1.0);
+        assert!((s.factor(325) - 0.55).abs() < 1e-12);
+    }
+}

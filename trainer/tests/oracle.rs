@@ -1,0 +1,177 @@
+//! PyTorch as the oracle: logits, loss, every gradient, and the weights after AdamW steps, dense and ternary.
+//!
+//! `tests/oracle/{tied,untied}` is a small fixture (its generator lies beside it); the larger one of the same kind in
+//! `../shared/oracle` is read too where it is present.
+
+use std::path::{Path, PathBuf};
+
+use bonsai_runtime::ternary::ScaleRule;
+use bonsai_trainer::backend::{Backend, Projection};
+use bonsai_trainer::config::RunConfig;
+use bonsai_trainer::cpu::CpuBackend;
+use bonsai_trainer::data::Batch;
+use bonsai_trainer::model::{self, Activations};
+use bonsai_trainer::optimizer::Optimizer;
+use bonsai_trainer::params::Params;
+use safetensors::{Dtype, SafeTensors};
+
+const ABSMEAN: Option<Projection> = Some(Projection { group: 128, rule: ScaleRule::Absmean });
+
+struct Oracle {
+    name: String,
+    dir: PathBuf,
+    bytes: Vec<u8>,
+}
+
+impl Oracle {
+    /// Every fixture that is here.
+    fn all() -> Vec<Self> {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let roots = [here.join("tests/oracle"), here.join("../../shared/oracle")];
+        let dirs = roots.iter().flat_map(|root| ["tied", "untied"].map(|variant| root.join(variant)));
+        let found: Vec<Self> = dirs
+            .filter(|dir| dir.join("oracle.safetensors").exists())
+            .map(|dir| Self {
+                name: dir.display().to_string(),
+                bytes: std::fs::read(dir.join("oracle.safetensors")).unwrap(),
+                dir,
+            })
+            .collect();
+        assert!(found.len() >= 2, "the fixtures of tests/oracle are missing");
+        found
+    }
+
+    fn tensors(&self) -> SafeTensors<'_> {
+        SafeTensors::deserialize(&self.bytes).unwrap()
+    }
+
+    fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&std::fs::read_to_string(self.dir.join("oracle.json")).unwrap()).unwrap()
+    }
+
+    fn batch(&self, index: usize) -> Batch {
+        let tensors = self.tensors();
+        let ids = |name: &str| {
+            let tensor = tensors.tensor(&format!("{name}.{index}")).unwrap();
+            let ids: Vec<u32> = tensor.data().as_chunks::<8>().0.iter().map(|&b| i64::from_le_bytes(b) as u32).collect();
+            (ids, tensor.shape().to_vec())
+        };
+        let ((tokens, shape), (targets, _)) = (ids("input_ids"), ids("targets"));
+        Batch { batch: shape[0], seq: shape[1], tokens, targets }
+    }
+
+    fn f32(&self, name: &str) -> Option<Vec<f32>> {
+        let tensors = self.tensors();
+        let tensor = tensors.tensor(name).ok()?;
+        assert_eq!(tensor.dtype(), Dtype::F32, "{name}");
+        Some(tensor.data().as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect())
+    }
+
+    fn setup(&self, projection: Option<Projection>) -> (CpuBackend, Params<CpuBackend>, Activations<CpuBackend>, Batch) {
+        let file = bonsai_runtime::ModelFile::open(&self.dir).unwrap();
+        let batch = self.batch(0);
+        let backend = CpuBackend::new(&file.config, batch.seq);
+        let latent = |_: usize, spec: &bonsai_runtime::config::TensorSpec| file.tensors[&spec.name].to_f32();
+        let params = Params::new(&backend, &file.config, projection, |_| 2, latent);
+        let activations = Activations::new(&backend, &file.config, batch.batch, batch.seq);
+        (backend, params, activations, batch)
+    }
+}
+
+/// |a - b| / |b| in the 2-norm.
+fn relative(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+    let difference = norm(&mut a.iter().zip(b).map(|(a, b)| f64::from(*a) - f64::from(*b)));
+    difference / norm(&mut b.iter().map(|&b| f64::from(b))).max(1e-30)
+}
+
+fn check_logits_and_gradients(mode: &str, projection: Option<Projection>) {
+    for oracle in Oracle::all() {
+        let (mut b, mut p, mut a, batch) = oracle.setup(projection);
+        model::forward(&mut b, &p, &mut a, &batch);
+        let logits = model::logits(&mut b, &p, &a);
+        let expected = oracle.f32(&format!("{mode}.logits")).unwrap();
+        let error = relative(&logits, &expected);
+        assert!(error < 1e-5, "{}: {mode} logits {error:.2e}", oracle.name);
+        let count = batch.target_tokens() as f64;
+        let alone = model::loss(&mut b, &p, &a, &batch) / count;
+        let loss = model::backward(&mut b, &mut p, &mut a, &batch, 1.0 / count as f32) / count;
+        assert_eq!(alone, loss, "the loss with and without gradients");
+        let expected = oracle.json()[format!("{mode}.loss")].as_f64().unwrap();
+        assert!((loss / expected - 1.0).abs() < 1e-5, "{}: {mode} loss {loss} {expected}", oracle.name);
+        let (mut worst, mut compared) = (0.0f64, 0);
+        for param in &p.list {
+            let Some(expected) = oracle.f32(&format!("{mode}.grad.{}", param.spec.name)) else { continue };
+            let error = relative(&b.read(&param.grad), &expected);
+            assert!(error < 1e-4, "{}: {mode} gradient of {} {error:.2e}", oracle.name, param.spec.name);
+            worst = worst.max(error);
+            compared += 1;
+        }
+        println!("{}: {mode} logits {:.1e}, loss {loss:.6}, worst of {compared} gradients {worst:.1e}", oracle.name, relative(&logits, &oracle.f32(&format!("{mode}.logits")).unwrap()));
+        assert!(compared == p.list.len() || mode == "dense", "only {compared} gradients in {}", oracle.name);
+    }
+}
+
+#[test]
+fn dense_logits_loss_and_gradients_are_those_of_pytorch() {
+    check_logits_and_gradients("dense", None);
+}
+
+#[test]
+fn ternary_logits_loss_and_gradients_are_those_of_pytorch() {
+    check_logits_and_gradients("ternary", ABSMEAN);
+}
+
+#[test]
+fn codes_and_scales_are_those_of_pytorch() {
+    for oracle in Oracle::all() {
+        let (b, p, _, _) = oracle.setup(ABSMEAN);
+        let tensors = oracle.tensors();
+        let mut compared = 0;
+        for param in &p.list {
+            let Some(ternary) = b.ternary(&param.value) else { continue };
+            let codes = tensors.tensor(&format!("ternary.codes.{}", param.spec.name)).unwrap();
+            let ours: Vec<u8> =
+                ternary.codes.iter().flat_map(|byte| (0..4).map(move |k| ((byte >> (2 * k)) & 3).wrapping_sub(1))).collect();
+            assert_eq!(codes.data(), ours, "{}: codes of {}", oracle.name, param.spec.name);
+            let scales = tensors.tensor(&format!("ternary.scales.{}", param.spec.name)).unwrap();
+            let ours: Vec<u8> = ternary.scales.iter().flat_map(|s| s.to_le_bytes()).collect();
+            assert_eq!(scales.data(), ours, "{}: scales of {}", oracle.name, param.spec.name);
+            compared += 1;
+        }
+        assert!(compared > 10, "{}", oracle.name);
+    }
+}
+
+#[test]
+fn weights_after_adamw_steps_are_those_of_pytorch() {
+    let config = RunConfig { lr: 1e-3, weight_decay: 0.1, clip: 1.0, ..RunConfig::default() };
+    let optimizer = Optimizer::new(&config);
+    let mut compared = 0;
+    for oracle in Oracle::all() {
+        let (mut b, mut p, mut a, _) = oracle.setup(ABSMEAN);
+        for step in 0..3 {
+            let batch = oracle.batch(step);
+            model::forward(&mut b, &p, &mut a, &batch);
+            model::backward(&mut b, &mut p, &mut a, &batch, 1.0 / batch.target_tokens() as f32);
+            let norm = p.list.iter().map(|param| b.sum_of_squares(&param.grad)).sum::<f64>().sqrt();
+            let gradients: Vec<Vec<f32>> = p.list.iter().map(|param| b.read(&param.grad).into_owned()).collect();
+            optimizer.update(&mut b, &mut p, step as u64 + 1, 1.0, optimizer.grad_scale(norm));
+            let (mut off, mut total) = (0, 0);
+            for (param, gradient) in p.list.iter().zip(&gradients) {
+                let Some(expected) = oracle.f32(&format!("adamw.clip1.step{}.{}", step + 1, param.spec.name)) else { continue };
+                for ((ours, theirs), g) in b.latent(&param.value).iter().zip(&expected).zip(gradient) {
+                    let difference = (ours - theirs).abs();
+                    // Where the gradient is rounding noise, AdamW's first steps turn its sign into a whole step.
+                    assert!(step > 0 || difference < 2e-6 || g.abs() < 1e-6, "{}: {} off by {difference}", oracle.name, param.spec.name);
+                    off += usize::from(difference > 1e-5);
+                    total += 1;
+                }
+            }
+            assert!(off as f64 <= 1e-3 * total as f64, "{}: {off} of {total} weights off after step {}", oracle.name, step + 1);
+            compared += total;
+        }
+    }
+    assert!(compared > 100_000);
+}
