@@ -77,7 +77,19 @@ fn run_prints_the_result_and_nothing_else() {
 fn ids_in_ids_out_without_a_tokenizer() {
     let model = model(false);
     let run = |n: &str, context: &str| {
-        let output = bonsai(&["run", "-m", path(model.path()), "--tokens", "1,2,3", "--temp", "0", "-n", n, "-c", context]);
+        let output = bonsai(&[
+            "run",
+            "-m",
+            path(model.path()),
+            "--tokens",
+            "1,2,3",
+            "--temp",
+            "0",
+            "-n",
+            n,
+            "-c",
+            context,
+        ]);
         (stdout(&output).split_whitespace().count(), String::from_utf8(output.stderr).unwrap())
     };
     assert_eq!(run("5", "100").0, 5);
@@ -127,7 +139,8 @@ fn info_says_what_is_inside() {
     let model = model(true);
     let text = bonsai(&["info", "-m", path(model.path())]);
     assert!(stdout(&text).contains("2 layers") || stdout(&text).contains("layers        2 of width 192"));
-    let object: Value = serde_json::from_str(stdout(&bonsai(&["info", "-m", path(model.path()), "--json"]))).unwrap();
+    let object: Value =
+        serde_json::from_str(stdout(&bonsai(&["info", "-m", path(model.path()), "--json"]))).unwrap();
     assert_eq!(object["config"]["kv_heads"], 2);
     assert_eq!(object["kv_bytes_per_token"], 2 * 4 * 2 * 2 * 32);
     assert_eq!(object["bits_per_weight"], 32.0);
@@ -142,7 +155,8 @@ fn logits_are_those_of_the_library() {
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let tensor = file.tensor("logits").unwrap();
     assert_eq!((tensor.shape(), tensor.dtype()), (&[3, 97][..], Dtype::F32));
-    let expected = support::model(&tiny(), Format::F32, 1).session(Default::default()).unwrap().logits(&[5, 6, 7]);
+    let expected =
+        support::model(&tiny(), Format::F32, 1).session(Default::default()).unwrap().logits(&[5, 6, 7]);
     let expected: Vec<u8> = expected.unwrap().iter().flat_map(|x| x.to_le_bytes()).collect();
     assert_eq!(tensor.data(), expected);
 }
@@ -153,7 +167,8 @@ fn perplexity_of_a_text() {
     let text = model.path().join("text.txt");
     std::fs::write(&text, "The little bird flew over the garden. ".repeat(20)).unwrap();
     let arguments = ["perplexity", "-m", path(model.path()), "-f", path(&text), "--window", "50"];
-    let object: Value = serde_json::from_str(stdout(&bonsai(&[&arguments[..], &["--json"]].concat()))).unwrap();
+    let object: Value =
+        serde_json::from_str(stdout(&bonsai(&[&arguments[..], &["--json"]].concat()))).unwrap();
     let value = object["perplexity"].as_f64().unwrap();
     assert!((300.0..5000.0).contains(&value), "{value}"); // random weights: about the vocabulary
     let (nll, tokens) = (object["nll_sum"].as_f64().unwrap(), object["scored_tokens"].as_f64().unwrap());

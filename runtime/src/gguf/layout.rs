@@ -80,8 +80,8 @@ impl TensorType {
 /// The name of a type that we do not read, for the refusal.
 pub(super) fn foreign_type_name(id: u32) -> &'static str {
     const LEGACY: [&str; 14] = [
-        "Q4_0", "Q4_1", "Q4_2", "Q4_3", "Q5_0", "Q5_1", "Q8_0", "Q8_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K",
-        "Q8_K",
+        "Q4_0", "Q4_1", "Q4_2", "Q4_3", "Q5_0", "Q5_1", "Q8_0", "Q8_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K",
+        "Q6_K", "Q8_K",
     ];
     match id {
         2..=15 => LEGACY[id as usize - 2],
@@ -245,7 +245,10 @@ impl Misfit {
                 tensors[tensor].name
             ),
             Self::Cut { tensor, needed: None, .. } => {
-                format!("tensor '{}' would be larger than any file: the file is damaged", tensors[tensor].name)
+                format!(
+                    "tensor '{}' would be larger than any file: the file is damaged",
+                    tensors[tensor].name
+                )
             }
         }
     }

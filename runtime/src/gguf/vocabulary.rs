@@ -70,11 +70,14 @@ pub(super) fn read(metadata: &Metadata, rows: usize) -> Result<Option<Tokenizer>
         Some("gpt2") => {}
         other => {
             let model = other.unwrap_or("(none)");
-            return Err(Error::Unsupported(format!("tokenizer model '{model}': only byte-level BPE (gpt2) is")));
+            return Err(Error::Unsupported(format!(
+                "tokenizer model '{model}': only byte-level BPE (gpt2) is"
+            )));
         }
     }
     let owned = |texts: Option<_>| texts.into_iter().flatten().map(str::to_string).collect::<Vec<_>>();
-    let token_types = metadata.i32s("tokenizer.ggml.token_type")?.unwrap_or_else(|| vec![NORMAL; tokens.len()]);
+    let token_types =
+        metadata.i32s("tokenizer.ggml.token_type")?.unwrap_or_else(|| vec![NORMAL; tokens.len()]);
     if token_types.len() != tokens.len() {
         return Err(metadata.error(format!(
             "'tokenizer.ggml.token_type' has {} entries for {} tokens",
@@ -108,11 +111,7 @@ pub(super) fn write_ids(bos: Option<u32>, eos: &[u32], entries: &mut Vec<(String
 }
 
 /// The tokenizer, as keys, filled up to the rows of the embedding as llama.cpp demands.
-pub(super) fn write(
-    vocabulary: &Vocabulary,
-    rows: usize,
-    entries: &mut Vec<(String, Value)>,
-) -> Result<()> {
+pub(super) fn write(vocabulary: &Vocabulary, rows: usize, entries: &mut Vec<(String, Value)>) -> Result<()> {
     let count = vocabulary.tokens.len();
     if count > rows {
         return Err(Error::Argument(format!(
