@@ -93,6 +93,12 @@ pub fn metadata_for(
         ("general.quantization_version".into(), Value::U32(2)),
     ];
     write_shape(config, &mut entries)?;
+    if config.eos.len() > 3 {
+        return Err(Error::Unsupported(format!(
+            "{} tokens that end a generation: GGUF has keys for 3",
+            config.eos.len()
+        )));
+    }
     let vocabulary = tokenizer.map(Tokenizer::vocabulary).transpose()?;
     match &vocabulary {
         Some(vocabulary) => vocabulary::write(vocabulary, config.vocab, &mut entries)?,
