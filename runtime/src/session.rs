@@ -74,7 +74,10 @@ impl Model {
     /// Takes an opened file over.
     pub fn from_file(file: ModelFile) -> Result<Self> {
         let weights = Weights::new(&mut CpuBackend::new(Isa::detect(), false), &file)?;
-        let ModelFile { tokenizer, description, .. } = file;
+        let ModelFile { mut tokenizer, description, .. } = file;
+        if let Some(tokenizer) = &mut tokenizer {
+            tokenizer.pad_to(weights.config.vocab); // an embedding often has more rows than there are tokens
+        }
         Ok(Self(Arc::new(Inner { weights, tokenizer, description })))
     }
 
