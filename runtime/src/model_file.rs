@@ -5,8 +5,9 @@ use std::path::Path;
 
 use crate::config::Config;
 use crate::error::Result;
-use crate::tensor::StoredTensor;
+use crate::tensor::{Bytes, StoredTensor};
 use crate::tokenizer::Tokenizer;
+use crate::{checkpoint, gguf};
 
 /// A model as it lies on disk or in memory. Tensors are named by [`Config::tensors`] (Hugging Face names) and
 /// all of them are there, with the shapes of that table.
@@ -24,6 +25,11 @@ pub struct ModelFile {
 impl ModelFile {
     /// Opens a GGUF file, or a Hugging Face directory (config.json, safetensors, tokenizer.json).
     pub fn open(path: &Path) -> Result<Self> {
-        if path.is_dir() { crate::checkpoint::open(path) } else { crate::gguf::open(path) }
+        if path.is_dir() { checkpoint::open(path) } else { gguf::open(path) }
+    }
+
+    /// Opens a GGUF file that is already in memory; `name` is for error messages.
+    pub fn from_bytes(bytes: &Bytes, name: &Path) -> Result<Self> {
+        gguf::open_bytes(bytes, name)
     }
 }

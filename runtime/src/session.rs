@@ -66,10 +66,18 @@ impl Model {
         Self::from_file(ModelFile::open(path.as_ref())?)
     }
 
+    /// Opens a GGUF file that is in memory already.
+    pub fn from_bytes(bytes: Vec<u8>) -> Result<Self> {
+        Self::from_file(ModelFile::from_bytes(&bytes.into(), Path::new("model.gguf"))?)
+    }
+
     /// Takes an opened file over.
     pub fn from_file(file: ModelFile) -> Result<Self> {
         let weights = Weights::new(&mut CpuBackend::new(Isa::detect(), false), &file)?;
-        let ModelFile { tokenizer, description, .. } = file;
+        let ModelFile { mut tokenizer, description, .. } = file;
+        if let Some(tokenizer) = &mut tokenizer {
+            tokenizer.pad_to(weights.config.vocab); // an embedding often has more rows than there are tokens
+        }
         Ok(Self(Arc::new(Inner { weights, tokenizer, description })))
     }
 

@@ -1,5 +1,6 @@
 //! Numbers as they lie in a file: shared bytes, a number format, a shape. Nothing is copied until it is used.
 
+use std::fmt;
 use std::fs::File;
 use std::ops::{Deref, Range};
 use std::path::Path;
@@ -52,6 +53,18 @@ impl From<Vec<u8>> for Bytes {
     }
 }
 
+impl fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{} bytes", self.len())
+    }
+}
+
+impl PartialEq for Bytes {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
 impl Deref for Bytes {
     type Target = [u8];
 
@@ -86,7 +99,7 @@ impl Format {
             Self::F32 => cols.checked_mul(4),
             Self::F16 | Self::Bf16 => cols.checked_mul(2),
             Self::Q2_0 { group } => {
-                cols.is_multiple_of(group).then_some(cols / group * q2_0::block_bytes(group))
+                cols.is_multiple_of(group).then_some(cols / group * q2_0::block_bytes(group)) // fewer bytes than weights
             }
         }
     }
@@ -104,7 +117,7 @@ impl Format {
 }
 
 /// A tensor where it lies: `[rows, cols]`, row-major, each row `format.row_bytes(cols)` long.
-#[derive(Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct StoredTensor {
     /// Number format.
     pub format: Format,

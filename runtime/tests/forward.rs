@@ -213,3 +213,47 @@ fn damaged_weights_are_an_error_not_a_story() {
     short.tensors.remove("model.layers.1.mlp.up_proj.weight");
     assert!(Model::from_file(short).err().unwrap().to_string().contains("layers.1.mlp.up_proj"));
 }
+
+/// Prints tokens a second of a random model of the shape of Qwen3-0.6B; run with `--ignored --nocapture`.
+#[test]
+#[ignore = "a measurement, not a check"]
+fn speed() {
+    let config = Config {
+        vocab: 151_936,
+        hidden: 1024,
+        intermediate: 3072,
+        layers: 28,
+        heads: 16,
+        kv_heads: 8,
+        head_dim: 128,
+        context: 4096,
+        ..tiny()
+    };
+    let mut random = Random(16);
+    let tensors = config.tensors().into_iter().map(|spec| {
+        let tensor = if spec.rows == 1 {
+            StoredTensor::from_f32(1, spec.cols, &vec![1.0; spec.cols])
+        } else {
+            let mut block = || [&[0x00, 0x24][..], &[0; 32].map(|_: u8| random.bits() as u8 & 0xaa)].concat();
+            let bytes: Vec<u8> = (0..spec.len() / 128).flat_map(|_| block()).collect();
+            let format = Format::Q2_0 { group: 128 };
+            StoredTensor { format, rows: spec.rows, cols: spec.cols, bytes: bytes.into() }
+        };
+        (spec.name, tensor)
+    });
+    let tensors = tensors.collect();
+    let file = bonsai_runtime::ModelFile { config, tokenizer: None, tensors, description: String::new() };
+    let model = Model::from_file(file).unwrap();
+    for threads in [1, 2] {
+        let options = SessionOptions { threads: Some(threads), ..Default::default() };
+        let mut session = model.session(options).unwrap();
+        let timed = |n: usize, work: &mut dyn FnMut()| {
+            let start = std::time::Instant::now();
+            work();
+            n as f64 / start.elapsed().as_secs_f64()
+        };
+        let prompt = timed(256, &mut || _ = session.prompt(&[7; 256]).unwrap());
+        let decode = timed(64, &mut || (0..64).for_each(|id| _ = session.next(id).unwrap()));
+        println!("{threads} threads: prompt {prompt:.1}/s, decode {decode:.1}/s");
+    }
+}

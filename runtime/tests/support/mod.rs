@@ -1,7 +1,7 @@
 //! Small random models in every number format, and a plain f64 forward pass to hold them against.
 
 #![allow(dead_code, reason = "each test program uses a part")]
-#![allow(clippy::unwrap_used, reason = "clippy does not see that this file is part of tests")]
+#![allow(clippy::unwrap_used, reason = "clippy does not count helpers as parts of tests")]
 
 use std::collections::HashMap;
 use std::path::PathBuf;

@@ -1,2 +1,64 @@
-//! The program `bonsai`.
-fn main() {}
+//! The program `bonsai`: runs ternary language models. Arguments and exit codes; each command has a file.
+
+mod info;
+mod input;
+mod logits;
+mod output;
+mod perplexity;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Runs ternary language models (every weight -1, 0 or +1): GGUF files and Hugging Face directories.
+#[derive(Parser)]
+#[command(name = "bonsai", version, arg_required_else_help = true, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  bonsai run -m model.gguf -p 'Once upon a time' -n 100
+  bonsai run -m model.gguf -f question.txt --temp 0 > answer.txt
+  bonsai info -m model.gguf
+  bonsai perplexity -m model.gguf -f wiki.txt
+
+Standard output carries the result only; everything else goes to standard error.
+Exit codes: 0 ok, 2 wrong usage, 3 bad input file, 4 out of memory or context, 130 cancelled.
+BONSAI_ISA=scalar|avx2 lowers the instructions used; results are the same bits at every level.";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Continues a prompt
+    #[command(visible_alias = "generate", after_help = run::EXAMPLES)]
+    Run(run::Args),
+    /// Shows what a model file holds
+    #[command(visible_alias = "show", after_help = info::EXAMPLES)]
+    Info(info::Args),
+    /// Writes the logits of every position to a safetensors file
+    #[command(after_help = logits::EXAMPLES)]
+    Logits(logits::Args),
+    /// Measures how well a model predicts a text
+    #[command(visible_alias = "ppl", after_help = perplexity::EXAMPLES)]
+    Perplexity(perplexity::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run(args) => run::run(&args),
+        Command::Info(args) => info::run(&args),
+        Command::Logits(args) => logits::run(&args),
+        Command::Perplexity(args) => perplexity::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS, // the reader has seen enough
+        Err(error) => {
+            output::error(&error);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! `bonsai run`: continues a prompt.
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use bonsai_runtime::{Model, Result, Sampler, SamplerOptions, SessionOptions};
+use serde_json::json;
+
+use crate::input::{ModelArgs, PromptArgs};
+use crate::output;
+
+pub const EXAMPLES: &str = "\
+Examples:
+  bonsai run -m model.gguf -p 'Once upon a time' -n 100
+  bonsai run -m model.gguf -p 'The sky is' --temp 0           always the likeliest token
+  bonsai run -m model.gguf -p 'The sky is' --seed 7           the same text every time, everywhere
+  cat notes.txt | bonsai run -m model.gguf -f - --json        one JSON object at the end
+  bonsai run -m hf_directory --tokens 1,403,407 -n 20         ids in, ids out: no tokenizer needed";
+
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    prompt: PromptArgs,
+    /// Most tokens to write; -1 goes on until the model ends or the context is full
+    #[arg(short, long, value_name = "N", default_value_t = 128, allow_negative_numbers = true)]
+    #[arg(visible_aliases = ["max-tokens", "predict"])]
+    n_predict: i64,
+    /// Most tokens of prompt and answer [default: the model's, at most 4096]
+    #[arg(short, long, value_name = "N", visible_alias = "context")]
+    ctx_size: Option<usize>,
+    /// 0 always takes the likeliest token, 1 follows the model
+    #[arg(long, value_name = "T", visible_alias = "temperature", default_value_t = SamplerOptions::default().temperature)]
+    temp: f32,
+    /// Choose among the K likeliest tokens; 0: all
+    #[arg(long, value_name = "K", default_value_t = SamplerOptions::default().top_k)]
+    top_k: usize,
+    /// Choose among the likeliest tokens that together have probability P; 1: all
+    #[arg(long, value_name = "P", default_value_t = SamplerOptions::default().top_p)]
+    top_p: f32,
+    /// Choose among tokens at least P times as likely as the likeliest; 0: all
+    #[arg(long, value_name = "P", default_value_t = SamplerOptions::default().min_p)]
+    min_p: f32,
+    /// Make recent tokens less likely; 1: don't
+    #[arg(long, value_name = "R", default_value_t = SamplerOptions::default().repeat_penalty)]
+    repeat_penalty: f32,
+    /// How many tokens count as recent
+    #[arg(long, value_name = "N", default_value_t = SamplerOptions::default().repeat_last_n)]
+    repeat_last_n: usize,
+    /// Start of the random numbers: the same seed gives the same text [default: from the clock]
+    #[arg(short, long)]
+    seed: Option<u64>,
+    /// Print one JSON object at the end instead of the text as it comes
+    #[arg(long)]
+    json: bool,
+}
+
+/// What came out, and how fast.
+struct Written {
+    ids: Vec<u32>,
+    text: Option<String>,
+    stop: &'static str,
+    prompt_seconds: f64,
+    decode_seconds: f64,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    let model = args.model.open()?;
+    let prompt = args.prompt.ids(&model)?;
+    let mut sampler = Sampler::new(args.sampler());
+    args.model.status(&format!("sampler: {}", sampler.chain()));
+    let written = write(args, &model, &prompt, &mut sampler)?;
+    // The first token comes from the prompt's logits; the rest cost a pass each.
+    let decoded = written.ids.len().saturating_sub(1);
+    let speed = |tokens: usize, seconds: f64| tokens as f64 / seconds.max(1e-9);
+    let (prompt_speed, decode_speed) =
+        (speed(prompt.len(), written.prompt_seconds), speed(decoded, written.decode_seconds));
+    args.model.status(&format!(
+        "prompt {} tokens, {prompt_speed:.1}/s; answer {} tokens, {decode_speed:.1}/s; stopped by {}",
+        prompt.len(),
+        written.ids.len(),
+        written.stop
+    ));
+    if args.json {
+        output::json(&json!({
+            "text": written.text,
+            "tokens": written.ids,
+            "stop": written.stop,
+            "seed": sampler.options().seed,
+            "sampler": sampler.chain(),
+            "prompt_tokens": prompt.len(),
+            "prompt_tokens_per_second": prompt_speed,
+            "decode_tokens_per_second": decode_speed,
+        }))?;
+    }
+    Ok(())
+}
+
+/// Generates, printing whole characters as they come (ids where there is no tokenizer).
+fn write(args: &Args, model: &Model, prompt: &[u32], sampler: &mut Sampler) -> Result<Written> {
+    let options = SessionOptions {
+        context: args.ctx_size,
+        exact: args.model.exact,
+        threads: args.model.threads,
+        ..Default::default()
+    };
+    let mut session = model.session(options)?;
+    let room = (session.context() + 1).saturating_sub(prompt.len());
+    let wanted = usize::try_from(args.n_predict).unwrap_or(usize::MAX);
+    let mut decoder = model.tokenizer().map(|tokenizer| tokenizer.stream());
+    let mut written =
+        Written { ids: Vec::new(), text: None, stop: "limit", prompt_seconds: 0.0, decode_seconds: 0.0 };
+    let mut text = String::new();
+    let mut emit = |piece: &str| {
+        text.push_str(piece);
+        if args.json { Ok(()) } else { output::print(piece) }
+    };
+    let mut start = Instant::now();
+    // Even for -n 0 the prompt is checked and fed; the last sampled token needs no room of its own.
+    if wanted == 0 {
+        session.prompt(prompt)?;
+        written.prompt_seconds = start.elapsed().as_secs_f64();
+    }
+    let most = wanted.min(room.max(1));
+    for id in session.generate(prompt, sampler, most) {
+        let id = id?;
+        if written.ids.is_empty() {
+            written.prompt_seconds = start.elapsed().as_secs_f64();
+            start = Instant::now();
+        }
+        written.ids.push(id);
+        match &mut decoder {
+            Some(decoder) => emit(&decoder.push(id)?)?,
+            None => emit(&format!("{id} "))?,
+        }
+    }
+    written.decode_seconds = start.elapsed().as_secs_f64();
+    emit(&decoder.map_or_else(String::new, |decoder| decoder.finish()))?;
+    if !args.json {
+        output::print("\n")?;
+    }
+    if written.ids.len() < most {
+        written.stop = "end token";
+    } else if most < wanted {
+        written.stop = "full context";
+    }
+    written.text = model.tokenizer().map(|_| text);
+    Ok(written)
+}
+
+impl Args {
+    fn sampler(&self) -> SamplerOptions {
+        let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_micros() as u64);
+        SamplerOptions {
+            temperature: self.temp,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repeat_penalty: self.repeat_penalty,
+            repeat_last_n: self.repeat_last_n,
+            seed: self.seed.unwrap_or_else(clock),
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! A model out of a container: metadata to [`Config`], names of llama.cpp to ours, everything checked.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use super::layout::{TensorInfo, TensorType};
+use super::metadata::Metadata;
+use super::read::Gguf;
+use super::vocabulary;
+use crate::config::{Config, Rope, TensorSpec, Yarn};
+use crate::error::{Error, Result};
+use crate::model_file::ModelFile;
+use crate::tensor::Bytes;
+
+/// A table of RoPE factors that converters may add; Qwen3 does not use it.
+const IGNORED_TENSOR: &str = "rope_freqs.weight";
+
+/// Layers hold at least this many tensors each.
+const LEAST_TENSORS_PER_LAYER: usize = 9;
+
+/// Opens a GGUF model file.
+pub fn open(path: &Path) -> Result<ModelFile> {
+    open_bytes(&Bytes::map(path)?, path)
+}
+
+/// Opens a GGUF model that is already in memory; `name` is for error messages.
+pub fn open_bytes(bytes: &Bytes, name: &Path) -> Result<ModelFile> {
+    let gguf = Gguf::parse(bytes, name, refuse_foreign)?;
+    let metadata = gguf.metadata();
+    let mut directory: HashMap<&str, &TensorInfo> =
+        gguf.tensors().iter().map(|info| (info.name.as_str(), info)).collect();
+    directory.remove(IGNORED_TENSOR);
+    let config = read_config(metadata, &directory)?;
+    let mut tensors = HashMap::new();
+    for spec in config.tensors() {
+        let info = directory.remove(spec.gguf_name.as_str()).ok_or_else(|| {
+            metadata.error(format!("tensor '{}' is missing: the file is incomplete", spec.gguf_name))
+        })?;
+        check_shape(metadata, info, &spec)?;
+        tensors.insert(spec.name, gguf.stored(info));
+    }
+    if let Some(extra) = directory.keys().min() {
+        return Err(Error::Unsupported(format!("tensor '{extra}', which a qwen3 model does not have")));
+    }
+    let tokenizer = vocabulary::read(metadata, config.vocab)?;
+    Ok(ModelFile { description: describe(&gguf), config, tokenizer, tensors })
+}
+
+/// Refuses what would load and then run wrongly.
+fn refuse_foreign(metadata: &Metadata) -> Result<()> {
+    let architecture = metadata.required(ARCHITECTURE, metadata.str(ARCHITECTURE)?)?;
+    match architecture {
+        "qwen3" => {}
+        "llama" => {
+            return Err(Error::Unsupported(
+                "architecture 'llama' in GGUF (its rows are permuted): convert from the Hugging Face directory"
+                    .into(),
+            ));
+        }
+        other => return Err(Error::Unsupported(format!("architecture '{other}': only qwen3 is"))),
+    }
+    if let Some((key, _)) = metadata.entries().iter().find(|(key, _)| key.starts_with("prism.")) {
+        return Err(Error::Unsupported(format!(
+            "the metadata key '{key}' changes what the weights mean, and this program does not know how"
+        )));
+    }
+    let parts = metadata.u64("split.count")?.unwrap_or(1);
+    if parts > 1 {
+        return Err(Error::Unsupported(format!(
+            "a model split into {parts} files: join them with llama-gguf-split --merge"
+        )));
+    }
+    Ok(())
+}
+
+const ARCHITECTURE: &str = "general.architecture";
+
+/// The shape, from keys and from the tensors themselves where these know better. Checked.
+fn read_config(metadata: &Metadata, directory: &HashMap<&str, &TensorInfo>) -> Result<Config> {
+    let keys = Keys(metadata);
+    refuse_features(&keys)?;
+    let layers = keys.size("block_count")?;
+    if layers > directory.len() / LEAST_TENSORS_PER_LAYER {
+        // Also keeps the table of tensors from growing beyond what the file could fill.
+        return Err(metadata.error(format!(
+            "the file has {} tensors, too few for {layers} layers: it is incomplete",
+            directory.len()
+        )));
+    }
+    let (hidden, heads) = (keys.size("embedding_length")?, keys.size("attention.head_count")?);
+    let head_dim = read_head_dim(&keys, hidden, heads)?;
+    let norm_eps = metadata.required(
+        "qwen3.attention.layer_norm_rms_epsilon",
+        metadata.f32("qwen3.attention.layer_norm_rms_epsilon")?,
+    )?;
+    let embedding = directory.get("token_embd.weight");
+    let embedding = embedding
+        .ok_or_else(|| metadata.error("tensor 'token_embd.weight' is missing: the file is incomplete"))?;
+    let context = keys.size("context_length")?;
+    let config = Config {
+        vocab: embedding.ne[1..].iter().product(),
+        hidden,
+        intermediate: keys.size("feed_forward_length")?,
+        layers,
+        heads,
+        kv_heads: keys.optional("attention.head_count_kv")?.unwrap_or(heads),
+        head_dim,
+        context,
+        norm_eps,
+        qk_norm_eps: Some(norm_eps),
+        rope: read_rope(&keys, context)?,
+        tied: !directory.contains_key("output.weight"),
+        bos: vocabulary::bos(metadata)?,
+        eos: vocabulary::eos(metadata)?,
+    };
+    config.check().map_err(|e| metadata.error(e))?;
+    vocabulary::check_ids(metadata, &config)?;
+    Ok(config)
+}
+
+/// The keys of the architecture.
+struct Keys<'a>(&'a Metadata);
+
+impl Keys<'_> {
+    fn optional(&self, key: &str) -> Result<Option<usize>> {
+        let number = self.0.u32(&format!("qwen3.{key}"))?;
+        Ok(number.map(|n| n as usize))
+    }
+
+    fn size(&self, key: &str) -> Result<usize> {
+        self.0.required(&format!("qwen3.{key}"), self.optional(key)?)
+    }
+
+    fn f32(&self, key: &str) -> Result<Option<f32>> {
+        self.0.f32(&format!("qwen3.{key}"))
+    }
+
+    fn str(&self, key: &str) -> Result<Option<&str>> {
+        self.0.str(&format!("qwen3.{key}"))
+    }
+
+    /// Refuses a key unless it is missing or has the one value that changes nothing.
+    fn neutral(&self, key: &str, neutral: f32) -> Result<()> {
+        match self.f32(key)? {
+            Some(x) if x != neutral => {
+                Err(Error::Unsupported(format!("'qwen3.{key}' = {x}: only {neutral} is")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn refuse_features(keys: &Keys) -> Result<()> {
+    for key in ["attention.sliding_window", "expert_count"] {
+        if let Some(n @ 1..) = keys.optional(key)? {
+            return Err(Error::Unsupported(format!("'qwen3.{key}' = {n}: the network here has none")));
+        }
+    }
+    Ok(())
+}
+
+fn read_head_dim(keys: &Keys, hidden: usize, heads: usize) -> Result<usize> {
+    let head_dim = match keys.optional("attention.key_length")? {
+        Some(length) => length,
+        None => hidden
+            .checked_div(heads)
+            .ok_or_else(|| keys.0.error("'qwen3.attention.head_count' is 0, expected at least 1"))?,
+    };
+    for key in ["attention.value_length", "rope.dimension_count"] {
+        match keys.optional(key)? {
+            Some(n) if n != head_dim => {
+                return Err(Error::Unsupported(format!("'qwen3.{key}' = {n} beside heads of {head_dim}")));
+            }
+            _ => {}
+        }
+    }
+    Ok(head_dim)
+}
+
+/// llama.cpp's reading of the keys: no type means linear, no factor means 1.
+fn read_rope(keys: &Keys, context: usize) -> Result<Rope> {
+    let theta = f64::from(keys.f32("rope.freq_base")?.unwrap_or(10_000.0));
+    let scaling = keys.str("rope.scaling.type")?.unwrap_or("linear");
+    let factor = match keys.f32("rope.scaling.factor")? {
+        Some(factor) => Some(factor),
+        None => keys.f32("rope.scale_linear")?,
+    };
+    match (scaling, factor) {
+        ("none", _) | ("linear", None | Some(0.0 | 1.0)) => Ok(Rope { theta, yarn: None }),
+        ("yarn", factor) => {
+            let factor = keys.0.required("qwen3.rope.scaling.factor", factor)?;
+            // Other programs disagree about these keys, so only the values that all agree on pass.
+            keys.neutral("rope.scaling.attn_factor", 1.0)?;
+            keys.neutral("rope.scaling.yarn_ext_factor", 1.0)?;
+            keys.neutral("rope.scaling.yarn_attn_factor", 1.0)?;
+            keys.neutral("rope.scaling.yarn_beta_fast", 32.0)?;
+            keys.neutral("rope.scaling.yarn_beta_slow", 1.0)?;
+            let original_context = keys.optional("rope.scaling.original_context_length")?.unwrap_or(context);
+            Ok(Rope { theta, yarn: Some(Yarn { factor: factor.into(), original_context }) })
+        }
+        ("linear", Some(factor)) => {
+            Err(Error::Unsupported(format!("linear RoPE scaling by {factor}: only yarn is")))
+        }
+        (other, _) => Err(Error::Unsupported(format!("RoPE scaling '{other}': only yarn is"))),
+    }
+}
+
+/// Compares dimensions; ones at the end mean nothing.
+fn check_shape(metadata: &Metadata, info: &TensorInfo, spec: &TensorSpec) -> Result<()> {
+    let trimmed = info.ne.len() - info.ne.iter().rev().take_while(|&&n| n == 1).count();
+    let expected = [spec.cols, spec.rows];
+    let expected_trimmed = if spec.rows > 1 { 2 } else { usize::from(spec.cols > 1) };
+    if info.ne[..trimmed] == expected[..expected_trimmed] {
+        return Ok(());
+    }
+    Err(metadata.error(format!(
+        "tensor '{}' has shape {:?}, but the metadata asks for {:?}: the file is damaged",
+        info.name,
+        info.ne,
+        &expected[..spec.shape().len()]
+    )))
+}
+
+/// "GGUF v3, qwen3, 197 ternary tensors as Q2_0 in groups of 128 (...), 113 as F32".
+fn describe(gguf: &Gguf) -> String {
+    let mut text = format!("GGUF v{}, qwen3", gguf.version());
+    let mut counts: Vec<(TensorType, usize)> = Vec::new();
+    for info in gguf.tensors() {
+        match counts.iter_mut().find(|(kind, _)| *kind == info.kind) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((info.kind, 1)),
+        }
+    }
+    for (kind, count) in counts {
+        let evidence = gguf.evidence().map_or("", |evidence| evidence.name());
+        text += &match kind {
+            TensorType::Q2_0 { group: 128 } => format!(
+                ", {count} ternary tensors as Q2_0 in groups of 128 (PrismML's layout of type 42, recognised by \
+                 {evidence})"
+            ),
+            TensorType::Q2_0 { group } => format!(
+                ", {count} ternary tensors as Q2_0 in groups of {group} (llama.cpp's layout of type 42, recognised \
+                 by {evidence})"
+            ),
+            TensorType::Pq2_0 => format!(", {count} ternary tensors as PQ2_0 in groups of 128 (type 142)"),
+            dense => format!(", {count} as {}", dense.name()),
+        };
+    }
+    text
+}

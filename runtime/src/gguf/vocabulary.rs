@@ -1,0 +1,138 @@
+//! The `tokenizer.*` keys, both ways.
+
+use super::metadata::Metadata;
+use super::value::{Array, Value};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::tokenizer::{Tokenizer, Vocabulary};
+
+const BOS: &str = "tokenizer.ggml.bos_token_id";
+const EOS: &str = "tokenizer.ggml.eos_token_id";
+/// End of a turn and end of a message: further ends of a generation.
+const MORE_ENDS: [&str; 2] = ["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
+const PADDING: &str = "tokenizer.ggml.padding_token_id";
+const TOKENS: &str = "tokenizer.ggml.tokens";
+
+/// Numbers of `tokenizer.ggml.token_type`.
+const NORMAL: i32 = 1;
+const UNUSED: i32 = 5;
+
+pub(super) fn bos(metadata: &Metadata) -> Result<Option<u32>> {
+    metadata.u32(BOS)
+}
+
+/// Every token that ends a generation. A file that names only one of them gets those that llama.cpp finds by
+/// their text.
+pub(super) fn eos(metadata: &Metadata) -> Result<Vec<u32>> {
+    let mut ends: Vec<u32> = metadata.u32(EOS)?.into_iter().collect();
+    let mut add = |id| {
+        if !ends.contains(&id) {
+            ends.push(id);
+        }
+    };
+    let mut named = false;
+    for key in MORE_ENDS {
+        metadata.u32(key)?.into_iter().for_each(|id| {
+            named = true;
+            add(id);
+        });
+    }
+    if !named {
+        let tokens = metadata.strings(TOKENS)?.into_iter().flatten();
+        let is_end = |text: &str| text == "<|im_end|>" || text == "<|endoftext|>";
+        let found = (0u32..).zip(tokens).filter(|(_, text)| is_end(text));
+        found.for_each(|(id, _)| add(id));
+    }
+    Ok(ends)
+}
+
+/// Special ids must be rows of the embedding.
+pub(super) fn check_ids(metadata: &Metadata, config: &Config) -> Result<()> {
+    match config.eos.iter().chain(&config.bos).find(|&&id| id as usize >= config.vocab) {
+        Some(id) => Err(metadata.error(format!(
+            "the special token {id} is outside the vocabulary of {}: the file is damaged",
+            config.vocab
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// The tokenizer of a file; `None` when it has no tokens. `rows`: of the embedding.
+pub(super) fn read(metadata: &Metadata, rows: usize) -> Result<Option<Tokenizer>> {
+    let Some(tokens) = metadata.array(TOKENS)? else { return Ok(None) };
+    if tokens.len() > rows {
+        return Err(metadata.error(format!(
+            "the tokenizer has {} tokens, but the embedding only {rows} rows: they do not belong together",
+            tokens.len()
+        )));
+    }
+    match metadata.str("tokenizer.ggml.model")? {
+        Some("gpt2") => {}
+        other => {
+            let model = other.unwrap_or("(none)");
+            return Err(Error::Unsupported(format!(
+                "tokenizer model '{model}': only byte-level BPE (gpt2) is"
+            )));
+        }
+    }
+    let owned = |texts: Option<_>| texts.into_iter().flatten().map(str::to_string).collect::<Vec<_>>();
+    let token_types =
+        metadata.i32s("tokenizer.ggml.token_type")?.unwrap_or_else(|| vec![NORMAL; tokens.len()]);
+    if token_types.len() != tokens.len() {
+        return Err(metadata.error(format!(
+            "'tokenizer.ggml.token_type' has {} entries for {} tokens",
+            token_types.len(),
+            tokens.len()
+        )));
+    }
+    let vocabulary = Vocabulary {
+        pre: metadata.str("tokenizer.ggml.pre")?.unwrap_or("default").into(),
+        tokens: owned(metadata.strings(TOKENS)?),
+        token_types,
+        merges: owned(metadata.strings("tokenizer.ggml.merges")?),
+        bos: bos(metadata)?,
+        eos: metadata.u32(EOS)?,
+        padding: metadata.u32(PADDING)?,
+        add_bos: metadata.bool("tokenizer.ggml.add_bos_token")?.unwrap_or(false),
+        chat_template: metadata.str("tokenizer.chat_template")?.map(str::to_string),
+    };
+    Tokenizer::from_vocabulary(vocabulary).map(Some)
+}
+
+/// The special ids, as keys.
+pub(super) fn write_ids(bos: Option<u32>, eos: &[u32], entries: &mut Vec<(String, Value)>) {
+    let mut add = |key: &str, id| entries.push((key.into(), Value::U32(id)));
+    bos.into_iter().for_each(|id| add(BOS, id));
+    let Some(&first) = eos.first() else { return };
+    add(EOS, first);
+    // With one end, it is also the end of a turn: so a reader knows that there are no others.
+    add(MORE_ENDS[0], *eos.get(1).unwrap_or(&first));
+    eos.get(2).into_iter().for_each(|&id| add(MORE_ENDS[1], id));
+}
+
+/// The tokenizer, as keys, filled up to the rows of the embedding as llama.cpp demands.
+pub(super) fn write(vocabulary: &Vocabulary, rows: usize, entries: &mut Vec<(String, Value)>) -> Result<()> {
+    let count = vocabulary.tokens.len();
+    if count > rows {
+        return Err(Error::Argument(format!(
+            "the tokenizer has {count} tokens, but the embedding only {rows} rows: they do not belong together"
+        )));
+    }
+    let padding: Vec<String> = (count..rows).map(|id| format!("[PAD{id}]")).collect();
+    let tokens = vocabulary.tokens.iter().chain(&padding).map(String::as_str);
+    let mut types = vocabulary.token_types.clone();
+    types.resize(rows, UNUSED);
+    let merges = vocabulary.merges.iter().map(String::as_str);
+    let mut add = |key: &str, value| entries.push((key.into(), value));
+    add("tokenizer.ggml.model", "gpt2".into());
+    add("tokenizer.ggml.pre", vocabulary.pre.as_str().into());
+    add(TOKENS, Value::Array(Array::strings(tokens)));
+    add("tokenizer.ggml.token_type", Value::Array(Array::i32s(&types)));
+    add("tokenizer.ggml.merges", Value::Array(Array::strings(merges)));
+    add("tokenizer.ggml.add_bos_token", Value::Bool(vocabulary.add_bos));
+    vocabulary.padding.into_iter().for_each(|id| add(PADDING, Value::U32(id)));
+    if let Some(template) = &vocabulary.chat_template {
+        add("tokenizer.chat_template", template.as_str().into());
+    }
+    Ok(())
+}

@@ -1,0 +1,159 @@
+//! Kernels against their definitions: every instruction set against the scalar code to the bit, the scalar code
+//! against f64.
+
+mod support;
+
+use bonsai_runtime::cpu::isa::Isa;
+use bonsai_runtime::cpu::ternary_matmul::{Rounded, rows};
+use bonsai_runtime::tensor::{Format, StoredTensor};
+use proptest::prelude::*;
+use support::*;
+
+/// The product `[rows, tokens]`.
+fn product(isa: Isa, w: &StoredTensor, x: &[f32]) -> Vec<f32> {
+    let mut rounded = Rounded::default();
+    rounded.fill(isa, x, w.cols);
+    let mut out = vec![0.0; w.rows * rounded.tokens()];
+    rows(isa, &mut out, w, 0, &rounded);
+    out
+}
+
+fn same_at_every_level(w: &StoredTensor, x: &[f32]) {
+    let expected = bits(&product(Isa::SCALAR, w, x));
+    for isa in Isa::available() {
+        assert!(bits(&product(isa, w, x)) == expected, "{} {}x{}", isa.name(), w.rows, w.cols);
+    }
+}
+
+/// Any bytes at all as codes; finite scales of either sign.
+fn raw(rows: usize, cols: usize, group: usize, mut byte: impl FnMut() -> u8) -> StoredTensor {
+    let mut bytes = Vec::new();
+    for _ in 0..rows * cols / group {
+        let scale = half::f16::from_f32((f32::from(byte()) - 100.0) / 64.0);
+        bytes.extend(scale.to_le_bytes());
+        bytes.extend((0..group / 4).map(|_| byte()));
+    }
+    StoredTensor { format: Format::Q2_0 { group }, rows, cols, bytes: bytes.into() }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn any_codes_any_shape(
+        (rows, groups, tokens) in (1usize..14, 1usize..6, 1usize..11),
+        group in prop::sample::select(vec![64usize, 128]),
+        spread in -20i32..20,
+        seed: u64,
+    ) {
+        let mut random = Random(seed);
+        let w = raw(rows, groups * group, group, || random.bits() as u8);
+        let factor = 2f32.powi(spread);
+        let x: Vec<f32> = random.normals(tokens * w.cols).iter().map(|x| x * factor).collect();
+        same_at_every_level(&w, &x);
+    }
+}
+
+#[test]
+fn extremes() {
+    for group in [64, 128] {
+        for code in [0x00, 0x55, 0xaa, 0xff, 0xe4] {
+            let w = raw(5, 3 * group, group, || code);
+            for x in [127.0, -127.0, 0.0, -0.0, 1e-38, 1e-31, f32::MAX, f32::MIN] {
+                same_at_every_level(&w, &vec![x; 5 * w.cols]);
+            }
+            // Halves round to even: absmax 127 makes the scale 1.
+            let halves: Vec<f32> =
+                (0..w.cols).map(|i| if i % 32 == 0 { 127.0 } else { i as f32 - 50.5 }).collect();
+            same_at_every_level(&w, &halves);
+        }
+    }
+}
+
+/// With scales of one everything is an integer, and the result must be exact: which activation meets which
+/// weight, code 3 (weight +2) included.
+#[test]
+fn integers_come_out_exactly() {
+    let mut random = Random(1);
+    let (rows, tokens) = (7, 5);
+    for (group, cols) in [(64, 64), (64, 192), (128, 256)] {
+        let mut w = raw(rows, cols, group, || random.bits() as u8);
+        let mut bytes = w.bytes.to_vec();
+        for block in bytes.chunks_exact_mut(2 + group / 4) {
+            block[..2].copy_from_slice(&half::f16::ONE.to_le_bytes());
+        }
+        w.bytes = bytes.into();
+        let mut x: Vec<f32> = (0..tokens * cols).map(|_| (random.bits() % 255) as f32 - 127.0).collect();
+        x.iter_mut().step_by(32).for_each(|x| *x = 127.0);
+        let dense = w.to_f32();
+        let exact = dense.chunks_exact(cols).flat_map(|w| {
+            x.chunks_exact(cols).map(move |x| w.iter().zip(x).map(|(w, x)| w * x).sum::<f32>())
+        });
+        let exact: Vec<f32> = exact.collect();
+        for isa in Isa::available() {
+            assert_eq!(product(isa, &w, &x), exact, "{} {group}", isa.name());
+        }
+    }
+}
+
+/// Uniform rounding errors of absmax / 127 / sqrt(12) each, where the largest of 32 normal numbers is about 2.1
+/// deviations: (2.1 / 127)^2 / 12 = 2.3e-5 of the energy. Twice that is the bound, half of it must be there.
+#[test]
+fn rounding_costs_what_it_must() {
+    let mut random = Random(2);
+    let (rows, cols, tokens) = (64, 1024, 8);
+    let w = stored(rows, cols, &random.normals(rows * cols), Format::Q2_0 { group: 128 });
+    let x = random.normals(tokens * cols);
+    let dense = w.to_f32();
+    let exact = dense.chunks_exact(cols).flat_map(|w| {
+        x.chunks_exact(cols)
+            .map(move |x| w.iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum::<f64>())
+    });
+    let exact: Vec<f64> = exact.collect();
+    let error = nmse(&product(Isa::detect(), &w, &x), &exact);
+    assert!((1.2e-5..4.6e-5).contains(&error), "{error:e}");
+}
+
+#[test]
+fn activations_that_are_not_numbers_show_in_the_result() {
+    let w = raw(4, 128, 128, || 0x91);
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut x = vec![1.0; 128];
+        x[77] = bad;
+        for isa in Isa::available() {
+            assert!(product(isa, &w, &x).iter().all(|x| x.is_nan()));
+        }
+    }
+}
+
+/// Prints the speed of each kernel on the matrices of a 0.6B model; run with `--ignored --nocapture`.
+#[test]
+#[ignore = "a measurement, not a check"]
+fn speed() {
+    let mut random = Random(3);
+    for group in [64, 128] {
+        let w = raw(65_536, 1024, group, || random.bits() as u8);
+        for tokens in [1, 128] {
+            let x = random.normals(tokens * w.cols);
+            for isa in Isa::available() {
+                let mut rounded = Rounded::default();
+                rounded.fill(isa, &x, w.cols);
+                let mut out = vec![0.0; 256 * tokens];
+                let mut best = f64::MAX;
+                for _ in 0..if isa == Isa::SCALAR { 1 } else { 5 } {
+                    let start = std::time::Instant::now();
+                    for first in (0..w.rows).step_by(256) {
+                        rows(isa, &mut out, &w, first, &rounded);
+                    }
+                    best = best.min(start.elapsed().as_secs_f64());
+                }
+                let gb = w.bytes.len() as f64 / best / 1e9;
+                let macs = (w.rows * w.cols * tokens) as f64 / best / 1e9;
+                println!(
+                    "group {group} tokens {tokens} {:6}: {gb:.2} GB/s {macs:.1} G weights/s",
+                    isa.name()
+                );
+            }
+        }
+    }
+}
