@@ -1,5 +1,7 @@
 //! Trains language models whose every weight is -1, 0 or +1.
 
+pub mod corpus;
+pub mod data;
 pub mod error;
 pub mod random;
 pub mod stories;
