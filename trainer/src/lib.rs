@@ -3,6 +3,7 @@
 pub mod corpus;
 pub mod data;
 pub mod error;
+pub mod plot;
 pub mod random;
 pub mod stories;
 
