@@ -18,7 +18,10 @@ fn same_seed_same_stories_and_longer_starts_with_shorter() {
 #[test]
 fn the_first_story_never_changes() {
     let text = story(&mut Random::stream(1, 0));
-    assert!(text.starts_with("Once upon a time, there was a young girl named Ella. One dark day, Ella wanted"), "{text}");
+    assert!(
+        text.starts_with("Once upon a time, there was a young girl named Ella. One dark day, Ella wanted"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -51,7 +54,10 @@ fn check(text: &str) -> Result<(), String> {
     if !text.ends_with(['.', '!', '"']) || !text.starts_with(char::is_uppercase) {
         return Err("wrong start or end".into());
     }
-    if text.matches('"').count() % 2 != 0 || text.contains(['{', '}', '(', ')', '|', '\n']) || !text.is_ascii() {
+    if text.matches('"').count() % 2 != 0
+        || text.contains(['{', '}', '(', ')', '|', '\n'])
+        || !text.is_ascii()
+    {
         return Err("open quotes or rests of a template".into());
     }
     for wrong in ["  ", " .", " ,", "..", ",,", ".,", " one apples", "?.", "!.", ",\" S"] {

@@ -13,7 +13,10 @@ pub(super) fn lost_thing(t: &mut Teller) {
     opening::day(t, "{A} (took|carried|brought) the {thing} {to}.");
     t.say("{A.he} put it {spot} and {deed}.");
     t.say("When it (was time to go home|got late), {A} (ran|walked|went) home without the {thing}.");
-    t.choose("room", &["under the bed", "behind the door", "in the kitchen", "under the table", "in the cupboard"]);
+    t.choose(
+        "room",
+        &["under the bed", "behind the door", "in the kitchen", "under the table", "in the cupboard"],
+    );
     t.say("In the evening, {A.he} looked for it {room}, but (it was not there|{A.he} could not find it).");
     t.say("{A} (was sad|began to cry|felt very sad).");
     t.say("\"Where did you (see it last|have it last|put it)?\" asked {A.his} {G}.");
@@ -61,18 +64,48 @@ pub(super) fn stuck_in_a_tree(t: &mut Teller) {
 
 /// What a skill is called, how it goes wrong, the advice that helps, and how it goes right.
 const SKILLS: &[[&str; 4]] = &[
-    ["swim", "water went up {A.his} nose", "Kick your legs and breathe slowly", "swam all the way across the pond"],
+    [
+        "swim",
+        "water went up {A.his} nose",
+        "Kick your legs and breathe slowly",
+        "swam all the way across the pond",
+    ],
     ["ride a bike", "the bike tipped over", "Look ahead and keep pedaling", "rode all the way down the path"],
     ["whistle", "no sound came out", "Make your lips round and blow softly", "whistled a clear little song"],
     ["skate", "{A.he} slipped and fell", "Bend your knees and take small steps", "glided across the ice"],
-    ["jump rope", "the rope caught {A.his} feet", "Listen to the rope and jump when it taps", "jumped ten times without a stop"],
-    ["draw a horse", "it looked like a potato", "Start with the long neck and the legs", "drew a horse that looked ready to run"],
+    [
+        "jump rope",
+        "the rope caught {A.his} feet",
+        "Listen to the rope and jump when it taps",
+        "jumped ten times without a stop",
+    ],
+    [
+        "draw a horse",
+        "it looked like a potato",
+        "Start with the long neck and the legs",
+        "drew a horse that looked ready to run",
+    ],
     ["juggle", "all the balls fell down", "Begin with only two balls", "kept three balls in the air"],
     ["read", "the letters made no sense", "Say each letter slowly", "read a whole page without help"],
     ["play the drum", "it was only noise", "Count to four and listen", "played a happy march"],
-    ["fly a kite", "the kite fell on the grass", "Run against the wind", "made the kite fly high above the trees"],
-    ["catch a ball", "the ball fell to the ground", "Keep your eyes on the ball", "caught the ball with both hands"],
-    ["dance", "{A.he} stepped on {A.his} own feet", "Listen to the music first", "danced from the beginning to the end"],
+    [
+        "fly a kite",
+        "the kite fell on the grass",
+        "Run against the wind",
+        "made the kite fly high above the trees",
+    ],
+    [
+        "catch a ball",
+        "the ball fell to the ground",
+        "Keep your eyes on the ball",
+        "caught the ball with both hands",
+    ],
+    [
+        "dance",
+        "{A.he} stepped on {A.his} own feet",
+        "Listen to the music first",
+        "danced from the beginning to the end",
+    ],
 ];
 
 /// Practice: fails, is advised, tries again, succeeds.
@@ -83,8 +116,11 @@ pub(super) fn learning(t: &mut Teller) {
     t.say("({A}|{A.he}) wanted to learn to {skill}(| more than anything| very much).");
     t.say(&format!("On the (first|very first) day, {{A.he}} tried, but {fail}."));
     t.say("\"I (can not do it|will never learn it)!\" said {A} and (stamped {A.his} foot|hung {A.his} head|wanted to give up).");
-    let (helper, again) = if t.chance(50) { ("{A.his} {G}", "{A.his} {G}") } else { ("{A.his} friend {B}", "{B}") };
-    t.say(&format!("\"{advice},\" said {helper}. \"And (do not give up|try again tomorrow|try it again and again).\""));
+    let (helper, again) =
+        if t.chance(50) { ("{A.his} {G}", "{A.his} {G}") } else { ("{A.his} friend {B}", "{B}") };
+    t.say(&format!(
+        "\"{advice},\" said {helper}. \"And (do not give up|try again tomorrow|try it again and again).\""
+    ));
     t.say("The next day, {A} tried again, and it went a little better.");
     t.say("{A.he} practiced (every day|every morning|every afternoon) for a (week|whole week|month).");
     t.say(&format!("Then, (one morning|at last|one fine day), {{A}} {success}."));
@@ -172,7 +208,18 @@ pub(super) fn lost_purse(t: &mut Teller) {
     t.set("o.he", if woman { "she" } else { "he" });
     t.set("o.his", if woman { "her" } else { "his" });
     t.choose("thing", &["purse", "ring", "key", "watch", "wallet", "glove", "silver coin", "letter"]);
-    t.choose("gift", &["an apple", "a warm bun", "a bag of nuts", "a flower", "a balloon", "a jar of honey", "a piece of cake"]);
+    t.choose(
+        "gift",
+        &[
+            "an apple",
+            "a warm bun",
+            "a bag of nuts",
+            "a flower",
+            "a balloon",
+            "a jar of honey",
+            "a piece of cake",
+        ],
+    );
     t.scene();
     opening::hero(t);
     opening::day(t, "{A} (found|saw) a {thing} {spot} {at}.");

@@ -40,7 +40,10 @@ pub(super) fn sharing(t: &mut Teller) {
 /// Each has what the other wants.
 pub(super) fn trade(t: &mut Teller) {
     t.choose("mine", TOYS);
-    t.choose("yours", &["trumpet", "puppet", "flute", "rocket", "marble", "toy castle", "yo-yo", "magnet", "compass"]);
+    t.choose(
+        "yours",
+        &["trumpet", "puppet", "flute", "rocket", "marble", "toy castle", "yo-yo", "magnet", "compass"],
+    );
     t.scene();
     opening::friends(t);
     t.say("{A} had a {color} {mine}, and {B} had a {yours}.");
@@ -76,7 +79,9 @@ pub(super) fn quarrel(t: &mut Teller) {
     t.say("Now nobody could (use it|play with it), and both (were sad|felt sorry|were very quiet).");
     t.say("\"I am sorry that I pulled,\" said {A}. \"I am sorry, too,\" said {B}.");
     t.say("They went to {A.his} {G}, who gave them {mender}, and together they mended the {thing}.");
-    t.say("It took (a long time|all afternoon), but then the {thing} was (whole again|almost as good as new).");
+    t.say(
+        "It took (a long time|all afternoon), but then the {thing} was (whole again|almost as good as new).",
+    );
     t.say("\"You go first,\" said {A}. \"(No, you go first|Then it is your turn),\" said {B}, and they (both laughed|smiled).");
     t.say("(From then on, they took turns.|They learned that taking turns is better than pulling.|Now they never fight about the {thing}.)");
 }
@@ -93,7 +98,9 @@ pub(super) fn boastful_race(t: &mut Teller) {
     t.say("\"I have (plenty of|so much) time,\" thought {A}. {A.he} {rest} and fell asleep.");
     t.say("{B} did not stop. Step by step, {B.he} went on and passed the sleeping {A.kind}.");
     t.say("When {A} woke up, {A.he} ran as fast as {A.he} could, but {B} was already at {goal}.");
-    t.say("\"(You won|You are the winner),\" said {A}. \"I (should not have boasted|was too sure of myself).\"");
+    t.say(
+        "\"(You won|You are the winner),\" said {A}. \"I (should not have boasted|was too sure of myself).\"",
+    );
     t.say("\"It was a good race,\" said {B} (kindly|and shook {A.his} hand).");
     t.say("(Slow and steady can win.|After that, {A} did not boast anymore.|{A} learned to finish what {A.he} starts.)");
 }
@@ -121,14 +128,56 @@ pub(super) fn kind_race(t: &mut Teller) {
 
 /// What is built, where, what destroys it, how it is built better.
 const WORKS: &[[&str; 5]] = &[
-    ["sand castle", "at the beach", "a big wave came and washed it away", "farther from the water", "the waves could not reach it"],
-    ["tower of blocks", "in the living room", "it leaned to one side and fell down", "with a wide bottom", "it did not lean"],
-    ["hut of branches", "in the forest", "the wind came and blew it down", "with strong rope", "the wind could not move it"],
-    ["dam of mud", "by the river", "the water came and broke it", "with big stones", "it held the water back"],
-    ["house of cards", "on the table", "somebody opened the door and the wind blew it over", "behind a closed door", "no wind came in"],
+    [
+        "sand castle",
+        "at the beach",
+        "a big wave came and washed it away",
+        "farther from the water",
+        "the waves could not reach it",
+    ],
+    [
+        "tower of blocks",
+        "in the living room",
+        "it leaned to one side and fell down",
+        "with a wide bottom",
+        "it did not lean",
+    ],
+    [
+        "hut of branches",
+        "in the forest",
+        "the wind came and blew it down",
+        "with strong rope",
+        "the wind could not move it",
+    ],
+    [
+        "dam of mud",
+        "by the river",
+        "the water came and broke it",
+        "with big stones",
+        "it held the water back",
+    ],
+    [
+        "house of cards",
+        "on the table",
+        "somebody opened the door and the wind blew it over",
+        "behind a closed door",
+        "no wind came in",
+    ],
     ["raft", "at the pond", "the knots came loose and it fell apart", "with tight knots", "it held together"],
-    ["bird house", "in the garden", "the roof came off in the rain", "with longer nails", "the roof stayed on"],
-    ["snow fort", "on the hill", "the wall was too thin and fell down", "with thick walls", "the walls stood firm"],
+    [
+        "bird house",
+        "in the garden",
+        "the roof came off in the rain",
+        "with longer nails",
+        "the roof stayed on",
+    ],
+    [
+        "snow fort",
+        "on the hill",
+        "the wall was too thin and fell down",
+        "with thick walls",
+        "the walls stood firm",
+    ],
 ];
 
 /// What falls down is built again, and better.
@@ -143,20 +192,32 @@ pub(super) fn building(t: &mut Teller) {
     t.say("\"All our work is gone!\" (cried|said) {B}, and {B.he} (wanted to go home|kicked the ground|sat down sadly).");
     t.say("\"(Let us find out why|Let us think|Do not be sad),\" said {A}. \"We can build it again, {better}.\"");
     t.say("So they started (again|from the beginning), and this time they built it {better}.");
-    t.say(&format!("(It took longer, but|When they were done,) the new {{work}} was (strong|even bigger), and {result}."));
+    t.say(&format!(
+        "(It took longer, but|When they were done,) the new {{work}} was (strong|even bigger), and {result}."
+    ));
     t.say("\"(It is much better than the first one|We did it),\" said {B} (happily|and smiled).");
     t.say("(A mistake can teach you something.|They were proud and showed it to {A.his} {G}.|{A} and {B} learned that you can always try again.)");
 }
 
 /// A visit makes a sick friend better.
 pub(super) fn sick_friend(t: &mut Teller) {
-    t.choose("present", &["hot soup", "a bunch of flowers", "a funny drawing", "warm tea with honey", "a book of stories", "a basket of fruit"]);
+    t.choose(
+        "present",
+        &[
+            "hot soup",
+            "a bunch of flowers",
+            "a funny drawing",
+            "warm tea with honey",
+            "a book of stories",
+            "a basket of fruit",
+        ],
+    );
     t.choose("wish", &["play outside", "go to the fair", "go swimming", "fly a kite", "go to the market"]);
     opening::friends(t);
     opening::day(t, "{A} wanted to {wish} with {B} and knocked on {B.his} door.");
     t.say("But {B} was (sick|ill) in bed. {B.his} (head was hot|throat hurt|nose was red), and {B.he} could not {wish}.");
     t.say("\"(I am so bored|I feel so lonely),\" said {B} in a (small|weak|tired) voice.");
-    t.say("{A} (thought for a moment|had an idea) and ran home. (Soon|An hour later) {A.he} came back with {present}.");
+    t.say("{A} (thought for a moment|had an idea) and ran home. (Soon|A little later) {A.he} came back with {present}.");
     t.say("\"This is for you,\" said {A}. {B} (smiled for the first time that day|sat up and smiled).");
     t.say("{A} sat (beside|next to) the bed and (told funny stories|sang a song|read to {B.him}) until {B} fell asleep.");
     t.say("{A} came (every day|again the next day and the day after), and {B} got better (and better|quickly|day by day).");
@@ -166,8 +227,14 @@ pub(super) fn sick_friend(t: &mut Teller) {
 
 /// A secret present; the friend feels forgotten, then is happy.
 pub(super) fn surprise(t: &mut Teller) {
-    t.choose("gift", &["scarf", "wooden boat", "kite", "necklace", "hat", "bird house", "lantern", "puppet", "basket"]);
-    t.choose("hide", &["under the bed", "behind the curtain", "in the shed", "in a big box", "behind the barn"]);
+    t.choose(
+        "gift",
+        &["scarf", "wooden boat", "kite", "necklace", "hat", "bird house", "lantern", "puppet", "basket"],
+    );
+    t.choose(
+        "hide",
+        &["under the bed", "behind the curtain", "in the shed", "in a big box", "behind the barn"],
+    );
     opening::friends(t);
     t.say("It was (almost|nearly) {B.his} birthday, and {A} wanted to make a {color} {gift} for {B.him}.");
     t.say("{A} worked on it (in secret|every evening) and hid it {hide}.");

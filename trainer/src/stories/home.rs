@@ -57,10 +57,21 @@ pub(super) fn too_much(t: &mut Teller) {
 /// Nothing can be found in the mess; tidied up, it turns up.
 pub(super) fn tidying(t: &mut Teller) {
     t.choose("thing", TOYS);
-    t.choose("pile", &["under a pile of clothes", "behind the box of blocks", "under three pillows", "between two books", "under a coat"]);
+    t.choose(
+        "pile",
+        &[
+            "under a pile of clothes",
+            "behind the box of blocks",
+            "under three pillows",
+            "between two books",
+            "under a coat",
+        ],
+    );
     t.scene();
     opening::hero(t);
-    t.say("{A} never put {A.his} things away. There were toys on the bed, on the chair and all over the floor.");
+    t.say(
+        "{A} never put {A.his} things away. There were toys on the bed, on the chair and all over the floor.",
+    );
     opening::day(t, "{A} wanted to take {A.his} {color} {thing} {to}, but {A.he} could not find it.");
     t.say("{A} looked (here and there|everywhere), stepped on a (block|toy car) and hurt {A.his} foot. \"Ouch!\" {A.he} cried.");
     t.say("\"How can you find anything (here|in this mess)?\" asked {A.his} {G}. \"Let us tidy up (first|together).\"");
@@ -77,7 +88,9 @@ pub(super) fn baking(t: &mut Teller) {
     t.choose("cake", &["bread", "cake", "pie", "apple cake", "carrot cake", "plum pie", "honey cake"]);
     opening::hero(t);
     opening::day(t, "{A} and {A.his} {G} (wanted|decided) to bake a (big|fresh|small) {cake}.");
-    t.say("{A} (got|brought) the flour, the eggs and the (milk|butter), and {A.his} {G} (lit|heated) the oven.");
+    t.say(
+        "{A} (got|brought) the flour, the eggs and the (milk|butter), and {A.his} {G} (lit|heated) the oven.",
+    );
     let spilled = t.chance(40);
     if spilled {
         t.say("{A} stirred too fast, and flour flew everywhere. Now {A} was white from head to toe, and both laughed.");
@@ -86,7 +99,7 @@ pub(super) fn baking(t: &mut Teller) {
     }
     t.say("They put it into the oven, and soon the whole house smelled (wonderful|sweet|of {cake}).");
     t.say("\"Is it ready?\" asked {A}. \"(Not yet|We must wait a little),\" said {A.his} {G}.");
-    t.say("(At last|After an hour), the {cake} was (golden|brown) and ready.");
+    t.say("(At last|After a while), the {cake} was (golden|brown) and ready.");
     t.say("{A} cut it into pieces and (took one|carried one) to {B}, who lived next door.");
     t.say("\"Thank you! It is (delicious|the best {cake} I have ever had),\" said {B}.");
     if spilled {

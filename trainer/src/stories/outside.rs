@@ -12,7 +12,9 @@ pub(super) fn rain(t: &mut Teller) {
     t.say("\"Take the umbrella, there are dark clouds (in the sky|above the house),\" said {A.his} {G}.");
     if t.chance(50) {
         t.say("\"(It will not rain|I do not need it),\" said {A} and ran out without it.");
-        t.say("{at}, {A.he} {deed}. Then it began to rain, first a little and then (very hard|more and more).");
+        t.say(
+            "{at}, {A.he} {deed}. Then it began to rain, first a little and then (very hard|more and more).",
+        );
         t.say("Soon {A.his} hair, {A.his} (shirt|coat) and {A.his} feet were wet, and {A.he} was cold.");
         t.say("{A} ran home(| as fast as {A.he} could). \"(I am so cold|I am wet to the bone),\" {A.he} said (and sneezed|and shivered).");
         t.say("{A.his} {G} gave {A.him} a (dry|big) towel, (dry|warm) clothes and a cup of hot (tea|milk|soup).");
@@ -39,7 +41,9 @@ pub(super) fn snow(t: &mut Teller) {
     opening::friends(t);
     t.say("One winter (morning|day), everything was white with snow.");
     t.say("\"Let us build a snowman!\" (called|said) {A}.");
-    t.say("{A} rolled a big ball, {B} rolled a small one, and they put the small ball on top of the big one.");
+    t.say(
+        "{A} rolled a big ball, {B} rolled a small one, and they put the small ball on top of the big one.",
+    );
     t.say("They used {nose} for the nose and two (stones|buttons|nuts) for the eyes, and {A} gave him {A.his} own {color} {wear}.");
     t.say("\"(He looks like a king|He is smiling at us|What a fine snowman),\" said {B}.");
     t.say("Every day they (said good morning to|played beside|visited) the snowman.");
@@ -97,7 +101,10 @@ pub(super) fn mud(t: &mut Teller) {
 /// The gate stays open, the animals run off, all are brought back, the gate is closed.
 pub(super) fn open_gate(t: &mut Teller) {
     t.choose("herd", &["sheep", "goats", "hens", "geese", "ducks", "pigs", "cows"]);
-    t.choose("lure", &["a bucket of corn", "a basket of apples", "some fresh hay", "a bowl of oats", "some cabbage"]);
+    t.choose(
+        "lure",
+        &["a bucket of corn", "a basket of apples", "some fresh hay", "a bowl of oats", "some cabbage"],
+    );
     opening::hero(t);
     t.say("{A} (often helped|liked to help) the farmer with the {herd}. \"Always close the gate,\" the farmer said (each time|every day).");
     opening::day(t, "{A} was (in a hurry|thinking of lunch|tired) and forgot to close the gate.");

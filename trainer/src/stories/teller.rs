@@ -99,10 +99,11 @@ impl<'r> Teller<'r> {
     pub fn say(&mut self, template: &str) {
         let mut raw = String::with_capacity(2 * template.len());
         self.expand(template, &mut raw);
+        let raw = raw.trim_end(); // the last alternative may have been drawn empty
         if !self.text.is_empty() {
             self.text.push(' ');
         }
-        polish(&raw, &mut self.text);
+        polish(raw, &mut self.text);
     }
 
     /// The story as told.

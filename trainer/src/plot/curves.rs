@@ -1,0 +1,105 @@
+//! What a metrics file says, as curves over steps.
+
+use std::path::Path;
+
+use bonsai_runtime::Error as RuntimeError;
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+
+/// Points (step, value), by rising step.
+pub(super) type Curve = Vec<(f64, f64)>;
+
+/// The curves of one run; those that its file does not have are empty.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Curves {
+    pub label: String,
+    pub train: Curve,
+    pub valid: Curve,
+    pub rate: Curve,
+    /// Percent of the weights that changed their code.
+    pub flips: Curve,
+    /// Percent of the weights that are zero.
+    pub zeros: Curve,
+}
+
+impl Curves {
+    /// Reads a metrics file: ours, or the layout with "train" and "held" of our reference runs in PyTorch. A broken
+    /// last line is left out, because a run that is still going may be in the middle of it.
+    pub fn read(label: &str, path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(RuntimeError::io(path))?;
+        let mut curves = Self { label: label.to_string(), ..Self::default() };
+        let mut lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).peekable();
+        while let Some((at, line)) = lines.next() {
+            match serde_json::from_str::<Map<String, Value>>(line) {
+                Ok(object) => curves.add(&object),
+                Err(_) if lines.peek().is_none() => break,
+                Err(error) => {
+                    let message =
+                        format!("line {} is no JSON object ({error}): is this a metrics.jsonl?", at + 1);
+                    return Err(Error::Data { path: path.to_path_buf(), message });
+                }
+            }
+        }
+        if curves.train.is_empty() && curves.valid.is_empty() {
+            let message = "has no line with a step and a loss: is this the metrics.jsonl of a run?".into();
+            return Err(Error::Data { path: path.to_path_buf(), message });
+        }
+        Ok(curves)
+    }
+
+    fn add(&mut self, line: &Map<String, Value>) {
+        let number = |keys: &[&str]| keys.iter().find_map(|key| line.get(*key)?.as_f64());
+        let Some(step) = number(&["step"]) else { return };
+        for (curve, keys, unit) in [
+            (&mut self.train, &["loss", "train"][..], 1.0),
+            (&mut self.valid, &["valid_loss", "held"], 1.0),
+            (&mut self.rate, &["lr"], 1.0),
+            (&mut self.flips, &["flip_rate"], 100.0),
+            (&mut self.zeros, &["zero_fraction"], 100.0),
+        ] {
+            if let Some(value) = number(keys).filter(|value| value.is_finite()) {
+                // A run that was resumed from an earlier step has written the steps since then again.
+                let keep = curve.partition_point(|&(earlier, _)| earlier < step);
+                curve.truncate(keep);
+                curve.push((step, value * unit));
+            }
+        }
+    }
+}
+
+/// The exponential average of `curve` over about 1/30 of its points, without the pull towards the first one.
+pub(super) fn smoothed(curve: &Curve) -> Curve {
+    let keep = 1.0 - 1.0 / (curve.len() as f64 / 30.0).max(1.0);
+    let (mut sum, mut weight) = (0.0, 0.0);
+    let average = |&(step, value): &(f64, f64)| {
+        sum = keep * sum + value;
+        weight = keep * weight + 1.0;
+        (step, sum / weight)
+    };
+    curve.iter().map(average).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resumed_run_replaces_what_it_did_again() {
+        let mut curves = Curves::default();
+        for (step, loss) in [(10, 5.0), (20, 4.0), (30, 3.0), (20, 3.5), (30, 2.5)] {
+            let line = serde_json::json!({"step": step, "loss": loss});
+            curves.add(line.as_object().unwrap());
+        }
+        assert_eq!(curves.train, [(10.0, 5.0), (20.0, 3.5), (30.0, 2.5)]);
+    }
+
+    #[test]
+    fn smoothing_keeps_a_constant_and_calms_noise() {
+        let noisy: Curve = (0..300).map(|step| (step as f64, 2.0 + (step % 2) as f64)).collect();
+        let calm = smoothed(&noisy);
+        assert!(calm[100..].iter().all(|(_, value)| (value - 2.5).abs() < 0.1));
+        let flat: Curve = (0..50).map(|step| (step as f64, 3.0)).collect();
+        assert!(smoothed(&flat).iter().all(|(_, value)| (value - 3.0).abs() < 1e-12));
+    }
+}
