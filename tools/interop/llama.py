@@ -5,6 +5,8 @@ Two bindings are known. `llama-cpp-python` (module llama_cpp, built from its sdi
 The key/value cache is f32 and flash attention off, so that what differs from bonsai is the kernels alone.
 """
 
+import atexit
+
 import numpy as np
 
 F32 = 0  # ggml_type
@@ -38,18 +40,22 @@ class _LlamaCppPython:
 class _LlamaCppPySync:
     def __init__(self, path, n_ctx, threads):
         import llama_cpp_py_sync as binding
-        from llama_cpp_py_sync._cffi_bindings import get_lib
+        from llama_cpp_py_sync._cffi_bindings import get_ffi, get_lib
 
         try:
             get_lib()
         except RuntimeError as e:  # the prebuilt library wants glibc 2.38 or later
             raise ImportError(e) from e
+        self.lib, self.ffi = get_lib(), get_ffi()
+        self.silent = self.ffi.callback("ggml_log_callback", lambda *_: None)  # kept: C holds on to it
+        self.lib.llama_log_set(self.silent, self.ffi.NULL)
         self.name = f"llama-cpp-py-sync {binding.__version__} (llama.cpp {binding.__llama_cpp_tag__})"
         self.llm = binding.Llama(
             path, n_ctx=n_ctx, n_batch=n_ctx, n_threads=threads, n_gpu_layers=0, flash_attn_type=0,
             type_k=F32, type_v=F32,
         )  # fmt: skip
-        self.lib, self.ffi, self.ctx = self.llm._lib, self.llm._ffi, self.llm._ctx
+        self.ctx = self.llm._ctx
+        atexit.register(self.llm.close)  # while the log callback still lives
         # The binding turns embeddings on in every context; in that mode logits are still written.
         self.lib.llama_set_embeddings(self.ctx, False)
         self.past = 0
