@@ -53,7 +53,7 @@ pub fn write_gguf<B: Backend>(
         let param = p.list.iter().find(|param| param.spec.name == spec.name).expect("parameters follow the table of tensors");
         match b.ternary(&param.value) {
             Some(ternary) => ModelTensor::Ternary(ternary),
-            None => ModelTensor::F32(b.latent(&param.value)),
+            None => ModelTensor::Dense(b.latent(&param.value)),
         }
     };
     Ok(gguf::write_model(out, &p.config, name, tokenizer, format, tensor)?)

@@ -65,7 +65,7 @@ pub fn start(config: RunConfig, watch: &Watch<'_>) -> Result<Outcome> {
     let backend = CpuBackend::new(&prepared.model, config.seq_len);
     let params = match &prepared.start {
         Some(file) => {
-            bonsai_runtime::checkpoint::check_finite(file)?;
+            bonsai_runtime::checkpoint::check_finite(file, Path::new(&config.init))?;
             checkpoint::from_model_file(&backend, file, &config, moments)?
         }
         None => Params::new(&backend, &prepared.model, config.projection()?, moments, |index, spec| {
