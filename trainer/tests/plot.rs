@@ -1,5 +1,7 @@
 //! Metrics become a picture that shows what they say.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
