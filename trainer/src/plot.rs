@@ -39,7 +39,7 @@ type Of = fn(&Curves) -> &Curve;
 /// What a plotting backend may answer; the kinds of error differ by backend and only their text is of use.
 type Drawn<T, B> = std::result::Result<T, DrawingAreaErrorKind<<B as DrawingBackend>::ErrorType>>;
 
-/// Draws the metrics files of `runs` (label, path) over each other into `out`, a `.svg` or `.png` file.
+/// Draws `runs` (label, and metrics.jsonl or run directory) over each other into `out`, a `.svg` or `.png` file.
 pub fn plot(runs: &[(String, PathBuf)], out: &Path) -> Result<()> {
     let curves: Vec<Curves> =
         runs.iter().map(|(label, path)| Curves::read(label, path)).collect::<Result<_>>()?;

@@ -24,9 +24,10 @@ pub(super) struct Curves {
 }
 
 impl Curves {
-    /// Reads a metrics file: ours, or the layout with "train" and "held" of our reference runs in PyTorch. A broken
+    /// Reads a metrics file, or that of a run directory: ours, or the layout with "train" and "held" of our reference runs in PyTorch. A broken
     /// last line is left out, because a run that is still going may be in the middle of it.
     pub fn read(label: &str, path: &Path) -> Result<Self> {
+        let path = &if path.is_dir() { path.join("metrics.jsonl") } else { path.to_path_buf() };
         let text = std::fs::read_to_string(path).map_err(RuntimeError::io(path))?;
         let mut curves = Self { label: label.to_string(), ..Self::default() };
         let mut lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).peekable();

@@ -204,6 +204,7 @@ pub(super) fn noise_at_night(t: &mut Teller) {
 /// Finds what somebody has lost, gives it back, is thanked.
 pub(super) fn lost_purse(t: &mut Teller) {
     t.choose("owner", WORKERS);
+    t.choose("thing", &["purse", "ring", "key", "watch", "wallet", "glove", "silver coin", "letter"]);
     t.choose(
         "gift",
         &[
