@@ -62,7 +62,8 @@ impl TokenBytes {
         self.ends.push(self.bytes.len());
     }
 
-    /// Adds a token that stands for its own text.
+    /// Adds a token that stands for its own text. Hugging Face's decoder takes the text of an added token for
+    /// byte-level spelling where it can be read so, and turns "<ü>" into "<\u{fffd}>"; here it stays itself.
     pub(super) fn push_text(&mut self, text: &str) {
         self.bytes.extend_from_slice(text.as_bytes());
         self.ends.push(self.bytes.len());

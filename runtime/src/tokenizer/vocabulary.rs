@@ -118,9 +118,9 @@ impl Vocabulary {
         Ok(ids)
     }
 
-    fn merge_pairs(&self) -> Result<Vec<(String, String)>> {
+    fn merge_pairs(&self, ids: &Vocab) -> Result<Vec<(String, String)>> {
         // The model's builder reserves room for the longest token only, and panics on a merge that is longer.
-        let longest = self.tokens.iter().map(String::len).max().unwrap_or(0);
+        let longest = ids.keys().map(String::len).max().unwrap_or(0);
         let pair = |merge: &String| {
             let (left, right) = merge
                 .split_once(' ')
@@ -152,7 +152,9 @@ impl Tokenizer {
     pub fn from_vocabulary(vocabulary: Vocabulary) -> Result<Self> {
         vocabulary.check()?;
         let pre = Pre::named(&vocabulary.pre)?;
-        let model = BPE::builder().vocab_and_merges(vocabulary.ids()?, vocabulary.merge_pairs()?);
+        let ids = vocabulary.ids()?;
+        let merges = vocabulary.merge_pairs(&ids)?;
+        let model = BPE::builder().vocab_and_merges(ids, merges);
         let model =
             model.build().map_err(|e| wrong(format!("a merge needs a token that is missing: {e}")))?;
         let mut inner = tokenizers::Tokenizer::new(model);
