@@ -33,10 +33,13 @@ const PALETTE: [RGBColor; 7] = [
     RGBColor(0, 0, 0),
 ];
 
+/// One of the curves of a run.
+type Of = fn(&Curves) -> &Curve;
+
 /// What a plotting backend may answer; the kinds of error differ by backend and only their text is of use.
 type Drawn<T, B> = std::result::Result<T, DrawingAreaErrorKind<<B as DrawingBackend>::ErrorType>>;
 
-/// Draws the metrics files of `runs` (label, path) over each other into `out`, a `.svg` or `.png` file.
+/// Draws `runs` (label, and metrics.jsonl or run directory) over each other into `out`, a `.svg` or `.png` file.
 pub fn plot(runs: &[(String, PathBuf)], out: &Path) -> Result<()> {
     let curves: Vec<Curves> =
         runs.iter().map(|(label, path)| Curves::read(label, path)).collect::<Result<_>>()?;
@@ -46,7 +49,7 @@ pub fn plot(runs: &[(String, PathBuf)], out: &Path) -> Result<()> {
         ));
     }
     // A second registration replaces the first by the same font.
-    register_font(FONT, FontStyle::Normal, epaint_default_fonts::HACK_REGULAR)
+    register_font(FONT, FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT)
         .map_err(|_| failed(out, "the built-in font cannot be read"))?;
     match out.extension().and_then(|end| end.to_str()) {
         Some("svg") => {
@@ -68,7 +71,7 @@ fn failed(out: &Path, error: impl std::fmt::Display) -> Error {
 fn draw<B: DrawingBackend>(root: DrawingArea<B, Shift>, runs: &[Curves]) -> Drawn<(), B> {
     root.fill(&WHITE)?;
     let steps = steps(runs);
-    let panels: [(&str, fn(&Curves) -> &Curve); 3] = [
+    let panels: [(&str, Of); 3] = [
         ("learning rate", |run| &run.rate),
         ("codes changed (%)", |run| &run.flips),
         ("zero weights (%)", |run| &run.zeros),
@@ -94,7 +97,7 @@ fn loss_panel<B: DrawingBackend>(
 ) -> Drawn<(), B> {
     let range = loss_range(runs);
     let mut chart = ChartBuilder::on(area)
-        .caption("loss (nats per token)", (FONT, 22, &TEXT))
+        .caption("loss (nats per token) over steps", (FONT, 22, &TEXT))
         .x_label_area_size(34)
         .y_label_area_size(64)
         .build_cartesian_2d(steps, range.clone())?;
@@ -105,7 +108,7 @@ fn loss_panel<B: DrawingBackend>(
             curve.iter().map(|&(step, loss)| (step, loss.min(range.end))).collect()
         };
         chart.draw_series(LineSeries::new(clip(&run.train), color.mix(0.3).stroke_width(1)))?;
-        chart.draw_series(LineSeries::new(clip(&smoothed(&run.train)), color.stroke_width(3)))?;
+        chart.draw_series(LineSeries::new(smoothed(&clip(&run.train)), color.stroke_width(3)))?;
         let dot = |point| {
             EmptyElement::at(point)
                 + Circle::new((0, 0), 6, WHITE.filled())

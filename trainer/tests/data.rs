@@ -1,5 +1,7 @@
 //! From files to batches: nothing leaks, nothing is lost, nothing depends on history.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};

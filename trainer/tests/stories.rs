@@ -54,7 +54,7 @@ fn check(text: &str) -> Result<(), String> {
     if !text.ends_with(['.', '!', '"']) || !text.starts_with(char::is_uppercase) {
         return Err("wrong start or end".into());
     }
-    if text.matches('"').count() % 2 != 0
+    if !text.matches('"').count().is_multiple_of(2)
         || text.contains(['{', '}', '(', ')', '|', '\n'])
         || !text.is_ascii()
     {

@@ -24,9 +24,10 @@ pub(super) struct Curves {
 }
 
 impl Curves {
-    /// Reads a metrics file: ours, or the layout with "train" and "held" of our reference runs in PyTorch. A broken
+    /// Reads a metrics file, or that of a run directory: ours, or the layout with "train" and "held" of our reference runs in PyTorch. A broken
     /// last line is left out, because a run that is still going may be in the middle of it.
     pub fn read(label: &str, path: &Path) -> Result<Self> {
+        let path = &if path.is_dir() { path.join("metrics.jsonl") } else { path.to_path_buf() };
         let text = std::fs::read_to_string(path).map_err(RuntimeError::io(path))?;
         let mut curves = Self { label: label.to_string(), ..Self::default() };
         let mut lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).peekable();
@@ -68,16 +69,19 @@ impl Curves {
     }
 }
 
-/// The exponential average of `curve` over about 1/30 of its points, without the pull towards the first one.
+/// Each point averaged with its neighbours, about 1/30 of the curve in all: as many before as after, so that the
+/// average does not lag behind a falling loss.
 pub(super) fn smoothed(curve: &Curve) -> Curve {
-    let keep = 1.0 - 1.0 / (curve.len() as f64 / 30.0).max(1.0);
-    let (mut sum, mut weight) = (0.0, 0.0);
-    let average = |&(step, value): &(f64, f64)| {
-        sum = keep * sum + value;
-        weight = keep * weight + 1.0;
-        (step, sum / weight)
+    let mut sums = vec![0.0];
+    for (at, point) in curve.iter().enumerate() {
+        sums.push(sums[at] + point.1);
+    }
+    let average = |(at, &(step, _)): (usize, &(f64, f64))| {
+        let reach = (curve.len() / 60).min(at).min(curve.len() - 1 - at);
+        let (from, to) = (at - reach, at + reach + 1);
+        (step, (sums[to] - sums[from]) / (to - from) as f64)
     };
-    curve.iter().map(average).collect()
+    curve.iter().enumerate().map(average).collect()
 }
 
 #[cfg(test)]
@@ -98,8 +102,8 @@ mod tests {
     fn smoothing_keeps_a_constant_and_calms_noise() {
         let noisy: Curve = (0..300).map(|step| (step as f64, 2.0 + (step % 2) as f64)).collect();
         let calm = smoothed(&noisy);
-        assert!(calm[100..].iter().all(|(_, value)| (value - 2.5).abs() < 0.1));
+        assert!(calm[5..295].iter().all(|(_, value)| (value - 2.5).abs() < 0.1));
         let flat: Curve = (0..50).map(|step| (step as f64, 3.0)).collect();
-        assert!(smoothed(&flat).iter().all(|(_, value)| (value - 3.0).abs() < 1e-12));
+        assert!(smoothed(&flat).iter().all(|(_, value)| (value - 3.0).abs() < 1e-9));
     }
 }

@@ -12,7 +12,7 @@ pub(super) fn lost_thing(t: &mut Teller) {
     t.say("({A}|{A.he}) had a {color} {thing} and (loved it very much|took it everywhere|was very proud of it).");
     opening::day(t, "{A} (took|carried|brought) the {thing} {to}.");
     t.say("{A.he} put it {spot} and {deed}.");
-    t.say("When it (was time to go home|got late), {A} (ran|walked|went) home without the {thing}.");
+    t.say("When it (was time to go home|got late), {A} (left|ran off|walked away) without the {thing}.");
     t.choose(
         "room",
         &["under the bed", "behind the door", "in the kitchen", "under the table", "in the cupboard"],
@@ -198,15 +198,12 @@ pub(super) fn noise_at_night(t: &mut Teller) {
         t.say("{A} (laughed|had to laugh|smiled). \"You gave me a fright,\" {A.he} said.");
     }
     t.say("{A.he} went back to bed and (soon fell asleep|slept well until morning|fell asleep at once).");
-    t.say("(In the morning, {A} told {B} about the night, and both laughed.|Things are less scary when you look at them.|After that night, {A} was no longer afraid of the dark.)");
+    t.say("(In the morning, {A} told {A.his} friend {B} about the night, and both laughed.|Things are less scary when you look at them.|After that night, {A} was no longer afraid of the dark.)");
 }
 
 /// Finds what somebody has lost, gives it back, is thanked.
 pub(super) fn lost_purse(t: &mut Teller) {
-    let (owner, woman) = t.pick(WORKERS);
-    t.set("owner", owner);
-    t.set("o.he", if woman { "she" } else { "he" });
-    t.set("o.his", if woman { "her" } else { "his" });
+    t.choose("owner", WORKERS);
     t.choose("thing", &["purse", "ring", "key", "watch", "wallet", "glove", "silver coin", "letter"]);
     t.choose(
         "gift",

@@ -24,7 +24,7 @@ pub(super) fn sharing(t: &mut Teller) {
         t.say("\"Take {gave} of mine,\" said {A} (at once|with a smile|kindly), and gave {B} {gave} of the {many}.");
     } else {
         t.say("\"They are all mine,\" said {A}, and {B} walked away with {B.his} head down.");
-        t.say("{A} took a bite, but it did not taste good, because {A.he} thought of {B.his} hungry (friend|belly).");
+        t.say("{A} took a bite, but it did not taste good, because {A.he} thought of {B.his} empty belly.");
         t.say("So {A.he} ran after {B.him}. \"I am sorry, {B}. Here, take {gave} of mine,\" said {A}.");
     }
     t.say("Now {A} had {left} {left.many}, and {B} had {gave}.");
@@ -48,7 +48,7 @@ pub(super) fn trade(t: &mut Teller) {
     opening::friends(t);
     t.say("{A} had a {color} {mine}, and {B} had a {yours}.");
     t.say("{A} looked at the {yours} and thought, \"(I wish I had a {yours}|How nice that {yours} is|A {yours} is just what I want).\"");
-    opening::day(t, "they met {at}, and {A} was (quiet|not cheerful|a little sad).");
+    opening::day(t, "they met {at}, and {A} was (quiet|a little sad).");
     t.say("\"What is (wrong|the matter)?\" asked {B}.");
     t.say("\"I have played with my {mine} (so often|every day for a year),\" said {A}. \"I would (like|love) to try your {yours}.\"");
     t.say("{B} laughed. \"And I (have always wanted|would love to have) your {mine}!\" {B.he} said.");
@@ -75,10 +75,10 @@ pub(super) fn quarrel(t: &mut Teller) {
     opening::day(t, "they found an old {color} {thing} (in a box|in the attic|in a chest) and took it {to}.");
     t.say("\"I want to have it first!\" said {A}. \"No, I (want it first|saw it first)!\" said {B}.");
     t.say("{A} pulled on one side, and {B} pulled on the other side.");
-    t.say("(Rip!|Crack!|Suddenly there was a loud rip.) The {thing} (tore in two|had a big tear in the middle).");
+    t.say("(Rip!|Suddenly there was a loud rip.) The {thing} (tore in two|had a big tear in the middle).");
     t.say("Now nobody could (use it|play with it), and both (were sad|felt sorry|were very quiet).");
     t.say("\"I am sorry that I pulled,\" said {A}. \"I am sorry, too,\" said {B}.");
-    t.say("They went to {A.his} {G}, who gave them {mender}, and together they mended the {thing}.");
+    t.say("They went to {A}'s {G}, who gave them {mender}, and together they mended the {thing}.");
     t.say(
         "It took (a long time|all afternoon), but then the {thing} was (whole again|almost as good as new).",
     );
@@ -116,7 +116,7 @@ pub(super) fn kind_race(t: &mut Teller) {
     t.say("{A} could see the finish. {A.he} could win now, but {A.he} (stopped|turned around) and ran back.");
     t.say("\"Lean on me,\" said {A} and helped {B} up.");
     t.say("Slowly they walked to the finish together, and somebody else won the {prize}.");
-    t.say("{A.his} {G} put a bandage on {B.his} knee.");
+    t.say("{A}'s {G} put a bandage on {B.his} knee.");
     if t.chance(50) {
         t.say("The winner had seen it all and gave {A} and {B} a part of the {prize}.");
         t.say("\"(You earned it|Friends like you should win, too),\" said the winner.");
@@ -196,7 +196,7 @@ pub(super) fn building(t: &mut Teller) {
         "(It took longer, but|When they were done,) the new {{work}} was (strong|even bigger), and {result}."
     ));
     t.say("\"(It is much better than the first one|We did it),\" said {B} (happily|and smiled).");
-    t.say("(A mistake can teach you something.|They were proud and showed it to {A.his} {G}.|{A} and {B} learned that you can always try again.)");
+    t.say("(A mistake can teach you something.|They were proud and showed it to {A}'s {G}.|{A} and {B} learned that you can always try again.)");
 }
 
 /// A visit makes a sick friend better.
@@ -236,7 +236,7 @@ pub(super) fn surprise(t: &mut Teller) {
         &["under the bed", "behind the curtain", "in the shed", "in a big box", "behind the barn"],
     );
     opening::friends(t);
-    t.say("It was (almost|nearly) {B.his} birthday, and {A} wanted to make a {color} {gift} for {B.him}.");
+    t.say("It was (almost|nearly) {B}'s birthday, and {A} wanted to make a {color} {gift} for {B.him}.");
     t.say("{A} worked on it (in secret|every evening) and hid it {hide}.");
     t.say("\"Do you want to play?\" asked {B}. \"(Not today|I have no time),\" said {A}, because the {gift} was not ready.");
     t.say("{B} was (sad|hurt). \"{A} does not like me anymore,\" {B.he} thought.");

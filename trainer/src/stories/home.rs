@@ -47,11 +47,11 @@ pub(super) fn too_much(t: &mut Teller) {
     t.say("{A} ate two. They were (so sweet|so good|delicious), and {A.he} took one more, and then another.");
     t.say("Soon {A} had eaten (all of them|every single one).");
     t.say("Then {A.his} stomach began to hurt. \"(Oh, oh|Oh no), my belly!\" {A.he} (groaned|moaned|cried).");
-    t.say("{A.his} {G} came back and saw {A} and the empty table. \"(Did you eat them all|How many did you eat)?\" {G.he} asked.");
+    t.say("{A.his} {G} came back and saw {A} and the empty table. \"(Did you eat them all|How many did you eat)?\" asked {A.his} {G}.");
     t.say("\"(Yes|Too many),\" said {A} (quietly|sadly). \"I am sorry.\"");
     t.say("{A.his} {G} gave {A.him} (warm tea|a hot water bottle) and put {A.him} to bed.");
     t.say("The next (day|morning), {A} felt better, and {A.his} {G} filled the plate again.");
-    t.say("This time, {A.he} ate only two. (\"Two are just right,\" said {A}.|And two were enough.|They tasted better than ever.)");
+    t.say("This time, {A} ate only two. (\"Two are just right,\" said {A}.|And two were enough.|They tasted better than ever.)");
 }
 
 /// Nothing can be found in the mess; tidied up, it turns up.
@@ -142,7 +142,7 @@ pub(super) fn hungry(t: &mut Teller) {
             t.say("{A.his} {G} reached up and gave {A.him} a {one}. \"Thank you, {G.call}!\" said {A}.");
         }
         2 => {
-            t.say("\"I am too small,\" said {A}. \"(I am small, too|So am I),\" said {B}. \"But together we are tall.\"");
+            t.say("\"I am too small,\" said {A}. \"(I am small, too|So am I),\" said {A.his} friend {B}. \"But together we are tall.\"");
             t.say("{A} climbed on {B.his} shoulders, took two {many} and gave one to {B}. \"Thank you, {A},\" said {B}.");
         }
         _ => {

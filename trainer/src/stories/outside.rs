@@ -68,14 +68,14 @@ pub(super) fn lost_baby(t: &mut Teller) {
         ["asked an old man, who pointed to the hill", "walked over the hill"],
     ]);
     opening::hero(t);
-    opening::day(t, "{A} {deed} {at} when {A.he} heard a (soft|small|sad) sound.");
+    opening::day(t, "{A} was {at} when {A.he} heard a (soft|small|sad) sound.");
     t.say("{spot} sat a (tiny|little) {baby}, all alone. It {sound} and (shook|looked up with big eyes).");
     t.say("\"(Are you lost|Where is your mother|Why are you alone), little one?\" asked {A}.");
     t.say("The {baby} {sound} again. {A} (picked it up|took it in {A.his} arms) very gently.");
     t.say("\"(Do not be afraid|Do not worry). We will find your mother,\" {A.he} said.");
     t.say(&format!("{{A}} looked around and {clue}."));
     t.say(&format!("{{A.he}} {found}, and (soon|after a while) they came to a (gate|field|fence). There stood a {{mother}}, which called (again and again|loudly)."));
-    t.say("The {baby} {sound} with joy and ran to its mother.");
+    t.say("The {baby} {sound} with joy and hurried to its mother.");
     t.say("The {mother} (touched|nuzzled) her little {baby} (softly|gently) and looked at {A} as if to say thank you.");
     t.say("{A} (waved|smiled) and went home (with a warm heart|happily). (|That night, {A.he} told {A.his} {G} all about it.|\"Everyone needs a mother,\" {A.he} thought.)");
 }

@@ -32,10 +32,9 @@ impl<'r> Teller<'r> {
         teller.cast(ROLE_B, !girl, kind_b);
         teller.set("A.full", if kind_a.is_some() { "{A} the {A.kind}" } else { "{A}" });
         teller.set("B.full", if kind_b.is_some() { "{B} the {B.kind}" } else { "{B}" });
-        let (grown, call, woman) = teller.pick(GROWN);
+        let (grown, call) = teller.pick(GROWN);
         teller.set("G", grown);
         teller.set("G.call", call);
-        teller.set("G.he", if woman { "she" } else { "he" });
         let color = teller.pick(COLORS);
         teller.set("color", color);
         teller.choose("A.trait", TRAITS);

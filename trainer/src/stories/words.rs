@@ -177,28 +177,28 @@ pub(super) const PLACES: &[Place] = &[
     ),
 ];
 
-/// The grown-ups of the hero: what they are, how they are called, and their pronouns' row.
-pub(super) const GROWN: &[(&str, &str, bool)] = &[
-    ("mother", "Mom", true),
-    ("father", "Dad", false),
-    ("grandmother", "Grandma", true),
-    ("grandfather", "Grandpa", false),
-    ("aunt", "Auntie", true),
-    ("uncle", "Uncle", false),
+/// The grown-ups of the hero: what they are and how they are called.
+pub(super) const GROWN: &[(&str, &str)] = &[
+    ("mother", "Mom"),
+    ("father", "Dad"),
+    ("grandmother", "Grandma"),
+    ("grandfather", "Grandpa"),
+    ("aunt", "Auntie"),
+    ("uncle", "Uncle"),
 ];
 
-/// People with a trade, and whether they are women.
-pub(super) const WORKERS: &[(&str, bool)] = &[
-    ("farmer", false),
-    ("baker", true),
-    ("teacher", true),
-    ("old man", false),
-    ("old woman", true),
-    ("gardener", false),
-    ("doctor", true),
-    ("fisherman", false),
-    ("mail carrier", false),
-    ("shopkeeper", true),
+/// People with a trade.
+pub(super) const WORKERS: &[&str] = &[
+    "farmer",
+    "baker",
+    "teacher",
+    "old man",
+    "old woman",
+    "gardener",
+    "doctor",
+    "fisherman",
+    "mail carrier",
+    "shopkeeper",
 ];
 
 /// Young animals, their mothers, their sound.
