@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Does bonsai read what transformers wrote? Compares it with the logits that make_checkpoints.py saved.
 
-    python3 tools/interop/make_checkpoints.py DIR
-    python3 tools/interop/check_checkpoints.py DIR --bonsai target/release/bonsai
+python3 tools/interop/make_checkpoints.py DIR
+python3 tools/interop/check_checkpoints.py DIR --bonsai target/release/bonsai
 """
+
 import argparse
 import pathlib
 import sys

@@ -8,6 +8,7 @@ llama.cpp writes n greedy tokens; bonsai computes the logits of the very same to
 difference this is bonsai's own greedy text. A difference passes only if it is a near-tie: the two programs
 disagree by less than their logits differ anyway. Without --bonsai only llama.cpp runs.
 """
+
 import argparse
 import json
 import sys
@@ -77,7 +78,9 @@ def main():
 
     of_prompt = common.nmse(ours[: len(prompt)], theirs[: len(prompt)])
     ok = of_prompt < args.nmse
-    print(f"{'ok    ' if ok else 'FAILED'}  prompt logits, bonsai against llama.cpp: NMSE {of_prompt:.2e} (limit {args.nmse:.0e})")
+    print(
+        f"{'ok    ' if ok else 'FAILED'}  prompt logits, bonsai against llama.cpp: NMSE {of_prompt:.2e} (limit {args.nmse:.0e})"
+    )
     for name, logits in (("bonsai", ours), ("llama.cpp", theirs)):
         kl, nmse = common.kl(exact, logits), common.nmse(logits, exact)
         print(f"        {name} against bonsai --exact, all positions: NMSE {nmse:.2e}, KL {kl:.2e} nats")

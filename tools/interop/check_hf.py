@@ -7,6 +7,7 @@
 The export holds the ternary weights unpacked, so a plain dense program must give bonsai's exact logits:
 for the folder itself and, with --gguf, for the packed file made from the same run.
 """
+
 import argparse
 import sys
 

@@ -55,10 +55,14 @@ class _LlamaCppPySync:
             type_k=F32, type_v=F32,
         )  # fmt: skip
         self.ctx = self.llm._ctx
-        atexit.register(self.llm.close)  # while the log callback still lives
+        atexit.register(self._close)
         # The binding turns embeddings on in every context; in that mode logits are still written.
         self.lib.llama_set_embeddings(self.ctx, False)
         self.past = 0
+
+    def _close(self):
+        self.llm.close()
+        self.lib.llama_log_set(self.ffi.NULL, self.ffi.NULL)  # C may log after Python is gone
 
     def tokenize(self, text):
         return self.llm.tokenize(text, add_special=True, parse_special=True)

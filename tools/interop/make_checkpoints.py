@@ -7,6 +7,7 @@
 Each OUT/<name>/ is what `save_pretrained` wrote plus reference.safetensors: input_ids i64 [tokens] and
 logits f32 [tokens, vocab], computed in f32 from the weights as stored. check_checkpoints.py compares them.
 """
+
 import argparse
 import pathlib
 
@@ -23,7 +24,11 @@ CASES = {  # name: (changes to BASE, dtype it is stored in, most bytes in one fi
     "tied": ({}, torch.float32, "1GB"),
     "untied": (dict(tie_word_embeddings=False), torch.float32, "1GB"),
     "head_dim": (dict(head_dim=64, num_key_value_heads=1), torch.float32, "1GB"),  # 4 x 64 is not 128
-    "head_dim_untied": (dict(head_dim=64, hidden_size=256, num_attention_heads=6, tie_word_embeddings=False), torch.float32, "1GB"),
+    "head_dim_untied": (
+        dict(head_dim=64, hidden_size=256, num_attention_heads=6, tie_word_embeddings=False),
+        torch.float32,
+        "1GB",
+    ),
     "bf16": ({}, torch.bfloat16, "1GB"),
     "f16": (dict(tie_word_embeddings=False), torch.float16, "1GB"),
     "sharded": (dict(num_hidden_layers=3), torch.float32, "300KB"),

@@ -6,6 +6,7 @@
 
 Weights are normal with standard deviation 0.02, norms are 1: the speed and memory of the real model, no sense.
 """
+
 import argparse
 import json
 import pathlib

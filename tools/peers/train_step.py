@@ -7,6 +7,7 @@ straight-through estimator (absmean, groups of 128, embedding and head included)
 
 stdout: one JSON object. stderr: progress.
 """
+
 import argparse
 import json
 import os

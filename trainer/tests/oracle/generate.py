@@ -8,6 +8,7 @@ The model is `transformers`' own Qwen3ForCausalLM; every weight matrix (embeddin
 replaced by its ternary projection in the forward pass (straight-through: the latent's gradient is the
 projected weight's). README.md lists the tensors and the tolerances to expect.
 """
+
 import argparse
 import copy
 import json
@@ -214,7 +215,9 @@ def make(folder, tied, seed, group, **shape):
     save_file({k: v.contiguous() for k, v in out.items()}, folder / "oracle.safetensors")
     (folder / "oracle.json").write_text(json.dumps(facts, indent=1) + "\n")
     size = sum(f.stat().st_size for f in folder.iterdir())
-    print(f"{folder.name}: {size / 1000:.0f} kB, loss dense {facts['dense.loss']:.5f}, ternary {facts['ternary.loss']:.5f}")
+    print(
+        f"{folder.name}: {size / 1000:.0f} kB, loss dense {facts['dense.loss']:.5f}, ternary {facts['ternary.loss']:.5f}"
+    )
 
 
 def main():
