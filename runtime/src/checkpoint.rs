@@ -34,7 +34,8 @@ pub fn open(directory: &Path) -> Result<ModelFile> {
     config.check().map_err(|e| Error::format(&path, e))?;
     if config.layers > stored.len() {
         // Also keeps the table of tensors from growing beyond what the files could fill.
-        let message = format!("num_hidden_layers is {}, but there are {} tensors", config.layers, stored.len());
+        let message =
+            format!("num_hidden_layers is {}, but there are {} tensors", config.layers, stored.len());
         return Err(Error::format(&path, message));
     }
     let take = |spec: TensorSpec| {
@@ -44,7 +45,9 @@ pub fn open(directory: &Path) -> Result<ModelFile> {
     let tensors = config.tensors().into_iter().map(take).collect::<Result<_>>()?;
     let ignored = |name: &String| name.ends_with(IGNORED_ENDING) || (config.tied && name == HEAD);
     if let Some(extra) = stored.keys().filter(|name| !ignored(name)).min() {
-        return Err(Error::Unsupported(format!("tensor '{extra}', which a {model_type} model does not have")));
+        return Err(Error::Unsupported(format!(
+            "tensor '{extra}', which a {model_type} model does not have"
+        )));
     }
     let tokenizer = read_tokenizer(directory)?;
     let description = describe(&model_type, &tensors);

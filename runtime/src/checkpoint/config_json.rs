@@ -189,7 +189,9 @@ fn rope(fields: &Fields) -> Result<Rope, Refusal> {
     let theta = nested.or(fields.rope_theta).unwrap_or(10_000.0);
     let Some(parameters) = parameters else { return Ok(Rope { theta, yarn: None }) };
     if let Some(part) = parameters.partial_rotary_factor.filter(|part| *part != 1.0) {
-        return Err(Refusal::Unsupported(format!("config.json with partial_rotary_factor {part}: only 1 is")));
+        return Err(Refusal::Unsupported(format!(
+            "config.json with partial_rotary_factor {part}: only 1 is"
+        )));
     }
     match parameters.rope_type.as_deref().or(parameters.old_type.as_deref()).unwrap_or("default") {
         "default" => Ok(Rope { theta, yarn: None }),
@@ -243,8 +245,11 @@ pub(super) fn merge_generation(json: &str, config: &mut Config) -> Result<(), St
 
 /// A config.json that transformers 4 and 5 load as Qwen3ForCausalLM, or as LlamaForCausalLM without a q/k norm.
 pub fn config_json(config: &Config) -> Value {
-    let (class, model_type) =
-        if config.qk_norm_eps.is_some() { ("Qwen3ForCausalLM", "qwen3") } else { ("LlamaForCausalLM", "llama") };
+    let (class, model_type) = if config.qk_norm_eps.is_some() {
+        ("Qwen3ForCausalLM", "qwen3")
+    } else {
+        ("LlamaForCausalLM", "llama")
+    };
     let eos = match config.eos[..] {
         [] => Value::Null,
         [one] => json!(one),

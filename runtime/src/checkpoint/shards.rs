@@ -68,7 +68,8 @@ pub(super) fn read(directory: &Path) -> Result<HashMap<String, Found>> {
         return Ok(read_file(&single)?.into_iter().map(|found| (found.name.clone(), found)).collect());
     }
     let text = std::fs::read_to_string(&index).map_err(Error::io(&index))?;
-    let Index { weight_map } = serde_json::from_str(&text).map_err(|e| Error::format(&index, e.to_string()))?;
+    let Index { weight_map } =
+        serde_json::from_str(&text).map_err(|e| Error::format(&index, e.to_string()))?;
     let mut all = HashMap::new();
     for file in weight_map.values().collect::<BTreeSet<_>>() {
         check_file_name(file).map_err(|e| Error::format(&index, e))?;
@@ -78,9 +79,10 @@ pub(super) fn read(directory: &Path) -> Result<HashMap<String, Found>> {
         all.extend(listed.map(|found| (found.name.clone(), found)));
     }
     match weight_map.iter().filter(|(name, _)| !all.contains_key(*name)).min() {
-        Some((name, file)) => {
-            Err(Error::format(directory.join(file), format!("tensor '{name}' is missing, though the index lists it")))
-        }
+        Some((name, file)) => Err(Error::format(
+            directory.join(file),
+            format!("tensor '{name}' is missing, though the index lists it"),
+        )),
         None => Ok(all),
     }
 }
@@ -103,7 +105,8 @@ fn read_file(path: &Path) -> Result<Vec<Found>> {
     let found = |(name, info): (String, &safetensors::tensor::TensorInfo)| {
         let (from, to) = info.data_offsets;
         let range = start.checked_add(from).zip(start.checked_add(to)).filter(|(_, to)| *to <= bytes.len());
-        let (from, to) = range.ok_or_else(|| Error::format(path, format!("tensor '{name}' ends behind the file")))?;
+        let (from, to) =
+            range.ok_or_else(|| Error::format(path, format!("tensor '{name}' ends behind the file")))?;
         let bytes = bytes.slice(from..to);
         Ok(Found { name, path: path.into(), dtype: info.dtype, shape: info.shape.clone(), bytes })
     };

@@ -188,7 +188,11 @@ fn plan<'a>(spec: &TensorSpec, tensor: ModelTensor<'a>, format: PackedFormat) ->
         if (rows, cols) == (spec.rows, spec.cols) {
             return Ok(());
         }
-        Err(Error::Argument(format!("tensor '{}' is {rows} x {cols}, expected {:?}", spec.name, spec.shape())))
+        Err(Error::Argument(format!(
+            "tensor '{}' is {rows} x {cols}, expected {:?}",
+            spec.name,
+            spec.shape()
+        )))
     };
     let (kind, source): (TensorType, Source<'a>) = match tensor {
         ModelTensor::Ternary(matrix) => {

@@ -66,16 +66,24 @@ impl Metadata {
 
     /// An array of i32.
     pub fn i32s(&self, key: &str) -> Result<Option<Vec<i32>>> {
-        self.typed(key, "an array of i32", |value| {
-            if let Value::Array(x) = value { x.as_i32s() } else { None }
-        })
+        self.typed(
+            key,
+            "an array of i32",
+            |value| {
+                if let Value::Array(x) = value { x.as_i32s() } else { None }
+            },
+        )
     }
 
     /// An array of f32.
     pub fn f32s(&self, key: &str) -> Result<Option<Vec<f32>>> {
-        self.typed(key, "an array of f32", |value| {
-            if let Value::Array(x) = value { x.as_f32s() } else { None }
-        })
+        self.typed(
+            key,
+            "an array of f32",
+            |value| {
+                if let Value::Array(x) = value { x.as_f32s() } else { None }
+            },
+        )
     }
 
     /// The value of a key that must be there.

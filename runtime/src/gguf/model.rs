@@ -94,8 +94,8 @@ fn read_config(metadata: &Metadata, directory: &HashMap<&str, &TensorInfo>) -> R
         metadata.f32("qwen3.attention.layer_norm_rms_epsilon")?,
     )?;
     let embedding = directory.get("token_embd.weight");
-    let embedding =
-        embedding.ok_or_else(|| metadata.error("tensor 'token_embd.weight' is missing: the file is incomplete"))?;
+    let embedding = embedding
+        .ok_or_else(|| metadata.error("tensor 'token_embd.weight' is missing: the file is incomplete"))?;
     let context = keys.size("context_length")?;
     let config = Config {
         vocab: embedding.ne[1..].iter().product(),
@@ -142,7 +142,9 @@ impl Keys<'_> {
     /// Refuses a key unless it is missing or has the one value that changes nothing.
     fn neutral(&self, key: &str, neutral: f32) -> Result<()> {
         match self.f32(key)? {
-            Some(x) if x != neutral => Err(Error::Unsupported(format!("'qwen3.{key}' = {x}: only {neutral} is"))),
+            Some(x) if x != neutral => {
+                Err(Error::Unsupported(format!("'qwen3.{key}' = {x}: only {neutral} is")))
+            }
             _ => Ok(()),
         }
     }

@@ -103,9 +103,9 @@ fn read_version(cursor: &mut Cursor) -> Result<u32> {
         version @ (2 | 3) => Ok(version),
         1 => Err(Error::Unsupported("GGUF version 1 (of 2023): convert the model again".into())),
         // Small numbers with their bytes the other way round.
-        version if version.trailing_zeros() >= 16 && version != 0 => {
-            Err(Error::Unsupported("a big-endian GGUF file: convert the model for little-endian machines".into()))
-        }
+        version if version.trailing_zeros() >= 16 && version != 0 => Err(Error::Unsupported(
+            "a big-endian GGUF file: convert the model for little-endian machines".into(),
+        )),
         version => Err(cursor.error(format!("has GGUF version {version}, expected 2 or 3"))),
     }
 }
@@ -184,7 +184,9 @@ fn read_dimensions(cursor: &mut Cursor, name: &str) -> Result<Vec<usize>> {
         })?);
     }
     if ne.iter().try_fold(1usize, |product, n| product.checked_mul(*n)).is_none() {
-        return Err(cursor.error(format!("tensor '{name}' would be larger than any file: the file is damaged")));
+        return Err(
+            cursor.error(format!("tensor '{name}' would be larger than any file: the file is damaged"))
+        );
     }
     Ok(ne)
 }
