@@ -1,4 +1,5 @@
 //! Hugging Face directories: both spellings of config.json, one file or shards, and what is refused.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod tiny;
 
@@ -47,8 +48,11 @@ fn single(config: &Config) -> tempfile::TempDir {
     directory(config, |_| "model.safetensors".into())
 }
 
+/// Name, number format, shape, bytes.
+type Tensor = (&'static str, Dtype, Vec<usize>, Vec<u8>);
+
 /// Writes `model.safetensors` with these tensors only.
-fn put_tensors(folder: &tempfile::TempDir, tensors: &[(&str, Dtype, Vec<usize>, Vec<u8>)]) {
+fn put_tensors(folder: &tempfile::TempDir, tensors: &[Tensor]) {
     let views = tensors
         .iter()
         .map(|(name, dtype, shape, bytes)| (*name, TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
@@ -57,7 +61,7 @@ fn put_tensors(folder: &tempfile::TempDir, tensors: &[(&str, Dtype, Vec<usize>, 
 }
 
 /// The tensors of the tiny model, to be changed before they are written.
-fn tensors_of(config: &Config) -> Vec<(&'static str, Dtype, Vec<usize>, Vec<u8>)> {
+fn tensors_of(config: &Config) -> Vec<Tensor> {
     let tensor = |spec: bonsai_runtime::config::TensorSpec| {
         let (shape, values) = (spec.shape(), tiny::values(&spec));
         (&*spec.name.leak(), Dtype::F32, shape, bytemuck::cast_slice(&values).to_vec())
@@ -125,7 +129,7 @@ fn generation_config_names_the_ends() {
 fn wrong_tensors_are_refused_by_name() {
     let config = tiny::config();
     let folder = single(&config);
-    let open_with = |change: &dyn Fn(&mut Vec<(&'static str, Dtype, Vec<usize>, Vec<u8>)>)| {
+    let open_with = |change: &dyn Fn(&mut Vec<Tensor>)| {
         let mut tensors = tensors_of(&config);
         change(&mut tensors);
         put_tensors(&folder, &tensors);

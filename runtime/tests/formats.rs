@@ -1,4 +1,5 @@
 //! What goes into a file comes out of it, whoever wrote the file.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod law;
 mod tiny;
