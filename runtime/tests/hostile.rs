@@ -381,7 +381,7 @@ fn a_header_with_any_wrong_byte_is_refused_or_keeps_the_law() {
     let header = header_len(&whole);
     let mut opened = 0;
     for at in 0..header {
-        for byte in [whole[at] ^ 1, whole[at] ^ 0x20, whole[at] ^ 0x80, 0, 0xff, whole[at].wrapping_add(1)] {
+        for byte in [whole[at] ^ 1, whole[at] ^ 0x80, 0xff] {
             let mut damaged = whole.clone();
             damaged[at] = byte;
             let (open, largest) = largest_allocation(|| law::check(&damaged));
@@ -390,7 +390,7 @@ fn a_header_with_any_wrong_byte_is_refused_or_keeps_the_law() {
         }
     }
     // Names and texts may change without harm; most of the header may not.
-    assert!(opened > 0 && opened < header * 5, "{opened} of {} opened", header * 6);
+    assert!(opened > 0 && opened < header * 2, "{opened} of {} opened", header * 3);
 }
 
 #[test]
