@@ -1,4 +1,5 @@
 //! Bytes that the reference implementation of llama.cpp produced, and real checkpoints where they are at hand.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::path::PathBuf;
 

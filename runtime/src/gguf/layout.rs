@@ -202,6 +202,7 @@ enum Misfit {
 }
 
 impl Walk<'_> {
+    /// Offsets count before the size of the file: those of a file that is cut short still tell its layout.
     fn run(&self, data: usize) -> Result<Ends, Misfit> {
         let (mut at, mut ends) = (0usize, Vec::new());
         for (tensor, info) in self.tensors.iter().enumerate() {
@@ -214,17 +215,17 @@ impl Walk<'_> {
                 return Err(Misfit::Row { tensor, group });
             }
             let end = kind.bytes(&info.ne).and_then(|bytes| at.checked_add(bytes));
-            // The padding behind the last tensor may be missing.
             let next = end.and_then(|end| end.checked_next_multiple_of(self.alignment));
-            match (end, next) {
-                (Some(end), Some(next)) if end <= data => {
-                    ends.push(end);
-                    at = next;
-                }
-                _ => return Err(Misfit::Cut { tensor, needed: end, data }),
-            }
+            let (Some(end), Some(next)) = (end, next) else {
+                return Err(Misfit::Cut { tensor, needed: end, data });
+            };
+            ends.push(end);
+            at = next;
         }
-        Ok(Ends(ends))
+        match ends.iter().position(|&end| end > data) {
+            Some(tensor) => Err(Misfit::Cut { tensor, needed: Some(ends[tensor]), data }),
+            None => Ok(Ends(ends)),
+        }
     }
 }
 
@@ -265,16 +266,17 @@ fn both(a: Misfit, b: Misfit, tensors: &[TensorInfo]) -> String {
                 tensors[*i].name, tensors[*i].offset
             )
         }
-        // The one that came farther is what the writer meant.
-        _ if b.tensor() > a.tensor() => b.sentence(tensors),
+        // Offsets that fit to the end are what the writer meant; otherwise those that fit longer.
+        _ if b.progress() > a.progress() => b.sentence(tensors),
         _ => a.sentence(tensors),
     }
 }
 
 impl Misfit {
-    fn tensor(&self) -> usize {
+    fn progress(&self) -> (bool, usize) {
         match *self {
-            Self::Offset { tensor, .. } | Self::Row { tensor, .. } | Self::Cut { tensor, .. } => tensor,
+            Self::Cut { tensor, .. } => (true, tensor),
+            Self::Offset { tensor, .. } | Self::Row { tensor, .. } => (false, tensor),
         }
     }
 }

@@ -59,7 +59,8 @@ pub(super) fn check_ids(metadata: &Metadata, config: &Config) -> Result<()> {
 
 /// The tokenizer of a file; `None` when it has no tokens. `rows`: of the embedding.
 pub(super) fn read(metadata: &Metadata, rows: usize) -> Result<Option<Tokenizer>> {
-    let Some(tokens) = metadata.array(TOKENS)? else { return Ok(None) };
+    let Some(tokens) = metadata.strings(TOKENS)? else { return Ok(None) };
+    let tokens: Vec<String> = tokens.map(str::to_string).collect();
     if tokens.len() > rows {
         return Err(metadata.error(format!(
             "the tokenizer has {} tokens, but the embedding only {rows} rows: they do not belong together",
@@ -75,7 +76,7 @@ pub(super) fn read(metadata: &Metadata, rows: usize) -> Result<Option<Tokenizer>
             )));
         }
     }
-    let owned = |texts: Option<_>| texts.into_iter().flatten().map(str::to_string).collect::<Vec<_>>();
+    let merges = metadata.strings("tokenizer.ggml.merges")?.into_iter().flatten().map(str::to_string);
     let token_types =
         metadata.i32s("tokenizer.ggml.token_type")?.unwrap_or_else(|| vec![NORMAL; tokens.len()]);
     if token_types.len() != tokens.len() {
@@ -87,9 +88,9 @@ pub(super) fn read(metadata: &Metadata, rows: usize) -> Result<Option<Tokenizer>
     }
     let vocabulary = Vocabulary {
         pre: metadata.str("tokenizer.ggml.pre")?.unwrap_or("default").into(),
-        tokens: owned(metadata.strings(TOKENS)?),
+        tokens,
         token_types,
-        merges: owned(metadata.strings("tokenizer.ggml.merges")?),
+        merges: merges.collect(),
         bos: bos(metadata)?,
         eos: metadata.u32(EOS)?,
         padding: metadata.u32(PADDING)?,

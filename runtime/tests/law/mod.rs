@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use bonsai_runtime::ModelFile;
-use bonsai_runtime::gguf::{Evidence, Gguf, NewTensor, write};
+use bonsai_runtime::gguf::{Evidence, Gguf, NewTensor, Value, write};
 use bonsai_runtime::tensor::Bytes;
 
 /// The largest alignment that the writer offers.
@@ -31,7 +31,7 @@ pub fn check(bytes: &[u8]) -> bool {
 fn check_container(file: &Gguf, name: &Path) {
     for info in file.tensors() {
         let tensor = file.tensor(&info.name).unwrap();
-        assert_eq!(tensor.rows * tensor.cols, info.ne.iter().product());
+        assert_eq!(tensor.rows * tensor.cols, info.ne.iter().product::<usize>());
         assert_eq!(Some(tensor.bytes.len()), tensor.format.row_bytes(tensor.cols).map(|n| n * tensor.rows));
     }
     let alignment = file.metadata().u32("general.alignment").unwrap().unwrap_or(32);
@@ -39,18 +39,18 @@ fn check_container(file: &Gguf, name: &Path) {
     if alignment > WRITABLE_ALIGNMENT || !certain {
         return;
     }
-    let written = rewrite(file);
+    let written = rewrite(file, file.metadata().entries());
     let again = Gguf::from_bytes(written.clone().into(), name).unwrap();
     assert_eq!(again.tensors(), file.tensors());
     for info in file.tensors() {
         assert_eq!(again.tensor(&info.name), file.tensor(&info.name));
     }
     // Bytes and not values: NaN is not equal to itself.
-    assert_eq!(rewrite(&again), written);
+    assert_eq!(rewrite(&again, again.metadata().entries()), written);
 }
 
-/// A container, written again.
-pub fn rewrite(file: &Gguf) -> Vec<u8> {
+/// The tensors of a container, written again beside these entries.
+pub fn rewrite(file: &Gguf, entries: &[(String, Value)]) -> Vec<u8> {
     let tensors: Vec<NewTensor> = file
         .tensors()
         .iter()
@@ -61,6 +61,6 @@ pub fn rewrite(file: &Gguf) -> Vec<u8> {
         })
         .collect();
     let mut out = Vec::new();
-    write(&mut out, file.metadata().entries(), &tensors).unwrap();
+    write(&mut out, entries, &tensors).unwrap();
     out
 }
