@@ -1,0 +1,109 @@
+//! Trains the PyTorch twin's model from the twin's weights in the twin's order, and compares the held-out losses.
+//!
+//! `cargo run --release -p bonsai-trainer --example twin -- TWIN_DIR OUT_DIR` where TWIN_DIR holds `init/`,
+//! `train.bin`, `held.bin`, `offsets_600x8.u32` and `curves/`. Writes OUT_DIR/{dense,ternary}.jsonl and twin.svg.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use bonsai_runtime::ModelFile;
+use bonsai_trainer::config::{Precision, RunConfig};
+use bonsai_trainer::cpu::CpuBackend;
+use bonsai_trainer::data::{Batch, Dtype, Order, Tokens};
+use bonsai_trainer::model::{self, Activations};
+use bonsai_trainer::optimizer::Optimizer;
+use bonsai_trainer::schedule::Decay;
+use bonsai_trainer::train::{State, Trainer};
+use bonsai_trainer::{Result, checkpoint, plot};
+
+/// Held-out windows: 96 of 257 tokens, read 16 at a time.
+const WINDOWS: usize = 96;
+const WINDOW: usize = 257;
+const ROWS: usize = 16;
+
+fn main() -> Result<()> {
+    let arguments: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
+    let [twin, out] = arguments.as_slice() else {
+        eprintln!("usage: twin TWIN_DIR OUT_DIR");
+        std::process::exit(2);
+    };
+    std::fs::create_dir_all(out).map_err(bonsai_runtime::Error::io(out))?;
+    let mut curves = Vec::new();
+    for (name, precision, reference) in [("dense", Precision::Fp, "fp_long"), ("ternary", Precision::Ternary, "t_long")] {
+        let reference = twin.join(format!("curves/{reference}.jsonl"));
+        let ours = out.join(format!("{name}.jsonl"));
+        println!("{name}: step  ours    PyTorch  difference");
+        train(twin, precision, &ours, &reference)?;
+        curves.push((format!("{name}, bonsai"), ours));
+        curves.push((format!("{name}, PyTorch"), reference));
+    }
+    plot::plot(&curves, &out.join("twin.svg"))?;
+    plot::plot(&curves, &out.join("twin.png"))
+}
+
+fn train(twin: &Path, precision: Precision, ours: &Path, reference: &Path) -> Result<()> {
+    let config = RunConfig {
+        init: twin.join("init").display().to_string(),
+        scale_rule: "absmean".into(),
+        steps: 600,
+        batch_size: 8,
+        seq_len: 128,
+        lr: 2e-3,
+        warmup: 50,
+        schedule: Decay::Cosine,
+        weight_decay: 0.1,
+        precision,
+        ..RunConfig::default()
+    };
+    let file = ModelFile::open(&twin.join("init"))?;
+    let backend = CpuBackend::new(&file.config, WINDOW);
+    let optimizer = Optimizer::new(&config);
+    let params = checkpoint::from_model_file(&backend, &file, &config, |spec| optimizer.moments(spec).len())?;
+    let tokens = Tokens::open(&twin.join("train.bin"), Dtype::U16)?;
+    let held = Tokens::open(&twin.join("held.bin"), Dtype::U16)?;
+    let order = Order::from_file(&twin.join("offsets_600x8.u32"))?;
+    let mut trainer = Trainer::new(config, backend, params, State::default(), order);
+    let mut log = String::new();
+    report(&mut trainer, &held, WINDOWS, reference, &mut log);
+    let mut sum = 0.0;
+    for step in 1..=600 {
+        sum += trainer.step(&tokens).loss;
+        if step % 10 == 0 {
+            let _ = writeln!(log, "{}", serde_json::json!({"step": step, "train": sum / 10.0}));
+            sum = 0.0;
+        }
+        if step % 100 == 0 {
+            report(&mut trainer, &held, if step == 600 { WINDOWS } else { 32 }, reference, &mut log);
+        }
+    }
+    Ok(std::fs::write(ours, log).map_err(bonsai_runtime::Error::io(ours))?)
+}
+
+/// Prints our held-out loss beside PyTorch's at the same step.
+fn report(trainer: &mut Trainer<CpuBackend>, held: &Tokens, windows: usize, reference: &Path, log: &mut String) {
+    let (step, loss) = (trainer.state.step, evaluate(trainer, held, windows));
+    let lines = std::fs::read_to_string(reference).unwrap_or_default();
+    let values = lines.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let theirs = values.filter(|v| v["step"] == step).find_map(|v| v["held"].as_f64()).unwrap_or(f64::NAN);
+    println!("  {step:>10}  {loss:.4}  {theirs:.4}  {:+.4}", loss - theirs);
+    let _ = writeln!(log, "{}", serde_json::json!({"step": step, "held": loss}));
+}
+
+/// Mean loss over `windows` evenly spaced windows of 256 targets, as the twin measures it.
+fn evaluate(trainer: &mut Trainer<CpuBackend>, held: &Tokens, windows: usize) -> f64 {
+    let seq = WINDOW - 1;
+    let mut activations = Activations::new(&trainer.backend, &trainer.params.config, ROWS, seq);
+    let chosen: Vec<usize> = (0..windows).map(|i| i * (WINDOWS - 1) / (windows - 1)).collect();
+    let mut total = 0.0;
+    for rows in chosen.chunks(ROWS) {
+        let mut batch = Batch { batch: ROWS, seq, tokens: vec![0; ROWS * seq], targets: vec![0; ROWS * seq] };
+        for (i, &window) in rows.iter().enumerate() {
+            let (start, at) = (window * WINDOW, i * seq..(i + 1) * seq);
+            held.read(start..start + seq, &mut batch.tokens[at.clone()]);
+            held.read(start + 1..start + 1 + seq, &mut batch.targets[at]);
+        }
+        model::forward(&mut trainer.backend, &trainer.params, &mut activations, &batch);
+        total += model::loss(&mut trainer.backend, &trainer.params, &activations, &batch);
+    }
+    total / (windows * seq) as f64
+}
