@@ -350,7 +350,7 @@ fn a_vocabulary_of_150_000_opens_in_milliseconds() {
     let start = Instant::now();
     let file = container(bytes).unwrap();
     let elapsed = start.elapsed();
-    // Measured: 2 ms for both. The bound leaves room for a machine under load.
+    // Measured: 5 ms for both arrays on a busy 2-core machine. The bound leaves room for a slower one.
     assert!(elapsed.as_millis() < 100, "{elapsed:?}");
     assert_eq!(file.metadata().strings("tokens").unwrap().unwrap().last(), Some("token149999"));
 }
