@@ -132,8 +132,8 @@ pub fn claim(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Writes one file of a run outside of checkpoints (the tokenizer), by way of a temporary name.
-pub fn write_file(dir: &Path, name: &str, text: &str) -> Result<()> {
+/// Writes one file by way of a temporary name.
+fn write_file(dir: &Path, name: &str, text: &str) -> Result<()> {
     write_text(dir, name, text)?;
     rename(dir, name)
 }
@@ -181,6 +181,8 @@ fn new_name(dir: &Path, name: &str) -> PathBuf {
 fn write_tensors(dir: &Path, name: &str, tensors: Vec<(String, Tensor<'_>)>) -> Result<()> {
     let path = new_name(dir, name);
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]); // transformers asks for it
+    // The library writes through a temporary file that only the owner may read: give it what a new file gets.
+    let permissions = File::create(&path).and_then(|file| file.metadata()).map_err(RuntimeError::io(&path))?.permissions();
     let views = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
     safetensors::serialize_to_file(views, Some(metadata), &path).map_err(|error| {
         let source = match error {
@@ -189,8 +191,8 @@ fn write_tensors(dir: &Path, name: &str, tensors: Vec<(String, Tensor<'_>)>) -> 
         };
         RuntimeError::io(&path)(source)
     })?;
-    File::open(&path).and_then(|file| file.sync_all()).map_err(RuntimeError::io(&path))?;
-    Ok(())
+    let settle = |file: File| file.set_permissions(permissions).and_then(|()| file.sync_all());
+    Ok(File::open(&path).and_then(settle).map_err(RuntimeError::io(&path))?)
 }
 
 fn write_text(dir: &Path, name: &str, text: &str) -> Result<()> {

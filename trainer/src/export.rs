@@ -110,7 +110,7 @@ pub fn export_hf(dir: &Path, out: &Path) -> Result<Proof> {
     let tensors = params.list.iter().map(|p| (p.spec.name.clone(), p.spec.shape(), values(p))).collect();
     checkpoint::write_model(out, &params.config, tensors)?;
     if let Some(tokenizer) = &saved.model.tokenizer {
-        checkpoint::write_file(out, "tokenizer.json", &tokenizer.to_json()?)?;
+        tokenizer.save(out)?;
     }
     prove(&mut backend, &params, out)
 }

@@ -57,12 +57,12 @@ pub fn quickstart(out: &Path, steps: u64, watch: &Watch<'_>) -> Result<()> {
     if outcome.interrupted {
         return Err(bonsai_runtime::Error::Cancelled.into());
     }
-    say("3/6  verifying that every weight is -s, 0 or +s");
+    say("3/6  exporting, and comparing the file with the trainer's weights");
     let gguf = out.join("stories.gguf");
     let proof = export::export(&run_dir, PackedFormat::Q2_0, &gguf)?;
+    say("4/6  verifying that every weight of the file is -s, 0 or +s");
     let report = verify::verify(&gguf)?;
-    say("4/6  comparing the exported file with the trainer's weights");
-    say("5/6  evaluating");
+    say("5/6  evaluating on stories that were set aside");
     let model = Model::open(&gguf)?;
     let scores = evaluate(&model, &config, outcome, watch)?;
     say("6/6  generating from the exported file");

@@ -59,14 +59,14 @@ pub struct Prepared {
 pub fn start(config: RunConfig, watch: &Watch<'_>) -> Result<Outcome> {
     config.check()?;
     checkpoint::claim(&config.out)?;
-    let prepared = prepare(&config, watch)?;
+    let mut prepared = prepare(&config, watch)?;
     let optimizer = Optimizer::new(&config);
     let moments = |spec: &_| optimizer.moments(spec).len();
     let backend = CpuBackend::new(&prepared.model, config.seq_len);
-    let params = match &prepared.start {
+    let params = match prepared.start.take() {
         Some(file) => {
-            bonsai_runtime::checkpoint::check_finite(file, Path::new(&config.init))?;
-            checkpoint::from_model_file(&backend, file, &config, moments)?
+            bonsai_runtime::checkpoint::check_finite(&file, Path::new(&config.init))?;
+            checkpoint::from_model_file(&backend, &file, &config, moments)?
         }
         None => Params::new(&backend, &prepared.model, config.projection()?, moments, |index, spec| {
             params::scratch(&prepared.model, config.seed, index, spec)
@@ -124,7 +124,7 @@ pub fn prepare(config: &RunConfig, watch: &Watch<'_>) -> Result<Prepared> {
         }
     };
     if let Some(tokenizer) = &tokenizer {
-        checkpoint::write_file(&config.out, "tokenizer.json", &tokenizer.to_json()?)?;
+        tokenizer.save(&config.out)?;
     }
     let mut model = match &start {
         Some(file) => file.config.clone(),
