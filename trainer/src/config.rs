@@ -68,8 +68,6 @@ pub struct RunConfig {
     pub seed: u64,
     /// cpu, or auto.
     pub device: String,
-    /// Threads. 0: all cores.
-    pub threads: usize,
     /// ternary, or fp for the full-precision twin.
     pub precision: Precision,
     /// Weights along the input dimension that share a scale: 64, 128 or 256.
@@ -138,7 +136,6 @@ impl Default for RunConfig {
             seq_len: 256,
             seed: 0,
             device: "auto".into(),
-            threads: 0,
             precision: Precision::Ternary,
             group: 128,
             scale_rule: String::new(),

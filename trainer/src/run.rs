@@ -87,7 +87,7 @@ pub fn resume(dir: &Path, change: impl FnOnce(RunConfig) -> Result<RunConfig>, w
     let backend = CpuBackend::new(&saved.model.config, saved.run.seq_len);
     let params = saved.params(&backend, true)?;
     let data = open_data(&saved.run)?;
-    check_vocabulary(&data, &params.config)?;
+    check_vocabulary(data.meta.vocab, Some(&params.config))?;
     let order = order(&saved.run)?;
     order.check(&data.train, saved.run.steps * saved.run.batch_size as u64, saved.run.seq_len)?;
     let tokenizer = saved.model.tokenizer.take();
@@ -116,7 +116,10 @@ pub fn prepare(config: &RunConfig, watch: &Watch<'_>) -> Result<Prepared> {
         files => {
             let split = read_split(files, &config.valid, config.valid_fraction, config.seed, watch)?;
             let tokenizer = match given_tokenizer(config, start.as_ref())? {
-                Some(tokenizer) => tokenizer,
+                Some(tokenizer) => {
+                    check_vocabulary(tokenizer.vocab_size(), start.as_ref().map(|file| &file.config))?;
+                    tokenizer
+                }
                 None => learn_tokenizer(&split.train, config.vocab_size, watch)?,
             };
             let data = tokenize(&split, &tokenizer, &own_data(config), watch)?;
@@ -134,7 +137,7 @@ pub fn prepare(config: &RunConfig, watch: &Watch<'_>) -> Result<Prepared> {
         model.eos = tokenizer.eos().into_iter().collect();
         model.bos = tokenizer.bos();
     }
-    check_vocabulary(&data, &model)?;
+    check_vocabulary(data.meta.vocab, Some(&model))?;
     if config.projection()?.is_some() {
         crate::config::check_groups(&model, config.group)?;
     }
@@ -192,14 +195,14 @@ fn prepared_tokenizer(config: &RunConfig, dir: &Path, start: Option<&ModelFile>)
     given_tokenizer(config, start.filter(|file| file.tokenizer.is_some()))
 }
 
-fn check_vocabulary(data: &Dataset, model: &Config) -> Result<()> {
-    if data.meta.vocab > model.vocab {
-        let (tokens, rows) = (data.meta.vocab, model.vocab);
-        return Err(Error::Config(format!(
-            "the data was made with a tokenizer of {tokens} tokens, but the model has only {rows}: use the model's own tokenizer"
-        )));
+/// A model must have a row for every token; a model that is yet to be made will have.
+fn check_vocabulary(tokens: usize, model: Option<&Config>) -> Result<()> {
+    match model.map(|model| model.vocab) {
+        Some(rows) if tokens > rows => Err(Error::Config(format!(
+            "the tokenizer has {tokens} tokens, but the model only {rows}: use the model's own tokenizer"
+        ))),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Counts between two lines of metrics.
