@@ -264,7 +264,7 @@ pub fn train<B: Backend>(
     bar.reset_eta();
     let (begin, mut window) = (Instant::now(), Window::default());
     let due = |every: u64, step: u64| step == config.steps || (every > 0 && step.is_multiple_of(every));
-    let mut validated = fresh.then_some(0);
+    let (mut validated, mut saved) = (fresh.then_some(0), None);
     while trainer.state.step < config.steps && !watch.cancelled.load(Ordering::Relaxed) {
         let clock = Instant::now();
         let step = trainer.step(&data.train);
@@ -309,11 +309,14 @@ pub fn train<B: Backend>(
         }
         if config.save_every > 0 && due(config.save_every, at) {
             checkpoint::save(&config.out, &trainer)?;
+            saved = Some(at);
         }
     }
     bar.finish_and_clear();
     let interrupted = trainer.state.step < config.steps;
-    checkpoint::save(&config.out, &trainer)?;
+    if saved != Some(trainer.state.step) {
+        checkpoint::save(&config.out, &trainer)?;
+    }
     if validated != Some(trainer.state.step) && !interrupted {
         last_loss = trainer.validate(data);
     }
