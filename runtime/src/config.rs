@@ -157,13 +157,13 @@ impl Config {
         if let Some((name, size)) = sizes.iter().find(|(_, size)| *size == 0 || *size > 1 << 24) {
             return Err(format!("{name} is {size}, expected 1 to {}", 1 << 24));
         }
-        if self.heads % self.kv_heads != 0 {
+        if !self.heads.is_multiple_of(self.kv_heads) {
             return Err(format!(
                 "{} query heads do not share {} key/value heads evenly",
                 self.heads, self.kv_heads
             ));
         }
-        if self.head_dim % 2 != 0 {
+        if !self.head_dim.is_multiple_of(2) {
             return Err(format!("head_dim is {}, but rotary embedding needs pairs", self.head_dim));
         }
         let positive = |x: f32| x.is_finite() && x > 0.0;

@@ -49,7 +49,11 @@ pub const ZEROS: u8 = 0b01_01_01_01;
 /// `w.len()` must be a multiple of 8; `codes.len() == w.len() / 4`. Weights must be finite.
 #[inline(always)]
 pub fn project_group(w: &[f32], rule: ScaleRule, codes: &mut [u8]) -> f16 {
-    assert!(w.len() % 8 == 0 && codes.len() == w.len() / CODES_PER_BYTE, "a group of {} weights", w.len());
+    assert!(
+        w.len().is_multiple_of(8) && codes.len() == w.len() / CODES_PER_BYTE,
+        "a group of {} weights",
+        w.len()
+    );
     let mean = (sum(w, |x| x.abs()) / w.len() as f64) as f32;
     let (scale, threshold) = match rule {
         ScaleRule::Absmean => {
@@ -132,7 +136,7 @@ pub struct TernaryMatrix {
 impl TernaryMatrix {
     /// A matrix of zeros.
     pub fn zeros(rows: usize, cols: usize, group: usize) -> Self {
-        assert!(group % 8 == 0 && cols % group == 0, "{cols} columns in groups of {group}");
+        assert!(group.is_multiple_of(8) && cols.is_multiple_of(group), "{cols} columns in groups of {group}");
         let codes = vec![ZEROS; rows * cols / CODES_PER_BYTE];
         Self { rows, cols, group, codes, scales: vec![f16::ZERO; rows * cols / group] }
     }

@@ -18,7 +18,10 @@ const Q2_0_G128: &str = "002859208482a904125821a9428926898102a806529851251419a66
                          066119008a05686a516a41a9269199164a88888648555658";
 
 fn bytes(hex: &str) -> Vec<u8> {
-    (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect()
+    (0..hex.len())
+        .step_by(2)
+        .map(|i| u8::from_str_radix(&hex[i..i + 2], 16).expect("hexadecimal digits"))
+        .collect()
 }
 
 /// The trits of the golden vectors.

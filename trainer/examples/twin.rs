@@ -29,7 +29,9 @@ fn main() -> Result<()> {
     };
     std::fs::create_dir_all(out).map_err(bonsai_runtime::Error::io(out))?;
     let mut curves = Vec::new();
-    for (name, precision, reference) in [("dense", Precision::Fp, "fp_long"), ("ternary", Precision::Ternary, "t_long")] {
+    for (name, precision, reference) in
+        [("dense", Precision::Fp, "fp_long"), ("ternary", Precision::Ternary, "t_long")]
+    {
         let reference = twin.join(format!("curves/{reference}.jsonl"));
         let ours = out.join(format!("{name}.jsonl"));
         println!("{name}: step  ours    PyTorch  difference");
@@ -80,7 +82,13 @@ fn train(twin: &Path, precision: Precision, ours: &Path, reference: &Path) -> Re
 }
 
 /// Prints our held-out loss beside PyTorch's at the same step.
-fn report(trainer: &mut Trainer<CpuBackend>, held: &Tokens, windows: usize, reference: &Path, log: &mut String) {
+fn report(
+    trainer: &mut Trainer<CpuBackend>,
+    held: &Tokens,
+    windows: usize,
+    reference: &Path,
+    log: &mut String,
+) {
     let (step, loss) = (trainer.state.step, evaluate(trainer, held, windows));
     let lines = std::fs::read_to_string(reference).unwrap_or_default();
     let values = lines.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());

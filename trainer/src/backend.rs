@@ -101,7 +101,13 @@ pub trait Backend {
     /// `len` zeros.
     fn buffer(&self, len: usize) -> Self::Buffer;
     /// A parameter from its latent weights, `[rows, cols]`, rounded when `projection` is given.
-    fn matrix(&self, rows: usize, cols: usize, latent: Vec<f32>, projection: Option<Projection>) -> Self::Matrix;
+    fn matrix(
+        &self,
+        rows: usize,
+        cols: usize,
+        latent: Vec<f32>,
+        projection: Option<Projection>,
+    ) -> Self::Matrix;
     /// The numbers of a buffer.
     fn read<'a>(&self, buffer: &'a Self::Buffer) -> Cow<'a, [f32]>;
     /// Overwrites a buffer.
@@ -195,9 +201,21 @@ pub trait Backend {
     /// Sum of squares, in f64 and a fixed order.
     fn sum_of_squares(&mut self, buffer: &Self::Buffer) -> f64;
     /// One AdamW update of `w`; projects the result in the same pass and leaves `grad` zero.
-    fn adamw(&mut self, w: &mut Self::Matrix, grad: &mut Self::Buffer, moments: &mut [Self::Buffer], step: AdamW) -> Codes;
+    fn adamw(
+        &mut self,
+        w: &mut Self::Matrix,
+        grad: &mut Self::Buffer,
+        moments: &mut [Self::Buffer],
+        step: AdamW,
+    ) -> Codes;
     /// One Muon update of `w`; projects the result and leaves `grad` zero.
-    fn muon(&mut self, w: &mut Self::Matrix, grad: &mut Self::Buffer, momentum: &mut [Self::Buffer], step: Muon) -> Codes;
+    fn muon(
+        &mut self,
+        w: &mut Self::Matrix,
+        grad: &mut Self::Buffer,
+        momentum: &mut [Self::Buffer],
+        step: Muon,
+    ) -> Codes;
     /// Sets a gradient to zero: a skipped step.
     fn clear(&mut self, buffer: &mut Self::Buffer);
 }

@@ -48,12 +48,17 @@ fn write_new<B: Backend>(dir: &Path, trainer: &Trainer<B>) -> Result<()> {
     write_text(dir, CONFIG, &config)?;
     write_text(dir, RUN, &trainer.config.to_toml())?;
     write_text(dir, STATE, &state)?;
-    let weights = params.list.iter().map(|p| (p.spec.name.clone(), Tensor { shape: p.spec.shape(), data: b.latent(&p.value) }));
+    let weights = params
+        .list
+        .iter()
+        .map(|p| (p.spec.name.clone(), Tensor { shape: p.spec.shape(), data: b.latent(&p.value) }));
     write_tensors(dir, MODEL, weights.collect())?;
     let optimizer = Optimizer::new(&trainer.config);
     let moments = params.list.iter().flat_map(|p| {
         let names = optimizer.moments(&p.spec).iter().zip(&p.moments);
-        names.map(|(name, m)| (format!("{name}.{}", p.spec.name), Tensor { shape: p.spec.shape(), data: b.read(m) }))
+        names.map(|(name, m)| {
+            (format!("{name}.{}", p.spec.name), Tensor { shape: p.spec.shape(), data: b.read(m) })
+        })
     });
     write_tensors(dir, OPTIMIZER, moments.collect())
 }
@@ -78,7 +83,8 @@ impl Saved {
         }
         let run = RunConfig::load(Some(&dir.join(RUN)), &[])?;
         let text = std::fs::read_to_string(dir.join(STATE)).map_err(RuntimeError::io(dir.join(STATE)))?;
-        let state = serde_json::from_str(&text).map_err(|e| RuntimeError::format(dir.join(STATE), e.to_string()))?;
+        let state =
+            serde_json::from_str(&text).map_err(|e| RuntimeError::format(dir.join(STATE), e.to_string()))?;
         Ok(Self { run, state, model: ModelFile::open(dir)?, optimizer: dir.join(OPTIMIZER) })
     }
 
@@ -126,7 +132,9 @@ pub fn claim(dir: &Path) -> Result<()> {
     recover(dir)?;
     if dir.join(STATE).exists() {
         let dir = dir.display();
-        return Err(Error::Config(format!("{dir}: holds a run already: use --resume to go on, or another --out")));
+        return Err(Error::Config(format!(
+            "{dir}: holds a run already: use --resume to go on, or another --out"
+        )));
     }
     std::fs::create_dir_all(dir).map_err(RuntimeError::io(dir))?;
     Ok(())
@@ -142,7 +150,8 @@ fn write_file(dir: &Path, name: &str, text: &str) -> Result<()> {
 pub fn write_model(dir: &Path, config: &Config, tensors: Vec<(String, Vec<usize>, Vec<f32>)>) -> Result<()> {
     std::fs::create_dir_all(dir).map_err(RuntimeError::io(dir))?;
     write_file(dir, CONFIG, &bonsai_runtime::checkpoint::config_json(config).to_string())?;
-    let tensors = tensors.into_iter().map(|(name, shape, data)| (name, Tensor { shape, data: Cow::Owned(data) }));
+    let tensors =
+        tensors.into_iter().map(|(name, shape, data)| (name, Tensor { shape, data: Cow::Owned(data) }));
     write_tensors(dir, MODEL, tensors.collect())?;
     rename(dir, MODEL)
 }
@@ -182,7 +191,8 @@ fn write_tensors(dir: &Path, name: &str, tensors: Vec<(String, Tensor<'_>)>) -> 
     let path = new_name(dir, name);
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]); // transformers asks for it
     // The library writes through a temporary file that only the owner may read: give it what a new file gets.
-    let permissions = File::create(&path).and_then(|file| file.metadata()).map_err(RuntimeError::io(&path))?.permissions();
+    let permissions =
+        File::create(&path).and_then(|file| file.metadata()).map_err(RuntimeError::io(&path))?.permissions();
     let views = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
     safetensors::serialize_to_file(views, Some(metadata), &path).map_err(|error| {
         let source = match error {
@@ -224,7 +234,12 @@ fn commit(dir: &Path) -> Result<()> {
 
 /// Finishes a save that got as far as its mark, undoes one that did not.
 fn recover(dir: &Path) -> Result<()> {
-    if dir.join(MARK).exists() { commit(dir) } else { Ok(discard(dir)) }
+    if dir.join(MARK).exists() {
+        commit(dir)
+    } else {
+        discard(dir);
+        Ok(())
+    }
 }
 
 /// Removes the `.new` files of a save that failed. The old checkpoint is what matters: errors here are not.

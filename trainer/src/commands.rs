@@ -195,7 +195,8 @@ impl TrainArgs {
         let mut out = Vec::new();
         let paths = |list: &[PathBuf]| toml::Value::Array(list.iter().map(|p| text(p)).collect());
         let number = |n: u64| toml::Value::Integer(n as i64);
-        let mut put = |key: &str, value: Option<toml::Value>| out.extend(value.map(|value| (key.to_owned(), value)));
+        let mut put =
+            |key: &str, value: Option<toml::Value>| out.extend(value.map(|value| (key.to_owned(), value)));
         put("data", (!self.data.is_empty()).then(|| paths(&self.data)));
         put("valid", (!self.valid.is_empty()).then(|| paths(&self.valid)));
         put("tokenizer", self.tokenizer.as_deref().map(text));
@@ -244,7 +245,9 @@ pub fn run(command: Command, quiet: bool, cancelled: &AtomicBool) -> Result<()> 
             prepare(&data, &valid, (valid_fraction, seed), &tokenizer, &out, &watch)
         }
         Command::Train(args) => train(&args, &watch),
-        Command::Eval { model, data, window, exact, json } => evaluate(&model, &data, window, exact, json, quiet),
+        Command::Eval { model, data, window, exact, json } => {
+            evaluate(&model, &data, window, exact, json, quiet)
+        }
         Command::Verify { model, json } => print(&verify::verify(&model)?, json),
         Command::Export { run, format, out, json } => export_run(&run, &format, &out, json),
         Command::Sample { model, prompt, tokens, seed } => {
@@ -283,7 +286,12 @@ fn prepare(
     let tokenizer = bonsai_runtime::Tokenizer::from_file(tokenizer)?;
     let split = run::read_split(files, valid, fraction, seed, watch)?;
     let dataset = run::tokenize(&split, &tokenizer, out, watch)?;
-    println!("{}: {} training and {} validation tokens", out.display(), dataset.train.len(), dataset.valid.len());
+    println!(
+        "{}: {} training and {} validation tokens",
+        out.display(),
+        dataset.train.len(),
+        dataset.valid.len()
+    );
     Ok(())
 }
 
@@ -299,7 +307,12 @@ fn train(args: &TrainArgs, watch: &Watch<'_>) -> Result<()> {
         eprintln!("stopped at step {}: saved; go on with --resume", outcome.step);
         return Err(RuntimeError::Cancelled.into());
     }
-    println!("step {}: valid loss {:.4}, perplexity {:.2}", outcome.step, outcome.last_loss, outcome.last_loss.exp());
+    println!(
+        "step {}: valid loss {:.4}, perplexity {:.2}",
+        outcome.step,
+        outcome.last_loss,
+        outcome.last_loss.exp()
+    );
     Ok(())
 }
 
@@ -307,7 +320,8 @@ fn evaluate(model: &Path, file: &Path, window: usize, exact: bool, json: bool, q
     let model = eval::open(model)?;
     let text = std::fs::read_to_string(file).map_err(RuntimeError::io(file))?;
     let bar = if quiet { indicatif::ProgressBar::hidden() } else { indicatif::ProgressBar::new_spinner() };
-    let result = eval::evaluate(&model, &text, window, exact, |done| bar.set_message(format!("{done} tokens read")))?;
+    let result =
+        eval::evaluate(&model, &text, window, exact, |done| bar.set_message(format!("{done} tokens read")))?;
     bar.finish_and_clear();
     print(&result, json)
 }
@@ -315,7 +329,11 @@ fn evaluate(model: &Path, file: &Path, window: usize, exact: bool, json: bool, q
 fn export_run(dir: &Path, format: &str, out: &Path, json: bool) -> Result<()> {
     let proof = match format {
         "hf" => export::export_hf(dir, out)?,
-        packed => export::export(dir, packed.parse::<PackedFormat>().map_err(|e| Error::Config(e.to_string()))?, out)?,
+        packed => export::export(
+            dir,
+            packed.parse::<PackedFormat>().map_err(|e| Error::Config(e.to_string()))?,
+            out,
+        )?,
     };
     if !json {
         println!("{}: {:.2} MB", out.display(), proof.bytes as f64 / 1e6);
@@ -325,7 +343,8 @@ fn export_run(dir: &Path, format: &str, out: &Path, json: bool) -> Result<()> {
 
 fn draw(runs: &[PathBuf], out: &Path) -> Result<()> {
     let metrics = |run: &PathBuf| if run.is_dir() { run.join(crate::metrics::FILE) } else { run.clone() };
-    let label = |run: &PathBuf| run.file_stem().map_or(String::new(), |name| name.to_string_lossy().into_owned());
+    let label =
+        |run: &PathBuf| run.file_stem().map_or(String::new(), |name| name.to_string_lossy().into_owned());
     let curves: Vec<(String, PathBuf)> = runs.iter().map(|run| (label(run), metrics(run))).collect();
     plot::plot(&curves, out)?;
     println!("{}", out.display());

@@ -186,7 +186,9 @@ impl RunConfig {
         for (key, value) in settings {
             table.insert(key.clone(), value.clone());
         }
-        let config: Self = table.try_into().map_err(|e| Error::Config(format!("settings of the run: {}", e.to_string().trim())))?;
+        let config: Self = table
+            .try_into()
+            .map_err(|e| Error::Config(format!("settings of the run: {}", e.to_string().trim())))?;
         config.check()?;
         Ok(config)
     }
@@ -202,8 +204,11 @@ impl RunConfig {
         if self.steps == 0 || self.batch_size == 0 || self.seq_len == 0 {
             return wrong("steps, batch_size and seq_len must be at least 1".into());
         }
-        if self.batch_size % self.micro_batch() != 0 {
-            return wrong(format!("micro_batch {} does not divide batch_size {}", self.micro_batch, self.batch_size));
+        if !self.batch_size.is_multiple_of(self.micro_batch()) {
+            return wrong(format!(
+                "micro_batch {} does not divide batch_size {}",
+                self.micro_batch, self.batch_size
+            ));
         }
         if ![64, 128, 256].contains(&self.group) {
             return wrong(format!("group is {}: choose 64, 128 or 256", self.group));
@@ -259,7 +264,13 @@ impl RunConfig {
 
     /// The learning rate's course.
     pub fn lr_schedule(&self) -> Schedule {
-        Schedule { steps: self.steps, warmup: self.warmup, decay: self.decay, floor: self.lr_floor, shape: self.schedule }
+        Schedule {
+            steps: self.steps,
+            warmup: self.warmup,
+            decay: self.decay,
+            floor: self.lr_floor,
+            shape: self.schedule,
+        }
     }
 }
 
@@ -276,7 +287,12 @@ pub fn preset(name: &str, vocab: usize, context: usize) -> Result<Config> {
         "20m" => (512, 6, 8, 64, 1536),
         "30m" => (512, 9, 8, 64, 1664),
         "0.6b" => (1024, 28, 16, 128, 3072),
-        _ => return Err(Error::Config(format!("unknown preset '{name}': choose one of {}", PRESETS.join(" ")))),
+        _ => {
+            return Err(Error::Config(format!(
+                "unknown preset '{name}': choose one of {}",
+                PRESETS.join(" ")
+            )));
+        }
     };
     Ok(Config {
         vocab,
@@ -301,7 +317,10 @@ pub fn check_groups(config: &Config, group: usize) -> Result<()> {
     let odd = config.tensors().into_iter().find(|t| t.rows > 1 && t.cols % group != 0);
     match odd {
         None => Ok(()),
-        Some(t) => Err(Error::Config(format!("{} has {} inputs, which groups of {group} do not divide: try --set group=64", t.name, t.cols))),
+        Some(t) => Err(Error::Config(format!(
+            "{} has {} inputs, which groups of {group} do not divide: try --set group=64",
+            t.name, t.cols
+        ))),
     }
 }
 
@@ -311,9 +330,14 @@ mod tests {
 
     #[test]
     fn presets_have_about_the_size_of_their_name() {
-        for (name, vocab, millions) in
-            [("1m", 2048, 1.1), ("3m", 4096, 3.0), ("6m", 4096, 5.8), ("10m", 4096, 10.8), ("20m", 4096, 21.0), ("30m", 4096, 32.0)]
-        {
+        for (name, vocab, millions) in [
+            ("1m", 2048, 1.1),
+            ("3m", 4096, 3.0),
+            ("6m", 4096, 5.8),
+            ("10m", 4096, 10.8),
+            ("20m", 4096, 21.0),
+            ("30m", 4096, 32.0),
+        ] {
             let config = preset(name, vocab, 256).unwrap();
             let actual = config.parameters() as f64 / 1e6;
             assert!((actual / millions - 1.0).abs() < 0.1, "{name}: {actual}");

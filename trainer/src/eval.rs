@@ -26,7 +26,10 @@ pub struct Evaluation {
 impl std::fmt::Display for Evaluation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { perplexity, loss, bits_per_byte, tokens, bytes } = self;
-        write!(f, "perplexity {perplexity:.3} per token ({loss:.4} nats), {bits_per_byte:.4} bits per byte, over {tokens} tokens, {bytes} bytes")
+        write!(
+            f,
+            "perplexity {perplexity:.3} per token ({loss:.4} nats), {bits_per_byte:.4} bits per byte, over {tokens} tokens, {bytes} bytes"
+        )
     }
 }
 
@@ -39,8 +42,16 @@ pub fn open(path: &Path) -> Result<Model> {
 }
 
 /// Evaluates a model on text, in windows of `window` tokens, with f32 activations when `exact`.
-pub fn evaluate(model: &Model, text: &str, window: usize, exact: bool, progress: impl FnMut(usize)) -> Result<Evaluation> {
-    let tokenizer = model.tokenizer().ok_or_else(|| Error::Config("the model has no tokenizer: nothing to read text with".into()))?;
+pub fn evaluate(
+    model: &Model,
+    text: &str,
+    window: usize,
+    exact: bool,
+    progress: impl FnMut(usize),
+) -> Result<Evaluation> {
+    let tokenizer = model
+        .tokenizer()
+        .ok_or_else(|| Error::Config("the model has no tokenizer: nothing to read text with".into()))?;
     let tokens = tokenizer.encode(text)?;
     let options = PerplexityOptions { window, exact, ..PerplexityOptions::default() };
     let Perplexity { nll_sum, tokens: scored, .. } = perplexity(model, &tokens, &options, progress)?;
@@ -81,8 +92,11 @@ fn argmax(logits: &[f32]) -> usize {
 
 /// `tokens` tokens that continue `prompt`, prompt included.
 pub fn sample(model: &Model, prompt: &str, tokens: usize, seed: u64) -> Result<String> {
-    let tokenizer = model.tokenizer().ok_or_else(|| Error::Config("the model has no tokenizer: nothing to write text with".into()))?;
-    let options = SamplerOptions { temperature: 0.7, top_k: 40, top_p: 0.95, seed, ..SamplerOptions::default() };
+    let tokenizer = model
+        .tokenizer()
+        .ok_or_else(|| Error::Config("the model has no tokenizer: nothing to write text with".into()))?;
+    let options =
+        SamplerOptions { temperature: 0.7, top_k: 40, top_p: 0.95, seed, ..SamplerOptions::default() };
     let prompt = tokenizer.encode(prompt)?;
     let tokens = tokens.min(model.config().context.saturating_sub(prompt.len()));
     let mut session = model.session(SessionOptions::default())?;

@@ -50,7 +50,11 @@ pub fn write_gguf<B: Backend>(
     format: PackedFormat,
 ) -> Result<()> {
     let tensor = |spec: &bonsai_runtime::config::TensorSpec| {
-        let param = p.list.iter().find(|param| param.spec.name == spec.name).expect("parameters follow the table of tensors");
+        let param = p
+            .list
+            .iter()
+            .find(|param| param.spec.name == spec.name)
+            .expect("parameters follow the table of tensors");
         match b.ternary(&param.value) {
             Some(ternary) => ModelTensor::Ternary(ternary),
             None => ModelTensor::Dense(b.latent(&param.value)),
@@ -96,7 +100,9 @@ pub fn export(dir: &Path, format: PackedFormat, out: &Path) -> Result<Proof> {
         return Err(Error::Config("this run is full precision: export it with --format hf".into()));
     }
     let name = out.file_stem().map_or("bonsai".into(), |stem| stem.to_string_lossy());
-    write_atomically(out, |file| write_gguf(file, &backend, &params, saved.model.tokenizer.as_ref(), &name, format))?;
+    write_atomically(out, |file| {
+        write_gguf(file, &backend, &params, saved.model.tokenizer.as_ref(), &name, format)
+    })?;
     prove(&mut backend, &params, out)
 }
 
@@ -121,11 +127,12 @@ fn write_atomically(out: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Resu
     name.push(".new");
     let temporary = out.with_file_name(name);
     let finish = |mut file: BufWriter<File>| file.flush().and_then(|()| file.get_ref().sync_all());
-    let written = File::create(&temporary).map_err(|e| RuntimeError::io(&temporary)(e).into()).and_then(|file| {
-        let mut file = BufWriter::new(file);
-        write(&mut file)?;
-        Ok(finish(file).map_err(RuntimeError::io(&temporary))?)
-    });
+    let written =
+        File::create(&temporary).map_err(|e| RuntimeError::io(&temporary)(e).into()).and_then(|file| {
+            let mut file = BufWriter::new(file);
+            write(&mut file)?;
+            Ok(finish(file).map_err(RuntimeError::io(&temporary))?)
+        });
     if let Err(error) = written {
         let _ = std::fs::remove_file(&temporary);
         return Err(error);
@@ -148,23 +155,33 @@ pub fn prove(b: &mut CpuBackend, p: &Params<CpuBackend>, path: &Path) -> Result<
             None => same_values(b.latent(&param.value), stored),
         };
         if !equal {
-            return Err(Error::Verify(format!("{}: {} is not what the trainer has", path.display(), spec.name)));
+            return Err(Error::Verify(format!(
+                "{}: {} is not what the trainer has",
+                path.display(),
+                spec.name
+            )));
         }
         match expected {
-            Some(_) => (ternary_tensors, ternary_weights) = (ternary_tensors + 1, ternary_weights + spec.len()),
+            Some(_) => {
+                (ternary_tensors, ternary_weights) = (ternary_tensors + 1, ternary_weights + spec.len())
+            }
             None => dense_tensors += 1,
         }
     }
     let model = Model::from_file(file)?;
     let (tokens, ours) = trainer_logits(b, p);
-    let exact = model.session(SessionOptions { exact: true, ..SessionOptions::default() })?.logits(&tokens)?;
+    let exact =
+        model.session(SessionOptions { exact: true, ..SessionOptions::default() })?.logits(&tokens)?;
     let fast = model.session(SessionOptions::default())?.logits(&tokens)?;
     let (fast_kl, fast_top1) = crate::eval::divergence(&exact, &fast, p.config.vocab);
     let difference = ours.iter().zip(&exact).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
     let (low, high) = exact.iter().fold((f32::MAX, f32::MIN), |(low, high), &x| (low.min(x), high.max(x)));
     let range = f64::from(high - low);
-    if !(difference <= 1e-4 * range.max(1e-6)) {
-        return Err(Error::Verify(format!("{}: logits differ by {difference:.2e} of a range of {range:.2}", path.display())));
+    if difference.is_nan() || difference > 1e-4 * range.max(1e-6) {
+        return Err(Error::Verify(format!(
+            "{}: logits differ by {difference:.2e} of a range of {range:.2}",
+            path.display()
+        )));
     }
     Ok(Proof {
         ternary_tensors,
@@ -207,7 +224,11 @@ fn size(path: &Path) -> u64 {
 impl std::fmt::Display for Proof {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(f, "opened again and compared with the trainer:")?;
-        writeln!(f, "  {} ternary tensors, {} weights: every code and scale equal", self.ternary_tensors, self.ternary_weights)?;
+        writeln!(
+            f,
+            "  {} ternary tensors, {} weights: every code and scale equal",
+            self.ternary_tensors, self.ternary_weights
+        )?;
         writeln!(f, "  {} full-precision tensors: every value equal", self.dense_tensors)?;
         writeln!(
             f,

@@ -10,7 +10,10 @@ use clap::Parser;
 ///
 /// Text, or a Qwen3 checkpoint, goes in; a verified, packed model comes out, that `bonsai run` and llama.cpp load.
 #[derive(Parser)]
-#[command(version, after_help = "Start here:  bonsai-trainer quickstart\nExit codes:  0 done, 2 usage, 3 bad input, 4 out of memory or context, 5 training diverged, 130 cancelled")]
+#[command(
+    version,
+    after_help = "Start here:  bonsai-trainer quickstart\nExit codes:  0 done, 2 usage, 3 bad input, 4 out of memory or context, 5 training diverged, 130 cancelled"
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

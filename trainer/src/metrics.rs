@@ -23,7 +23,8 @@ impl Metrics {
     pub fn open(dir: &Path, step: u64) -> Result<Self> {
         let path = dir.join(FILE);
         let old = std::fs::read_to_string(&path).unwrap_or_default();
-        let kept: String = old.lines().filter(|line| belongs(line, step)).map(|line| format!("{line}\n")).collect();
+        let kept: String =
+            old.lines().filter(|line| belongs(line, step)).map(|line| format!("{line}\n")).collect();
         std::fs::write(&path, kept).map_err(RuntimeError::io(&path))?;
         let file = OpenOptions::new().append(true).open(&path).map_err(RuntimeError::io(&path))?;
         Ok(Self { path, file })

@@ -135,7 +135,13 @@ pub fn loss<B: Backend>(b: &mut B, p: &Params<B>, a: &Activations<B>, batch: &Ba
 
 /// Adds the gradients of `scale * summed loss` to the parameters' and returns the summed loss: after [`forward`],
 /// whose lines it takes in reverse.
-pub fn backward<B: Backend>(b: &mut B, p: &mut Params<B>, a: &mut Activations<B>, batch: &Batch, scale: f32) -> f64 {
+pub fn backward<B: Backend>(
+    b: &mut B,
+    p: &mut Params<B>,
+    a: &mut Activations<B>,
+    batch: &Batch,
+    scale: f32,
+) -> f64 {
     let c = p.config.clone();
     let (head, final_norm) = (p.head(), p.final_norm());
     let Params { list, .. } = p;
@@ -159,7 +165,14 @@ pub fn backward<B: Backend>(b: &mut B, p: &mut Params<B>, a: &mut Activations<B>
         linear_backward(b, p, l.o, (&mut a.d_attended, false), &a.dx, &kept.attended);
         rotated(b, p, l, [&mut a.q, &mut a.k], [&kept.q, &kept.k], a.shape);
         let [dq, dk, dv] = &mut a.d_qkv;
-        b.attention_backward([dq, dk, dv], &a.d_attended, &kept.attended, &kept.lse, [&a.q, &a.k, &kept.v], a.shape);
+        b.attention_backward(
+            [dq, dk, dv],
+            &a.d_attended,
+            &kept.attended,
+            &kept.lse,
+            [&a.q, &a.k, &kept.v],
+            a.shape,
+        );
         rotated_backward(b, p, l, [dq, dk], &mut a.d_raw, [&kept.q, &kept.k], a.shape);
         b.rms_norm(&mut a.h, &kept.x, &p.list[l.attn_norm].value, c.norm_eps);
         linear_backward(b, p, l.v, (&mut a.dh, false), &a.d_qkv[2], &a.h);
@@ -224,7 +237,10 @@ fn linear_backward<B: Backend>(
     b.linear_backward(dx, accumulate, dw, dy, x, w);
 }
 
-fn value_and_grad<B: Backend>(list: &mut [crate::params::Param<B>], index: usize) -> (&B::Matrix, &mut B::Buffer) {
+fn value_and_grad<B: Backend>(
+    list: &mut [crate::params::Param<B>],
+    index: usize,
+) -> (&B::Matrix, &mut B::Buffer) {
     let param = &mut list[index];
     (&param.value, &mut param.grad)
 }

@@ -44,7 +44,14 @@ impl Optimizer {
 
     /// Updates every parameter. `t` counts updates from 1; `factor` is the schedule's; `grad_scale` the clipping's.
     /// Every gradient is zero afterwards.
-    pub fn update<B: Backend>(&self, b: &mut B, p: &mut Params<B>, t: u64, factor: f64, grad_scale: f32) -> Codes {
+    pub fn update<B: Backend>(
+        &self,
+        b: &mut B,
+        p: &mut Params<B>,
+        t: u64,
+        factor: f64,
+        grad_scale: f32,
+    ) -> Codes {
         let factor = factor as f32;
         let adamw = AdamW { lr: self.adamw.lr * factor, t, grad_scale, ..self.adamw };
         let muon = Muon { lr: self.muon.lr * factor, grad_scale, ..self.muon };

@@ -79,7 +79,11 @@ pub fn start(config: RunConfig, watch: &Watch<'_>) -> Result<Outcome> {
 }
 
 /// Goes on with the run in `dir`, whose settings `change` may alter (more steps, another interval).
-pub fn resume(dir: &Path, change: impl FnOnce(RunConfig) -> Result<RunConfig>, watch: &Watch<'_>) -> Result<Outcome> {
+pub fn resume(
+    dir: &Path,
+    change: impl FnOnce(RunConfig) -> Result<RunConfig>,
+    watch: &Watch<'_>,
+) -> Result<Outcome> {
     let mut saved = Saved::open(dir)?;
     saved.run = change(saved.run)?;
     saved.run.out = dir.to_path_buf();
@@ -112,7 +116,9 @@ pub fn prepare(config: &RunConfig, watch: &Watch<'_>) -> Result<Prepared> {
     let start = config.converts().then(|| ModelFile::open(Path::new(&config.init))).transpose()?;
     let (data, tokenizer) = match config.data.as_slice() {
         [] => return Err(Error::Config("no training text: give --data FILE or DIRECTORY".into())),
-        [dir] if Dataset::is_prepared(dir) => (Dataset::open(dir)?, prepared_tokenizer(config, dir, start.as_ref())?),
+        [dir] if Dataset::is_prepared(dir) => {
+            (Dataset::open(dir)?, prepared_tokenizer(config, dir, start.as_ref())?)
+        }
         files => {
             let split = read_split(files, &config.valid, config.valid_fraction, config.seed, watch)?;
             let tokenizer = match given_tokenizer(config, start.as_ref())? {
@@ -145,7 +151,13 @@ pub fn prepare(config: &RunConfig, watch: &Watch<'_>) -> Result<Prepared> {
 }
 
 /// Reads documents and divides them into training and validation text.
-pub fn read_split(files: &[PathBuf], valid: &[PathBuf], fraction: f64, seed: u64, watch: &Watch<'_>) -> Result<corpus::Split> {
+pub fn read_split(
+    files: &[PathBuf],
+    valid: &[PathBuf],
+    fraction: f64,
+    seed: u64,
+    watch: &Watch<'_>,
+) -> Result<corpus::Split> {
     let documents = corpus::read_documents(files)?;
     let split = match valid {
         [] => corpus::split(documents, fraction, seed)?,
@@ -160,14 +172,21 @@ pub fn read_split(files: &[PathBuf], valid: &[PathBuf], fraction: f64, seed: u64
 /// Learns a byte-level BPE from documents.
 pub fn learn_tokenizer(documents: &[String], vocab_size: usize, watch: &Watch<'_>) -> Result<Tokenizer> {
     let bar = watch.spinner(format!("learning a tokenizer of {vocab_size} tokens"));
-    let tokenizer = bpe::learn(documents.iter(), &bpe::BpeOptions { vocab_size, ..bpe::BpeOptions::default() });
+    let tokenizer =
+        bpe::learn(documents.iter(), &bpe::BpeOptions { vocab_size, ..bpe::BpeOptions::default() });
     bar.finish_and_clear();
     tokenizer
 }
 
 /// Writes token shards, with a bar.
-pub fn tokenize(split: &corpus::Split, tokenizer: &Tokenizer, dir: &Path, watch: &Watch<'_>) -> Result<Dataset> {
-    let bar = watch.bar((split.train.len() + split.valid.len()) as u64, "{bar:30} {pos}/{len} documents tokenized");
+pub fn tokenize(
+    split: &corpus::Split,
+    tokenizer: &Tokenizer,
+    dir: &Path,
+    watch: &Watch<'_>,
+) -> Result<Dataset> {
+    let bar =
+        watch.bar((split.train.len() + split.valid.len()) as u64, "{bar:30} {pos}/{len} documents tokenized");
     let written = data::prepare(split, tokenizer, dir, &|done, _| bar.set_position(done as u64));
     bar.finish_and_clear();
     written?;
@@ -182,12 +201,20 @@ fn given_tokenizer(config: &RunConfig, start: Option<&ModelFile>) -> Result<Opti
     }
     match start {
         None => Ok(None),
-        Some(file) if file.tokenizer.is_some() => Ok(Some(Tokenizer::from_file(&Path::new(&config.init).join("tokenizer.json"))?)),
-        Some(_) => Err(Error::Config(format!("{}: has no tokenizer.json: give --tokenizer FILE", config.init))),
+        Some(file) if file.tokenizer.is_some() => {
+            Ok(Some(Tokenizer::from_file(&Path::new(&config.init).join("tokenizer.json"))?))
+        }
+        Some(_) => {
+            Err(Error::Config(format!("{}: has no tokenizer.json: give --tokenizer FILE", config.init)))
+        }
     }
 }
 
-fn prepared_tokenizer(config: &RunConfig, dir: &Path, start: Option<&ModelFile>) -> Result<Option<Tokenizer>> {
+fn prepared_tokenizer(
+    config: &RunConfig,
+    dir: &Path,
+    start: Option<&ModelFile>,
+) -> Result<Option<Tokenizer>> {
     let beside = dir.join("tokenizer.json");
     if config.tokenizer.as_os_str().is_empty() && beside.exists() {
         return Ok(Some(Tokenizer::from_file(&beside)?));
@@ -236,21 +263,27 @@ pub fn train<B: Backend>(
     bar.set_position(trainer.state.step);
     bar.reset_eta();
     let (begin, mut window) = (Instant::now(), Window::default());
-    let due = |every: u64, step: u64| step == config.steps || (every > 0 && step % every == 0);
-    let mut validated = fresh.then_some(0);
+    let due = |every: u64, step: u64| step == config.steps || (every > 0 && step.is_multiple_of(every));
+    let (mut validated, mut saved) = (fresh.then_some(0), None);
     while trainer.state.step < config.steps && !watch.cancelled.load(Ordering::Relaxed) {
         let clock = Instant::now();
         let step = trainer.step(&data.train);
         window.add(&step, clock.elapsed().as_secs_f64());
         let at = trainer.state.step;
         if let Some(reason) = step.skipped {
-            metrics.log(&json!({"step": at, "skipped": reason, "loss": step.loss, "grad_norm": step.grad_norm}))?;
+            metrics.log(
+                &json!({"step": at, "skipped": reason, "loss": step.loss, "grad_norm": step.grad_norm}),
+            )?;
             bar.suspend(|| watch.say(&format!("step {at} skipped: {reason} (loss {:.3})", step.loss)));
             give_up(&trainer, step)?;
         }
-        if at % 10 == 0 || at == config.steps {
+        if at.is_multiple_of(10) || at == config.steps {
             log_window(&mut metrics, at, &step, &window)?;
-            bar.set_message(format!("loss {:.3}  {:.0} tokens/s", trainer.state.mean_loss, window.tokens as f64 / window.seconds));
+            bar.set_message(format!(
+                "loss {:.3}  {:.0} tokens/s",
+                trainer.state.mean_loss,
+                window.tokens as f64 / window.seconds
+            ));
             window = Window { codes: window.codes, ..Window::default() };
         }
         bar.set_position(at);
@@ -259,21 +292,31 @@ pub fn train<B: Backend>(
             validated = Some(at);
             let codes = std::mem::take(&mut window.codes);
             log_validation(&mut metrics, at, last_loss, codes)?;
-            bar.suspend(|| watch.say(&format!("step {at:>6}  valid loss {last_loss:.4}  perplexity {:.2}{}", last_loss.exp(), shares(codes))));
+            bar.suspend(|| {
+                watch.say(&format!(
+                    "step {at:>6}  valid loss {last_loss:.4}  perplexity {:.2}{}",
+                    last_loss.exp(),
+                    shares(codes)
+                ))
+            });
         }
-        if config.sample_every > 0 && due(config.sample_every, at) {
-            if let Some(text) = sample(&trainer, tokenizer, &config.sample_prompt)? {
-                metrics.log(&json!({"step": at, "sample": text}))?;
-                bar.suspend(|| watch.say(&format!("        sample: {}", text.replace('\n', " "))));
-            }
+        if config.sample_every > 0
+            && due(config.sample_every, at)
+            && let Some(text) = sample(&trainer, tokenizer, &config.sample_prompt)?
+        {
+            metrics.log(&json!({"step": at, "sample": text}))?;
+            bar.suspend(|| watch.say(&format!("        sample: {}", text.replace('\n', " "))));
         }
         if config.save_every > 0 && due(config.save_every, at) {
             checkpoint::save(&config.out, &trainer)?;
+            saved = Some(at);
         }
     }
     bar.finish_and_clear();
     let interrupted = trainer.state.step < config.steps;
-    checkpoint::save(&config.out, &trainer)?;
+    if saved != Some(trainer.state.step) {
+        checkpoint::save(&config.out, &trainer)?;
+    }
     if validated != Some(trainer.state.step) && !interrupted {
         last_loss = trainer.validate(data);
     }
@@ -289,7 +332,9 @@ fn give_up<B: Backend>(trainer: &Trainer<B>, step: Step) -> Result<()> {
     }
     let message = format!(
         "{most} steps in a row were skipped (loss {:.3}, gradient norm {:.3}); the checkpoint in {} is from before: lower lr or raise warmup and --resume",
-        step.loss, step.grad_norm, trainer.config.out.display()
+        step.loss,
+        step.grad_norm,
+        trainer.config.out.display()
     );
     Err(Error::Diverged { step: state.step, message })
 }
@@ -309,7 +354,8 @@ impl Watch<'_> {
         if self.quiet {
             return ProgressBar::hidden();
         }
-        let style = ProgressStyle::with_template(template).expect("the templates of this file are well-formed");
+        let style =
+            ProgressStyle::with_template(template).expect("the templates of this file are well-formed");
         ProgressBar::new(len).with_style(style)
     }
 
@@ -356,7 +402,11 @@ fn shares(codes: Codes) -> String {
 }
 
 /// A text sample from the packed weights, by the runtime: what would ship is what talks here.
-fn sample<B: Backend>(trainer: &Trainer<B>, tokenizer: Option<&Tokenizer>, prompt: &str) -> Result<Option<String>> {
+fn sample<B: Backend>(
+    trainer: &Trainer<B>,
+    tokenizer: Option<&Tokenizer>,
+    prompt: &str,
+) -> Result<Option<String>> {
     let Some(tokenizer) = tokenizer else { return Ok(None) };
     let model = export::in_memory(&trainer.backend, &trainer.params, Some(tokenizer))?;
     match eval::sample(&model, prompt, 60, trainer.config.seed) {

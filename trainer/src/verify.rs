@@ -5,6 +5,7 @@ use std::path::Path;
 use bonsai_runtime::ModelFile;
 use bonsai_runtime::config::Kind;
 use bonsai_runtime::tensor::{Format, StoredTensor};
+use bonsai_runtime::ternary::{CODES_PER_BYTE, q2_0};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -58,7 +59,10 @@ pub fn verify(path: &Path) -> Result<Report> {
 
 /// Groups of the packed tensors, or 128 where the weights lie unpacked.
 fn group_of(file: &ModelFile) -> usize {
-    let packed = file.tensors.values().find_map(|t| if let Format::Q2_0 { group } = t.format { Some(group) } else { None });
+    let packed = file
+        .tensors
+        .values()
+        .find_map(|t| if let Format::Q2_0 { group } = t.format { Some(group) } else { None });
     packed.unwrap_or(128)
 }
 
@@ -66,8 +70,11 @@ fn check(path: &Path, file: &ModelFile, group: usize) -> Result<Report> {
     let matrices = file.config.tensors().into_iter().filter(|spec| spec.kind != Kind::Norm);
     let check = |spec: bonsai_runtime::config::TensorSpec| {
         let refuse = |message: String| Error::Verify(format!("{}: {}: {message}", path.display(), spec.name));
-        if spec.cols % group != 0 {
-            return Err(refuse(format!("{} inputs do not divide into groups of {group}: not ternary", spec.cols)));
+        if !spec.cols.is_multiple_of(group) {
+            return Err(refuse(format!(
+                "{} inputs do not divide into groups of {group}: not ternary",
+                spec.cols
+            )));
         }
         let (counts, deviation) = check_tensor(&file.tensors[&spec.name], group).map_err(refuse)?;
         Ok(TensorReport { name: spec.name.clone(), rows: spec.rows, cols: spec.cols, counts, deviation })
@@ -75,30 +82,78 @@ fn check(path: &Path, file: &ModelFile, group: usize) -> Result<Report> {
     Ok(Report { group, tensors: matrices.map(check).collect::<Result<_>>()? })
 }
 
-/// Counts of -s, 0, +s and the largest deviation, or the first weight that is none of them.
-fn check_tensor(tensor: &StoredTensor, group: usize) -> Result<([u64; 3], f64), String> {
+/// Counts of -s, 0, +s, and the largest deviation.
+type Found = ([u64; 3], f64);
+
+/// What a tensor holds, or where the first weight is that is none of -s, 0, +s.
+fn check_tensor(tensor: &StoredTensor, group: usize) -> Result<Found, String> {
+    match tensor.format {
+        Format::Q2_0 { group } => check_packed(tensor, group),
+        _ => check_unpacked(tensor, group),
+    }
+}
+
+/// A packed tensor against the codes and scales that it stores. A code 3 would read as +2s: beside zeros alone its
+/// values look like a group of another scale, so codes are checked as codes.
+fn check_packed(tensor: &StoredTensor, group: usize) -> Result<Found, String> {
+    let ternary = q2_0::unpack(tensor.rows, tensor.cols, group, &tensor.bytes)?;
     let row = |i: usize| {
         let mut w = vec![0.0; tensor.cols];
         tensor.read_row(i, &mut w);
-        let (mut counts, mut worst) = ([0; 3], 0.0f64);
+        let mut found = Found::default();
+        for (j, &w) in w.iter().enumerate() {
+            let at = i * tensor.cols + j;
+            let scale = ternary.scales[at / group].to_f32();
+            let code = (ternary.codes[at / CODES_PER_BYTE] >> (2 * (at % CODES_PER_BYTE))) & 3;
+            count(&mut found, w, scale, Some(i8::try_from(code).unwrap_or(3) - 1), (i, j))?;
+        }
+        Ok(found)
+    };
+    sum((0..tensor.rows).into_par_iter().map(row).collect())
+}
+
+/// An unpacked tensor, where the scale of a group is its largest magnitude.
+fn check_unpacked(tensor: &StoredTensor, group: usize) -> Result<Found, String> {
+    let row = |i: usize| {
+        let mut w = vec![0.0; tensor.cols];
+        tensor.read_row(i, &mut w);
+        let mut found = Found::default();
         for (g, w) in w.chunks_exact(group).enumerate() {
             let scale = w.iter().fold(0.0f32, |s, x| s.max(x.abs()));
             for (j, &w) in w.iter().enumerate() {
-                let exact = if scale == 0.0 { 0.0 } else { f64::from(w) / f64::from(scale) };
-                let t = exact.round();
-                let deviation = (exact - t).abs();
-                if !(deviation < TOLERANCE) {
-                    return Err(format!("row {i}, input {}: weight {w} is not -s, 0 or +s with s = {scale}", g * group + j));
-                }
-                worst = worst.max(deviation);
-                counts[(t + 1.0) as usize] += 1;
+                count(&mut found, w, scale, None, (i, g * group + j))?;
             }
         }
-        Ok((counts, worst))
+        Ok(found)
     };
-    let rows: Result<Vec<_>, String> = (0..tensor.rows).into_par_iter().map(row).collect();
-    let sum = |(a, x): ([u64; 3], f64), (b, y): ([u64; 3], f64)| ([a[0] + b[0], a[1] + b[1], a[2] + b[2]], x.max(y));
-    Ok(rows?.into_iter().fold(([0; 3], 0.0), sum))
+    sum((0..tensor.rows).into_par_iter().map(row).collect())
+}
+
+/// Adds a weight to the counts if it is `scale * t`; any `t` of -1, 0, +1 will do where none is stored.
+fn count(
+    (counts, worst): &mut Found,
+    w: f32,
+    scale: f32,
+    stored: Option<i8>,
+    (row, input): (usize, usize),
+) -> Result<(), String> {
+    // A group without a scale is all zeros; a weight that is no number stays none, and is refused.
+    let ratio = if scale == 0.0 && w == 0.0 { 0.0 } else { f64::from(w) / f64::from(scale) };
+    let t = stored.map_or(ratio.round(), f64::from);
+    let deviation = (ratio - t).abs().max((ratio.round() - t).abs());
+    let zeros_only = scale == 0.0 && w == 0.0; // whatever its code, the weight is zero
+    if !zeros_only && (deviation.is_nan() || deviation >= TOLERANCE || t.abs() > 1.0) {
+        return Err(format!("row {row}, input {input}: weight {w} is not -s, 0 or +s with s = {scale}"));
+    }
+    *worst = worst.max(if zeros_only { 0.0 } else { deviation });
+    counts[if zeros_only { 1 } else { (t + 1.0) as usize }] += 1;
+    Ok(())
+}
+
+/// The sum over rows, or the first row's complaint.
+fn sum(rows: Result<Vec<Found>, String>) -> Result<Found, String> {
+    let add = |(a, x): Found, (b, y): Found| ([a[0] + b[0], a[1] + b[1], a[2] + b[2]], x.max(y));
+    Ok(rows?.into_iter().fold(Found::default(), add))
 }
 
 impl Report {
@@ -115,14 +170,22 @@ impl Report {
         let worst = self.tensors.iter().fold(0.0f64, |w, t| w.max(t.deviation));
         format!(
             "ternary: all {total} weights of {} tensors are -s, 0 or +s in groups of {} ({:.1}% / {:.1}% / {:.1}%), largest |round(w/s) - w/s| = {worst:.1e}",
-            self.tensors.len(), self.group, share(minus), share(zero), share(plus)
+            self.tensors.len(),
+            self.group,
+            share(minus),
+            share(zero),
+            share(plus)
         )
     }
 }
 
 impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(f, "{:<48} {:>14} {:>8} {:>8} {:>8} {:>10}", "tensor", "shape", "-1 %", "0 %", "+1 %", "deviation")?;
+        writeln!(
+            f,
+            "{:<48} {:>14} {:>8} {:>8} {:>8} {:>10}",
+            "tensor", "shape", "-1 %", "0 %", "+1 %", "deviation"
+        )?;
         for t in &self.tensors {
             let total = t.counts.iter().sum::<u64>() as f64;
             let [a, b, c] = t.counts.map(|n| 100.0 * n as f64 / total);

@@ -3,6 +3,7 @@
 //! `tests/oracle/{tied,untied}` is a small fixture (its generator lies beside it; of matrices it holds every
 //! `row_stride`th row only, to stay small); a larger one of the same kind in `../shared/oracle` is read too where it is
 //! present.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::path::{Path, PathBuf};
 
@@ -68,7 +69,8 @@ impl Oracle {
         let tensors = self.tensors();
         let ids = |name: &str| {
             let tensor = tensors.tensor(&format!("{name}.{index}")).unwrap();
-            let ids: Vec<u32> = tensor.data().as_chunks::<8>().0.iter().map(|&b| i64::from_le_bytes(b) as u32).collect();
+            let ids: Vec<u32> =
+                tensor.data().as_chunks::<8>().0.iter().map(|&b| i64::from_le_bytes(b) as u32).collect();
             (ids, tensor.shape().to_vec())
         };
         let ((tokens, shape), (targets, _)) = (ids("input_ids"), ids("targets"));
@@ -82,7 +84,10 @@ impl Oracle {
         Some(tensor.data().as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect())
     }
 
-    fn setup(&self, projection: Option<Projection>) -> (CpuBackend, Params<CpuBackend>, Activations<CpuBackend>, Batch) {
+    fn setup(
+        &self,
+        projection: Option<Projection>,
+    ) -> (CpuBackend, Params<CpuBackend>, Activations<CpuBackend>, Batch) {
         let file = bonsai_runtime::ModelFile::open(&self.dir).unwrap();
         let batch = self.batch(0);
         let backend = CpuBackend::new(&file.config, batch.seq);
@@ -124,7 +129,11 @@ fn check_logits_and_gradients(mode: &str, ternary: bool) {
             worst = worst.max(error);
             compared += 1;
         }
-        println!("{}: {mode} logits {:.1e}, loss {loss:.6}, worst of {compared} gradients {worst:.1e}", oracle.name, relative(&logits, &oracle.f32(&format!("{mode}.logits")).unwrap()));
+        println!(
+            "{}: {mode} logits {:.1e}, loss {loss:.6}, worst of {compared} gradients {worst:.1e}",
+            oracle.name,
+            relative(&logits, &oracle.f32(&format!("{mode}.logits")).unwrap())
+        );
         assert!(compared == p.list.len() || mode == "dense", "only {compared} gradients in {}", oracle.name);
     }
 }
@@ -148,9 +157,18 @@ fn codes_and_scales_are_those_of_pytorch() {
         for param in &p.list {
             let Some(ternary) = b.ternary(&param.value) else { continue };
             let codes = tensors.tensor(&format!("ternary.codes.{}", param.spec.name)).unwrap();
-            let ours: Vec<u8> =
-                ternary.codes.iter().flat_map(|byte| (0..4).map(move |k| ((byte >> (2 * k)) & 3).wrapping_sub(1))).collect();
-            assert_eq!(codes.data(), oracle.rows(param.spec.rows, &ours), "{}: codes of {}", oracle.name, param.spec.name);
+            let ours: Vec<u8> = ternary
+                .codes
+                .iter()
+                .flat_map(|byte| (0..4).map(move |k| ((byte >> (2 * k)) & 3).wrapping_sub(1)))
+                .collect();
+            assert_eq!(
+                codes.data(),
+                oracle.rows(param.spec.rows, &ours),
+                "{}: codes of {}",
+                oracle.name,
+                param.spec.name
+            );
             let scales = tensors.tensor(&format!("ternary.scales.{}", param.spec.name)).unwrap();
             let ours: Vec<u8> = ternary.scales.iter().flat_map(|s| s.to_le_bytes()).collect();
             assert_eq!(scales.data(), ours, "{}: scales of {}", oracle.name, param.spec.name);
@@ -172,21 +190,37 @@ fn weights_after_adamw_steps_are_those_of_pytorch() {
             model::forward(&mut b, &p, &mut a, &batch);
             model::backward(&mut b, &mut p, &mut a, &batch, 1.0 / target_tokens(&batch) as f32);
             let norm = p.list.iter().map(|param| b.sum_of_squares(&param.grad)).sum::<f64>().sqrt();
-            let gradients: Vec<Vec<f32>> = p.list.iter().map(|param| b.read(&param.grad).into_owned()).collect();
+            let gradients: Vec<Vec<f32>> =
+                p.list.iter().map(|param| b.read(&param.grad).into_owned()).collect();
             optimizer.update(&mut b, &mut p, step as u64 + 1, 1.0, optimizer.grad_scale(norm));
             let (mut off, mut total) = (0, 0);
             for (param, gradient) in p.list.iter().zip(&gradients) {
-                let Some(expected) = oracle.f32(&format!("adamw.clip1.step{}.{}", step + 1, param.spec.name)) else { continue };
+                let Some(expected) = oracle.f32(&format!("adamw.clip1.step{}.{}", step + 1, param.spec.name))
+                else {
+                    continue;
+                };
                 let (ours, gradient) = (b.latent(&param.value), oracle.rows(param.spec.rows, gradient));
-                for ((ours, theirs), g) in oracle.rows(param.spec.rows, &ours).iter().zip(&expected).zip(gradient) {
+                for ((ours, theirs), g) in
+                    oracle.rows(param.spec.rows, &ours).iter().zip(&expected).zip(gradient)
+                {
                     let difference = (ours - theirs).abs();
                     // Where the gradient is rounding noise, AdamW's first steps turn its sign into a whole step.
-                    assert!(step > 0 || difference < 2e-6 || g.abs() < 1e-6, "{}: {} off by {difference}", oracle.name, param.spec.name);
+                    assert!(
+                        step > 0 || difference < 2e-6 || g.abs() < 1e-6,
+                        "{}: {} off by {difference}",
+                        oracle.name,
+                        param.spec.name
+                    );
                     off += usize::from(difference > 1e-5);
                     total += 1;
                 }
             }
-            assert!(off as f64 <= 1e-3 * total as f64, "{}: {off} of {total} weights off after step {}", oracle.name, step + 1);
+            assert!(
+                off as f64 <= 1e-3 * total as f64,
+                "{}: {off} of {total} weights off after step {}",
+                oracle.name,
+                step + 1
+            );
             compared += total;
         }
     }

@@ -19,7 +19,8 @@ fn main() {
     };
     let number = |text: &String| text.parse::<usize>().expect("a whole number");
     let (batch, seq, steps) = (number(batch), number(seq), number(steps));
-    let settings: Vec<_> = settings.iter().map(|s| bonsai_trainer::commands::parse_setting(s).expect("KEY=VALUE")).collect();
+    let settings: Vec<_> =
+        settings.iter().map(|s| bonsai_trainer::commands::parse_setting(s).expect("KEY=VALUE")).collect();
     let config = RunConfig { batch_size: batch, seq_len: seq, steps: steps as u64, ..RunConfig::default() };
     let config = RunConfig::load_over(&config, &settings).expect("settings of a run");
     let vocab = if name == "0.6b" { 151_936 } else { 4096 };
@@ -29,7 +30,8 @@ fn main() {
     let backend = CpuBackend::new(&model, seq);
     let projection = config.projection().expect("a scale rule");
     let count = |spec: &_| optimizer.moments(spec).len();
-    let params = Params::new(&backend, &model, projection, count, |i, spec| params::scratch(&model, 0, i, spec));
+    let params =
+        Params::new(&backend, &model, projection, count, |i, spec| params::scratch(&model, 0, i, spec));
     let mut trainer = Trainer::new(config, backend, params, State::default(), Order::Shuffled { seed: 0 });
     let mut seconds = Vec::new();
     let mut losses = Vec::new();

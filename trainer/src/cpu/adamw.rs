@@ -15,12 +15,14 @@ pub(super) fn adamw(w: &mut CpuMatrix, grad: &mut [f32], [m, v]: [&mut [f32]; 2]
     let numbers = w.latent.par_chunks_mut(CHUNK).zip(grad.par_chunks_mut(CHUNK));
     let moments = m.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK));
     let tasks = numbers.zip(moments).zip(groups);
-    tasks.map(|(((w, grad), (m, v)), groups)| {
-        vectorized(|| {
-            update(w, grad, m, v, step);
-            groups.project(w)
+    tasks
+        .map(|(((w, grad), (m, v)), groups)| {
+            vectorized(|| {
+                update(w, grad, m, v, step);
+                groups.project(w)
+            })
         })
-    }).sum()
+        .sum()
 }
 
 /// `m`, `v`: running means of the gradient and of its square; `w -= lr (m' / (sqrt(v') + eps) + decay w)`.

@@ -53,7 +53,9 @@ pub(super) fn attention(out: &mut [f32], lse: &mut [f32], [q, k, v]: [&[f32]; 3]
             let (k, v) = (Head::new(k, kv_heads, shape, b, kv), Head::new(v, kv_heads, shape, b, kv));
             let mut out = vec![0.0; share * seq * head_dim];
             let mut scores = vec![0.0; BLOCK * seq];
-            for (j, (out, lse)) in out.chunks_exact_mut(seq * head_dim).zip(lse.chunks_exact_mut(seq)).enumerate() {
+            for (j, (out, lse)) in
+                out.chunks_exact_mut(seq * head_dim).zip(lse.chunks_exact_mut(seq)).enumerate()
+            {
                 let q = Head::new(q, heads, shape, b, kv * share + j);
                 head_forward(out, lse, &q, &k, &v, &mut scores);
             }
@@ -66,20 +68,39 @@ pub(super) fn attention(out: &mut [f32], lse: &mut [f32], [q, k, v]: [&[f32]; 3]
     });
 }
 
-fn head_forward(out: &mut [f32], lse: &mut [f32], q: &Head<'_>, k: &Head<'_>, v: &Head<'_>, scores: &mut [f32]) {
+fn head_forward(
+    out: &mut [f32],
+    lse: &mut [f32],
+    q: &Head<'_>,
+    k: &Head<'_>,
+    v: &Head<'_>,
+    scores: &mut [f32],
+) {
     let (seq, width) = (lse.len(), q.width);
     for first in (0..seq).step_by(BLOCK) {
         let n = BLOCK.min(seq - first);
         let keys = first + n;
         let p = &mut scores[..n * keys];
-        matmul(Target::new(p, n, keys, keys), q.rows(first, n), k.rows(0, keys).t(), scale(width), Threads::One);
+        matmul(
+            Target::new(p, n, keys, keys),
+            q.rows(first, n),
+            k.rows(0, keys).t(),
+            scale(width),
+            Threads::One,
+        );
         vectorized(|| {
             for (i, p) in p.chunks_exact_mut(keys).enumerate() {
                 lse[first + i] = softmax(p, first + i + 1);
             }
         });
         let out = &mut out[first * width..(first + n) * width];
-        matmul(Target::new(out, n, width, width), View::new(p, n, keys, keys), v.rows(0, keys), 1.0, Threads::One);
+        matmul(
+            Target::new(out, n, width, width),
+            View::new(p, n, keys, keys),
+            v.rows(0, keys),
+            1.0,
+            Threads::One,
+        );
     }
 }
 
@@ -155,7 +176,13 @@ fn head_backward(
         let n = BLOCK.min(seq - first);
         let keys = first + n;
         let (p, ds) = (&mut p[..n * keys], &mut ds[..n * keys]);
-        matmul(Target::new(p, n, keys, keys), q.rows(first, n), k.rows(0, keys).t(), scale(width), Threads::One);
+        matmul(
+            Target::new(p, n, keys, keys),
+            q.rows(first, n),
+            k.rows(0, keys).t(),
+            scale(width),
+            Threads::One,
+        );
         matmul(Target::new(ds, n, keys, keys), d_out.rows(first, n), v.rows(0, keys).t(), 1.0, Threads::One);
         vectorized(|| {
             for (i, (p, ds)) in p.chunks_exact_mut(keys).zip(ds.chunks_exact_mut(keys)).enumerate() {
@@ -165,8 +192,20 @@ fn head_backward(
             }
         });
         let (p, ds) = (View::new(p, n, keys, keys), View::new(ds, n, keys, keys));
-        matmul(Target::new(dv, keys, width, width).accumulate(true), p.t(), d_out.rows(first, n), 1.0, Threads::One);
-        matmul(Target::new(dk, keys, width, width).accumulate(true), ds.t(), q.rows(first, n), 1.0, Threads::One);
+        matmul(
+            Target::new(dv, keys, width, width).accumulate(true),
+            p.t(),
+            d_out.rows(first, n),
+            1.0,
+            Threads::One,
+        );
+        matmul(
+            Target::new(dk, keys, width, width).accumulate(true),
+            ds.t(),
+            q.rows(first, n),
+            1.0,
+            Threads::One,
+        );
         let dq = &mut dq[first * width..keys * width];
         matmul(Target::new(dq, n, width, width), ds, k.rows(0, keys), 1.0, Threads::One);
     }
@@ -187,7 +226,12 @@ fn scale(width: usize) -> f32 {
 }
 
 /// Puts the results of the tasks back into `[t, heads * head_dim]`.
-fn merge<'a>(all: &mut [f32], heads: usize, shape: AttentionShape, part: impl Fn(usize, usize) -> &'a [f32] + Sync) {
+fn merge<'a>(
+    all: &mut [f32],
+    heads: usize,
+    shape: AttentionShape,
+    part: impl Fn(usize, usize) -> &'a [f32] + Sync,
+) {
     all.par_chunks_exact_mut(heads * shape.head_dim).enumerate().for_each(|(token, row)| {
         for (head, out) in row.chunks_exact_mut(shape.head_dim).enumerate() {
             out.copy_from_slice(part(token, head));

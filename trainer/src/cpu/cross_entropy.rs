@@ -60,13 +60,25 @@ fn logits<'a>(h: &[f32], w: &CpuMatrix, [weights, logits]: &'a mut [Scratch; 2])
     for first in (0..vocab).step_by(VOCAB_BLOCK) {
         let n = VOCAB_BLOCK.min(vocab - first);
         let block = View::new(w.weights(first, n, weights), n, k, k);
-        matmul(Target::new(&mut logits[first..], t, n, vocab), View::new(h, t, k, k), block.t(), 1.0, Threads::All);
+        matmul(
+            Target::new(&mut logits[first..], t, n, vocab),
+            View::new(h, t, k, k),
+            block.t(),
+            1.0,
+            Threads::All,
+        );
     }
     logits
 }
 
 /// `dh = dl w`, `dw += dl^T h`, where `dl`, the gradient of the logits, lies in the second scratch.
-fn head_backward(dh: &mut [f32], dw: &mut [f32], h: &[f32], w: &CpuMatrix, [weights, logits]: &mut [Scratch; 2]) {
+fn head_backward(
+    dh: &mut [f32],
+    dw: &mut [f32],
+    h: &[f32],
+    w: &CpuMatrix,
+    [weights, logits]: &mut [Scratch; 2],
+) {
     let (t, k, vocab) = (h.len() / w.cols, w.cols, w.rows);
     let d_logits = &*logits.get(t * vocab);
     for first in (0..vocab).step_by(VOCAB_BLOCK) {
@@ -75,7 +87,13 @@ fn head_backward(dh: &mut [f32], dw: &mut [f32], h: &[f32], w: &CpuMatrix, [weig
         let block = View::new(w.weights(first, n, weights), n, k, k);
         matmul(Target::new(dh, t, k, k).accumulate(first > 0), d_block, block, 1.0, Threads::All);
         let dw = &mut dw[first * k..(first + n) * k];
-        matmul(Target::new(dw, n, k, k).accumulate(true), d_block.t(), View::new(h, t, k, k), 1.0, Threads::All);
+        matmul(
+            Target::new(dw, n, k, k).accumulate(true),
+            d_block.t(),
+            View::new(h, t, k, k),
+            1.0,
+            Threads::All,
+        );
     }
 }
 

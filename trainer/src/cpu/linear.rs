@@ -15,7 +15,9 @@ impl CpuMatrix {
     /// matrix, or the projected ones, unpacked into `scratch`. The packed codes are an eighth of the bytes, so unpacking
     /// into the cache costs less than keeping an f32 copy of every matrix would.
     pub(super) fn weights<'a>(&'a self, first: usize, n: usize, scratch: &'a mut Scratch) -> &'a [f32] {
-        let Some(ternary) = &self.ternary else { return &self.latent[first * self.cols..(first + n) * self.cols] };
+        let Some(ternary) = &self.ternary else {
+            return &self.latent[first * self.cols..(first + n) * self.cols];
+        };
         let out = scratch.get(n * self.cols);
         out.par_chunks_mut(UNPACK_ROWS * self.cols).enumerate().for_each(|(i, out)| {
             vectorized(|| ternary.read_rows(first + i * UNPACK_ROWS, out));
@@ -28,7 +30,13 @@ impl CpuMatrix {
 pub(super) fn linear(y: &mut [f32], x: &[f32], w: &CpuMatrix, scratch: &mut Scratch) {
     let (t, n, k) = (x.len() / w.cols, w.rows, w.cols);
     let weights = w.weights(0, n, scratch);
-    matmul(Target::new(y, t, n, n), View::new(x, t, k, k), View::new(weights, n, k, k).t(), 1.0, Threads::All);
+    matmul(
+        Target::new(y, t, n, n),
+        View::new(x, t, k, k),
+        View::new(weights, n, k, k).t(),
+        1.0,
+        Threads::All,
+    );
 }
 
 /// `dx (+)= dy w`, `dw += dy^T x`.
@@ -44,6 +52,12 @@ pub(super) fn linear_backward(
     let (t, n, k) = (x.len() / w.cols, w.rows, w.cols);
     let dy = View::new(dy, t, n, n);
     let weights = w.weights(0, n, scratch);
-    matmul(Target::new(dx, t, k, k).accumulate(accumulate), dy, View::new(weights, n, k, k), 1.0, Threads::All);
+    matmul(
+        Target::new(dx, t, k, k).accumulate(accumulate),
+        dy,
+        View::new(weights, n, k, k),
+        1.0,
+        Threads::All,
+    );
     matmul(Target::new(dw, n, k, k).accumulate(true), dy.t(), View::new(x, t, k, k), 1.0, Threads::All);
 }

@@ -21,7 +21,13 @@ impl<'a> View<'a> {
 
     /// The transposed view.
     pub fn t(self) -> Self {
-        Self { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
+        Self {
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+            ..self
+        }
     }
 }
 
@@ -93,5 +99,8 @@ pub fn matmul(target: Target<'_>, a: View<'_>, b: View<'_>, alpha: f32, threads:
 }
 
 fn check(len: usize, rows: usize, cols: usize, stride: usize) {
-    assert!(rows == 0 || cols == 0 || (stride >= cols && (rows - 1) * stride + cols <= len), "a matrix outside of its numbers");
+    assert!(
+        rows == 0 || cols == 0 || (stride >= cols && (rows - 1) * stride + cols <= len),
+        "a matrix outside of its numbers"
+    );
 }

@@ -68,7 +68,13 @@ impl Backend for CpuBackend {
         vec![0.0; len]
     }
 
-    fn matrix(&self, rows: usize, cols: usize, latent: Vec<f32>, projection: Option<Projection>) -> CpuMatrix {
+    fn matrix(
+        &self,
+        rows: usize,
+        cols: usize,
+        latent: Vec<f32>,
+        projection: Option<Projection>,
+    ) -> CpuMatrix {
         assert_eq!(latent.len(), rows * cols, "latent weights of a {rows} x {cols} matrix");
         let ternary = projection.map(|projection| project::project(&latent, rows, cols, projection));
         CpuMatrix { rows, cols, latent, projection, ternary }
@@ -138,7 +144,13 @@ impl Backend for CpuBackend {
         self.angles.rotate(dx, shape, -1.0);
     }
 
-    fn attention(&mut self, out: &mut Vec<f32>, lse: &mut Vec<f32>, [q, k, v]: [&Vec<f32>; 3], shape: AttentionShape) {
+    fn attention(
+        &mut self,
+        out: &mut Vec<f32>,
+        lse: &mut Vec<f32>,
+        [q, k, v]: [&Vec<f32>; 3],
+        shape: AttentionShape,
+    ) {
         attention::attention(out, lse, [q, k, v], shape);
     }
 
@@ -192,12 +204,24 @@ impl Backend for CpuBackend {
         sum_of_squares(buffer)
     }
 
-    fn adamw(&mut self, w: &mut CpuMatrix, grad: &mut Vec<f32>, moments: &mut [Vec<f32>], step: AdamW) -> Codes {
+    fn adamw(
+        &mut self,
+        w: &mut CpuMatrix,
+        grad: &mut Vec<f32>,
+        moments: &mut [Vec<f32>],
+        step: AdamW,
+    ) -> Codes {
         let [m, v] = moments else { panic!("AdamW keeps two moments") };
         adamw::adamw(w, grad, [m, v], step)
     }
 
-    fn muon(&mut self, w: &mut CpuMatrix, grad: &mut Vec<f32>, momentum: &mut [Vec<f32>], step: Muon) -> Codes {
+    fn muon(
+        &mut self,
+        w: &mut CpuMatrix,
+        grad: &mut Vec<f32>,
+        momentum: &mut [Vec<f32>],
+        step: Muon,
+    ) -> Codes {
         let [momentum] = momentum else { panic!("Muon keeps one moment") };
         muon::muon(w, grad, momentum, step)
     }

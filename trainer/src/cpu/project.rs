@@ -26,7 +26,11 @@ impl<'a> Groups<'a> {
         let (Some(ternary), Some(projection)) = (ternary, projection) else {
             return (0..len.div_ceil(chunk)).map(|_| Self(None)).collect();
         };
-        assert!(chunk % projection.group == 0, "a chunk of {chunk} weights in groups of {}", projection.group);
+        assert!(
+            chunk.is_multiple_of(projection.group),
+            "a chunk of {chunk} weights in groups of {}",
+            projection.group
+        );
         let codes = ternary.codes.chunks_mut(chunk / CODES_PER_BYTE);
         let scales = ternary.scales.chunks_mut(chunk / projection.group);
         codes.zip(scales).map(|(codes, scales)| Self(Some(Chunk { codes, scales, projection }))).collect()
@@ -40,7 +44,9 @@ impl<'a> Groups<'a> {
         };
         let (mut zeros, mut flips) = (0, 0);
         let mut fresh = vec![0u8; group / CODES_PER_BYTE];
-        for ((w, codes), scale) in w.chunks_exact(group).zip(codes.chunks_exact_mut(group / CODES_PER_BYTE)).zip(scales) {
+        for ((w, codes), scale) in
+            w.chunks_exact(group).zip(codes.chunks_exact_mut(group / CODES_PER_BYTE)).zip(scales)
+        {
             *scale = project_group(w, rule, &mut fresh);
             zeros += count_zeros(&fresh) as u64;
             flips += count_flips(codes, &fresh) as u64;

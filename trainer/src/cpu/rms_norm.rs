@@ -19,10 +19,18 @@ pub(super) fn rms_norm(out: &mut [f32], x: &[f32], gain: &[f32], eps: f32) {
 }
 
 /// With `u = dy g`: `dx += r (u - x r^2 mean(u x))`, `dg += sum over runs of dy x r`.
-pub(super) fn rms_norm_backward(dx: &mut [f32], d_gain: &mut [f32], dy: &[f32], x: &[f32], gain: &[f32], eps: f32) {
+pub(super) fn rms_norm_backward(
+    dx: &mut [f32],
+    d_gain: &mut [f32],
+    dy: &[f32],
+    x: &[f32],
+    gain: &[f32],
+    eps: f32,
+) {
     let n = gain.len();
     let tasks = dx.par_chunks_mut(RUNS * n).zip(dy.par_chunks(RUNS * n)).zip(x.par_chunks(RUNS * n));
-    let partial: Vec<Vec<f32>> = tasks.map(|((dx, dy), x)| vectorized(|| backward_runs(dx, dy, x, gain, eps))).collect();
+    let partial: Vec<Vec<f32>> =
+        tasks.map(|((dx, dy), x)| vectorized(|| backward_runs(dx, dy, x, gain, eps))).collect();
     for part in partial {
         d_gain.iter_mut().zip(part).for_each(|(sum, d)| *sum += d);
     }

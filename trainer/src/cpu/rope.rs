@@ -36,7 +36,9 @@ impl Angles {
             let position = token % shape.seq;
             let at = position * self.half..(position + 1) * self.half;
             let (cos, sin) = (&self.cos[at.clone()], &self.sin[at]);
-            vectorized(|| x.chunks_exact_mut(2 * self.half).for_each(|head| rotate_head(head, cos, sin, direction)));
+            vectorized(|| {
+                x.chunks_exact_mut(2 * self.half).for_each(|head| rotate_head(head, cos, sin, direction))
+            });
         });
     }
 }
