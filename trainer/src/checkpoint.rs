@@ -146,6 +146,11 @@ fn write_file(dir: &Path, name: &str, text: &str) -> Result<()> {
     rename(dir, name)
 }
 
+/// True when `dir` holds a checkpoint, even one whose last renames a crash prevented.
+pub fn exists(dir: &Path) -> bool {
+    dir.join(STATE).exists() || dir.join(MARK).exists()
+}
+
 /// A model directory without a trainer's files: what `export --format hf` writes.
 pub fn write_model(dir: &Path, config: &Config, tensors: Vec<(String, Vec<usize>, Vec<f32>)>) -> Result<()> {
     std::fs::create_dir_all(dir).map_err(RuntimeError::io(dir))?;

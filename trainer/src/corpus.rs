@@ -44,10 +44,10 @@ pub fn read_documents(paths: &[PathBuf]) -> Result<Vec<String>> {
         }
     }
     if documents.is_empty() {
-        return Err(Error::Config(format!(
-            "there is no text in {}: name .txt or .jsonl files, or directories of them",
-            paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
-        )));
+        return Err(Error::Data {
+            path: paths.first().cloned().unwrap_or_default(),
+            message: "there is no text: name .txt or .jsonl files, or directories of them".into(),
+        });
     }
     Ok(documents)
 }

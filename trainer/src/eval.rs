@@ -35,7 +35,7 @@ impl std::fmt::Display for Evaluation {
 
 /// Opens a run directory, a Hugging Face directory or a GGUF file as the runtime sees it.
 pub fn open(path: &Path) -> Result<Model> {
-    if path.join("trainer_state.json").exists() || path.join("COMMIT").exists() {
+    if crate::checkpoint::exists(path) {
         return crate::export::run_as_model(path);
     }
     Ok(Model::open(path)?)

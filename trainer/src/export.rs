@@ -130,7 +130,7 @@ fn write_atomically(out: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Resu
     let written =
         File::create(&temporary).map_err(|e| RuntimeError::io(&temporary)(e).into()).and_then(|file| {
             let mut file = BufWriter::new(file);
-            write(&mut file)?;
+            write(&mut file).map_err(|error| named(error, &temporary))?;
             Ok(finish(file).map_err(RuntimeError::io(&temporary))?)
         });
     if let Err(error) = written {
@@ -138,6 +138,14 @@ fn write_atomically(out: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Resu
         return Err(error);
     }
     Ok(std::fs::rename(&temporary, out).map_err(RuntimeError::io(out))?)
+}
+
+/// The writer of GGUF does not know which file it writes.
+fn named(error: Error, path: &Path) -> Error {
+    match error {
+        Error::Runtime(RuntimeError::Io { source, .. }) => RuntimeError::io(path)(source).into(),
+        other => other,
+    }
 }
 
 /// Tokens whose logits a proof compares.

@@ -264,7 +264,7 @@ pub fn train<B: Backend>(
     bar.reset_eta();
     let (begin, mut window) = (Instant::now(), Window::default());
     let due = |every: u64, step: u64| step == config.steps || (every > 0 && step.is_multiple_of(every));
-    let (mut validated, mut saved) = (fresh.then_some(0), None);
+    let mut validated = fresh.then_some(0);
     while trainer.state.step < config.steps && !watch.cancelled.load(Ordering::Relaxed) {
         let clock = Instant::now();
         let step = trainer.step(&data.train);
@@ -307,18 +307,25 @@ pub fn train<B: Backend>(
             metrics.log(&json!({"step": at, "sample": text}))?;
             bar.suspend(|| watch.say(&format!("        sample: {}", text.replace('\n', " "))));
         }
-        if config.save_every > 0 && due(config.save_every, at) {
+        // While steps are being skipped the weights are suspect: the checkpoint from before stays.
+        if config.save_every > 0 && at < config.steps && due(config.save_every, at) && step.skipped.is_none()
+        {
             checkpoint::save(&config.out, &trainer)?;
-            saved = Some(at);
         }
     }
     bar.finish_and_clear();
     let interrupted = trainer.state.step < config.steps;
-    if saved != Some(trainer.state.step) {
-        checkpoint::save(&config.out, &trainer)?;
-    }
     if validated != Some(trainer.state.step) && !interrupted {
         last_loss = trainer.validate(data);
+    }
+    if !interrupted && !last_loss.is_finite() {
+        return Err(Error::Diverged {
+            step: trainer.state.step,
+            message: "the validation loss is not a number, so these weights are not saved: lower lr".into(),
+        });
+    }
+    if !interrupted || trainer.state.bad_steps == 0 || !checkpoint::exists(&config.out) {
+        checkpoint::save(&config.out, &trainer)?;
     }
     let seconds = begin.elapsed().as_secs_f64();
     Ok(Outcome { step: trainer.state.step, first_loss, last_loss, seconds, interrupted })

@@ -40,8 +40,7 @@ pub struct Report {
 
 /// Checks a run directory (its projected weights), a GGUF file, or a Hugging Face directory of unpacked weights.
 pub fn verify(path: &Path) -> Result<Report> {
-    let is_run = path.join("run.toml").exists();
-    if !is_run {
+    if !crate::checkpoint::exists(path) {
         let file = ModelFile::open(path)?;
         return check(path, &file, group_of(&file));
     }

@@ -1,0 +1,245 @@
+//! The program as people use it: every command once, and what it says about bad input.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use bonsai_trainer::checkpoint::Saved;
+use bonsai_trainer::stories;
+
+fn trainer(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_bonsai-trainer")).arg("--quiet").args(arguments).output().unwrap()
+}
+
+/// Runs a command that must succeed and returns what it printed.
+fn done(arguments: &[&str]) -> String {
+    let output = trainer(arguments);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {stderr}");
+    assert_eq!(stderr, "", "{arguments:?} is not quiet");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs a command that must fail with `code` and one line on stderr that says each of `parts`.
+fn fails(arguments: &[&str], code: i32, parts: &[&str]) {
+    let output = trainer(arguments);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
+    assert!(stderr.starts_with("error: ") && stderr.lines().count() == 1, "{arguments:?}: {stderr}");
+    for part in parts {
+        assert!(stderr.contains(part), "{arguments:?}: '{part}' is not in: {stderr}");
+    }
+    assert!(output.stdout.is_empty(), "{arguments:?} printed something");
+}
+
+/// A scratch folder with a text to train on.
+struct Place(tempfile::TempDir);
+
+const TINY: [&str; 8] = ["--preset", "1m", "--seq-len", "32", "--batch-size", "4", "--set", "vocab_size=300"];
+
+impl Place {
+    fn new() -> Self {
+        let place = Self(tempfile::tempdir().unwrap());
+        let text = stories::corpus(1, 60_000).join("\n<|endoftext|>\n");
+        std::fs::write(place.0.path().join("text.txt"), text).unwrap();
+        place
+    }
+
+    fn at(&self, name: &str) -> String {
+        self.0.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    /// A finished run of two steps, with more `settings`.
+    fn train(&self, name: &str, settings: &[&str]) -> String {
+        let (text, out) = (self.at("text.txt"), self.at(name));
+        let given = ["train", "--data", &text, "--out", &out, "--steps", "2", "--set", "sample_every=0"];
+        let printed = done(&[&given[..], &TINY, settings].concat());
+        assert!(printed.starts_with("step 2: valid loss "), "{printed}");
+        out
+    }
+
+    fn export(&self, run: &str, format: &str, name: &str) -> String {
+        let out = self.at(name);
+        let printed = done(&["export", run, "--format", format, "--out", &out]);
+        assert!(printed.contains("every code and scale equal"), "{printed}");
+        out
+    }
+}
+
+#[test]
+fn quickstart_goes_all_the_way() {
+    let place = Place::new();
+    let out = place.at("quick");
+    let printed = done(&["quickstart", "--steps", "20", "--out", &out]);
+    for part in ["trained in", "Validation perplexity", "Proof: ternary", "every code and scale equal"] {
+        assert!(printed.contains(part), "'{part}' is not in: {printed}");
+    }
+    assert!(done(&["verify", &format!("{out}/stories.gguf")]).contains("ternary: all "));
+    assert!(Path::new(&out).join("loss.svg").exists());
+}
+
+#[test]
+fn text_to_talking_model_by_every_command() {
+    let place = Place::new();
+    let run = place.train("run", &[]);
+    let printed = done(&["train", "--resume", &run, "--steps", "4"]);
+    assert!(printed.starts_with("step 4: valid loss "), "{printed}");
+    let text = place.at("text.txt");
+    let mut models = vec![run.clone()];
+    for format in ["q2_0", "q2_0_g64", "pq2_0"] {
+        models.push(place.export(&run, format, &format!("{format}.gguf")));
+    }
+    models.push(place.export(&run, "hf", "hf"));
+    let mut scores = Vec::new();
+    for model in &models {
+        let printed = done(&["verify", model]);
+        assert!(
+            printed.contains("ternary: all ") && printed.contains("model.embed_tokens.weight"),
+            "{printed}"
+        );
+        let json = done(&["eval", model, "--data", &text, "--window", "32", "--exact", "--json"]);
+        let score: serde_json::Value = serde_json::from_str(&json).unwrap();
+        scores.push(score["loss"].as_f64().unwrap());
+        assert!(done(&["sample", model, "--prompt", "One day", "-n", "8"]).starts_with("One day"));
+    }
+    // The same weights in five forms.
+    assert!(scores.iter().all(|s| (s - scores[0]).abs() < 1e-5), "{scores:?}");
+    let picture = place.at("loss.svg");
+    done(&["plot", &run, "--out", &picture]);
+    assert!(std::fs::read_to_string(picture).unwrap().contains("<svg"));
+    assert!(done(&[&["fit"], &TINY[..]].concat()).contains("peak"));
+    let arguments = ["train", "--data", &text, "--init", &models[4], "--out", &place.at("again")];
+    let small = ["--steps", "1", "--seq-len", "32", "--batch-size", "2", "--set", "sample_every=0"];
+    assert!(done(&[&arguments[..], &small].concat()).starts_with("step 1: "));
+}
+
+#[test]
+fn bad_settings_are_one_line_and_exit_code_2() {
+    let place = Place::new();
+    let (text, out) = (place.at("text.txt"), place.at("out"));
+    let train = |more: &[&'static str], parts: &[&str]| {
+        fails(&[&["train", "--data", &text, "--out", &out][..], more].concat(), 2, parts);
+    };
+    train(&["--set", "learning_rate=1"], &["learning_rate"]);
+    train(&["--set", "group"], &["KEY=VALUE"]);
+    train(&["--set", "group=100"], &["100", "64, 128 or 256"]);
+    train(&["--preset", "9m"], &["9m", "1m"]);
+    train(&["--optimizer", "sgd"], &["sgd", "adamw"]);
+    train(&["--device", "tpu"], &["tpu"]);
+    fails(&["train", "--out", &out], 2, &["--data"]);
+    let run = place.train("run", &[]);
+    fails(&[&["train", "--data", &text, "--out", &run], &TINY[..]].concat(), 2, &[&run, "--resume"]);
+    fails(&["export", &run, "--format", "q9", "--out", &place.at("x.gguf")], 2, &["q9", "q2_0"]);
+    fails(&["train", "--resume", &place.at("nothing")], 2, &["nothing", "no checkpoint"]);
+    // A tokenizer with more tokens than the model has rows.
+    let (wide, hf) = (place.at("wide.json"), place.export(&run, "hf", "hf"));
+    done(&["tokenizer", "--data", &text, "--vocab-size", "400", "--out", &wide]);
+    let other = ["train", "--data", &text, "--out", &out, "--init", &hf, "--tokenizer", &wide];
+    fails(&other, 2, &["400", "300", "tokenizer"]);
+}
+
+#[test]
+fn bad_files_are_one_line_and_exit_code_3() {
+    let place = Place::new();
+    let write = |name: &str, bytes: &[u8]| {
+        std::fs::write(place.at(name), bytes).unwrap();
+        place.at(name)
+    };
+    let (text, out, missing) = (place.at("text.txt"), place.at("out"), place.at("missing.txt"));
+    let train = |data: &str, parts: &[&str]| fails(&["train", "--data", data, "--out", &out], 3, parts);
+    train(&missing, &["missing.txt"]);
+    train(&write("empty.txt", b" \n\n"), &["empty.txt", "no text"]);
+    train(&write("latin.txt", b"caf\xe9"), &["latin.txt", "UTF-8"]);
+    train(&write("bad.jsonl", b"{\"text\": 1}\n"), &["bad.jsonl", "line 1"]);
+    let run = place.train("run", &[]);
+    let gguf = place.export(&run, "q2_0", "whole.gguf");
+    let bytes = std::fs::read(&gguf).unwrap();
+    for (name, bytes) in [
+        ("cut.gguf", &bytes[..bytes.len() / 2]),
+        ("head.gguf", &bytes[..20]),
+        ("nothing.gguf", &[]),
+        ("magic.gguf", b"GGML and more bytes than a header has"),
+    ] {
+        let file = write(name, bytes);
+        fails(&["verify", &file], 3, &[name]);
+        fails(&["eval", &file, "--data", &text], 3, &[name]);
+    }
+    fails(&["eval", &gguf, "--data", &missing], 3, &["missing.txt"]);
+    // A weight that is no number.
+    let hf = place.export(&run, "hf", "hf");
+    let tensors = PathBuf::from(&hf).join("model.safetensors");
+    let mut bytes = std::fs::read(&tensors).unwrap();
+    let end = bytes.len();
+    bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(&tensors, &bytes).unwrap();
+    fails(&["train", "--data", &text, "--init", &hf, "--out", &place.at("nan")], 3, &["hf", "NaN", "row"]);
+    std::fs::write(&tensors, &bytes[..end - 1]).unwrap();
+    fails(&["train", "--data", &text, "--init", &hf, "--out", &place.at("cut")], 3, &["hf"]);
+}
+
+#[test]
+fn weights_that_are_not_ternary_are_refused() {
+    let place = Place::new();
+    let twin = place.train("twin", &["--precision", "fp"]);
+    fails(&["verify", &twin], 3, &["twin", "row 0", "is not -s, 0 or +s"]);
+    let dense = place.at("dense");
+    done(&["export", &twin, "--format", "hf", "--out", &dense]);
+    fails(&["verify", &dense], 3, &["dense", "is not -s, 0 or +s"]);
+    fails(&["export", &twin, "--out", &place.at("twin.gguf")], 2, &["full precision", "hf"]);
+}
+
+/// The last bytes of the file belong to a matrix of the last layer.
+#[test]
+fn a_code_3_in_a_packed_file_is_refused() {
+    let place = Place::new();
+    let gguf = place.export(&place.train("run", &[]), "q2_0", "model.gguf");
+    let file = bonsai_runtime::ModelFile::open(Path::new(&gguf)).unwrap();
+    let name = "model.layers.3.mlp.down_proj.weight";
+    let blocks = file.tensors[name].bytes.to_vec();
+    drop(file);
+    let mut bytes = std::fs::read(&gguf).unwrap();
+    let at = bytes.windows(blocks.len()).position(|window| window == blocks).unwrap();
+    // One group all code 3: as plain numbers it is a ternary group of +s with a scale of 2s.
+    bytes[at + 2..at + 34].fill(0xff);
+    std::fs::write(&gguf, bytes).unwrap();
+    fails(&["verify", &gguf], 3, &["model.gguf", name, "code 3", "row 0, column 0"]);
+}
+
+/// A file system of a few MiB, unmounted when dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(at: PathBuf, size: &str) -> Option<Self> {
+        std::fs::create_dir(&at).unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(&at);
+        let mounted = mount.output().is_ok_and(|output| output.status.success());
+        mounted.then_some(Self(at))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+/// One checkpoint of this model is 11 MB: a second does not fit beside it.
+#[test]
+fn a_full_disk_loses_nothing() {
+    let place = Place::new();
+    let Some(disk) = SmallDisk::mount(place.0.path().join("disk"), "16m") else {
+        assert!(std::env::var_os("CI").is_none(), "this test must be able to mount a tmpfs");
+        eprintln!("SKIPPED: a full disk: only root may mount a small one (training.rs has /dev/full)");
+        return;
+    };
+    let run = place.train("disk/run", &[]);
+    fails(&["train", "--resume", &run, "--steps", "4"], 3, &["safetensors.new", "No space"]);
+    assert_eq!(Saved::open(Path::new(&run)).unwrap().state.step, 2);
+    assert!(done(&["verify", &run]).contains("ternary: all "));
+    let filler = disk.0.join("filler");
+    let _ = std::fs::write(&filler, vec![1u8; 16 << 20]);
+    let out = place.at("disk/model.gguf");
+    fails(&["export", &run, "--out", &out], 3, &["model.gguf.new", "No space"]);
+    assert!(!Path::new(&out).exists());
+}

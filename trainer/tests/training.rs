@@ -1,0 +1,512 @@
+//! Training by the library: resuming, threads, micro-batches, gradients, learning, trouble, crashes.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use bonsai_runtime::Config;
+use bonsai_runtime::config::{Kind, TensorSpec};
+use bonsai_trainer::backend::Backend;
+use bonsai_trainer::checkpoint::{self, Saved};
+use bonsai_trainer::config::{OptimizerKind, Precision, RunConfig, preset};
+use bonsai_trainer::cpu::CpuBackend;
+use bonsai_trainer::data::{self, Batch, Dataset, IGNORE, Order};
+use bonsai_trainer::fit::Forecast;
+use bonsai_trainer::model::{self, Activations};
+use bonsai_trainer::optimizer::Optimizer;
+use bonsai_trainer::params::{self, Params};
+use bonsai_trainer::random::Random;
+use bonsai_trainer::run::{self, Watch};
+use bonsai_trainer::train::{State, Trainer, target_tokens};
+use bonsai_trainer::{Error, bpe, corpus, stories};
+
+const VOCAB: usize = 300;
+
+/// Shards of a few stories in `dir`.
+fn dataset(dir: &Path) -> Dataset {
+    let split = corpus::split(stories::corpus(1, 40_000), 0.1, 0).unwrap();
+    let options = bpe::BpeOptions { vocab_size: VOCAB, ..bpe::BpeOptions::default() };
+    let tokenizer = bpe::learn(split.train.iter(), &options).unwrap();
+    data::prepare(&split, &tokenizer, dir, &|_, _| ()).unwrap();
+    Dataset::open(dir).unwrap()
+}
+
+fn settings(out: &Path) -> RunConfig {
+    RunConfig {
+        preset: "1m".into(),
+        out: out.to_path_buf(),
+        steps: 6,
+        batch_size: 4,
+        seq_len: 32,
+        warmup: 2,
+        eval_sequences: 4,
+        eval_every: 0,
+        sample_every: 0,
+        ..RunConfig::default()
+    }
+}
+
+fn shape(config: &RunConfig) -> Config {
+    preset(&config.preset, VOCAB, config.seq_len).unwrap()
+}
+
+/// A run at its first step, its weights made by `latent`.
+fn trainer_with(
+    config: RunConfig,
+    latent: impl FnMut(usize, &TensorSpec) -> Vec<f32>,
+) -> Trainer<CpuBackend> {
+    let (model, optimizer) = (shape(&config), Optimizer::new(&config));
+    let backend = CpuBackend::new(&model, config.seq_len);
+    let count = |spec: &_| optimizer.moments(spec).len();
+    let params = Params::new(&backend, &model, config.projection().unwrap(), count, latent);
+    Trainer::new(config, backend, params, State::default(), Order::Shuffled { seed: 7 })
+}
+
+fn trainer(config: RunConfig) -> Trainer<CpuBackend> {
+    let model = shape(&config);
+    trainer_with(config, |index, spec| params::scratch(&model, 3, index, spec))
+}
+
+/// The saved run in `dir`, ready to go on.
+fn reopened(dir: &Path) -> Trainer<CpuBackend> {
+    let saved = Saved::open(dir).unwrap();
+    let backend = CpuBackend::new(&saved.model.config, saved.run.seq_len);
+    let params = saved.params(&backend, true).unwrap();
+    Trainer::new(saved.run, backend, params, saved.state, Order::Shuffled { seed: 7 })
+}
+
+fn steps(trainer: &mut Trainer<CpuBackend>, data: &Dataset, n: usize) {
+    for _ in 0..n {
+        assert!(trainer.step(&data.train).skipped.is_none());
+    }
+}
+
+fn weights(trainer: &Trainer<CpuBackend>) -> Vec<u32> {
+    let latents = trainer.params.list.iter().flat_map(|p| trainer.backend.latent(&p.value).into_owned());
+    latents.map(f32::to_bits).collect()
+}
+
+const FILES: [&str; 5] =
+    ["config.json", "run.toml", "trainer_state.json", "model.safetensors", "optimizer.safetensors"];
+
+fn assert_same_files(a: &Path, b: &Path, names: &[&str]) {
+    for name in names {
+        assert!(
+            std::fs::read(a.join(name)).unwrap() == std::fs::read(b.join(name)).unwrap(),
+            "{name} differs"
+        );
+    }
+}
+
+#[test]
+fn a_resumed_run_is_the_straight_run_byte_for_byte() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dataset(&dir.path().join("data"));
+    for optimizer in [OptimizerKind::Adamw, OptimizerKind::Muon] {
+        let at = |name: &str| dir.path().join(format!("{name}-{optimizer:?}"));
+        let (whole, halves) = (at("whole"), at("halves"));
+        let config = RunConfig { optimizer, ..settings(&whole) };
+        let mut straight = trainer(config.clone());
+        steps(&mut straight, &data, 6);
+        checkpoint::save(&whole, &straight).unwrap();
+        let mut first = trainer(config);
+        steps(&mut first, &data, 3);
+        checkpoint::save(&halves, &first).unwrap();
+        let mut second = reopened(&halves);
+        assert_eq!(second.state, first.state);
+        steps(&mut second, &data, 3);
+        checkpoint::save(&halves, &second).unwrap();
+        assert_same_files(&whole, &halves, &FILES[2..]);
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dataset(dir.path());
+    for optimizer in [OptimizerKind::Adamw, OptimizerKind::Muon] {
+        let train = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                let mut trainer = trainer(RunConfig { optimizer, ..settings(dir.path()) });
+                steps(&mut trainer, &data, 4);
+                weights(&trainer)
+            })
+        };
+        let one = train(1);
+        assert!(one == train(2), "2 threads, {optimizer:?}");
+        assert!(one == train(3), "3 threads, {optimizer:?}");
+    }
+}
+
+/// |a - b| / |b| in the 2-norm.
+fn relative(a: &[f32], b: &[f64]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let difference: f64 = a.iter().zip(b).map(|(&a, b)| (f64::from(a) - b).powi(2)).sum();
+    (difference / b.iter().map(|b| b * b).sum::<f64>().max(1e-60)).sqrt()
+}
+
+/// Rows of made-up tokens; row r ignores its first `ignored[r]` targets.
+fn batch(vocab: usize, seq: usize, ignored: &[usize], seed: u64) -> Batch {
+    let mut random = Random::new(seed);
+    let mut ids = |n: usize| (0..n).map(|_| random.below(vocab) as u32).collect::<Vec<_>>();
+    let (tokens, mut targets) = (ids(ignored.len() * seq), ids(ignored.len() * seq));
+    for (row, &n) in targets.chunks_exact_mut(seq).zip(ignored) {
+        row[..n].fill(IGNORE);
+    }
+    Batch { batch: ignored.len(), seq, tokens, targets }
+}
+
+fn rows(batch: &Batch, first: usize, n: usize) -> Batch {
+    let part = |ids: &[u32]| ids[first * batch.seq..(first + n) * batch.seq].to_vec();
+    Batch { batch: n, seq: batch.seq, tokens: part(&batch.tokens), targets: part(&batch.targets) }
+}
+
+/// Sums are taken in another order, f32: 1e-5 of the norm is some ten times the rounding error.
+#[test]
+fn micro_batches_give_the_gradient_of_one_batch() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = batch(VOCAB, 32, &[0, 31, 5, 20], 1); // rows of very different weight
+    let scale = 1.0 / target_tokens(&whole) as f32;
+    let gradients = |micro: usize| {
+        let Trainer { backend: mut b, params: mut p, .. } = trainer(settings(dir.path()));
+        let mut a = Activations::new(&b, &p.config, micro, whole.seq);
+        for first in (0..whole.batch).step_by(micro) {
+            let part = rows(&whole, first, micro);
+            model::forward(&mut b, &p, &mut a, &part);
+            model::backward(&mut b, &mut p, &mut a, &part, scale);
+        }
+        p.list.iter().map(|p| (p.spec.name.clone(), p.grad.clone())).collect::<Vec<_>>()
+    };
+    let expected = gradients(4);
+    for micro in [1, 2] {
+        for ((name, ours), (_, expected)) in gradients(micro).iter().zip(&expected) {
+            let expected: Vec<f64> = expected.iter().map(|&x| f64::from(x)).collect();
+            let error = relative(ours, &expected);
+            assert!(error < 1e-5, "micro-batch {micro}: {name} {error:.1e}");
+        }
+    }
+}
+
+#[test]
+fn micro_batches_make_the_same_step() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dataset(dir.path());
+    let step = |micro_batch| {
+        let mut trainer = trainer(RunConfig { micro_batch, ..settings(dir.path()) });
+        let step = trainer.step(&data.train);
+        (step.loss, step.grad_norm, step.tokens)
+    };
+    let (loss, norm, tokens) = step(4);
+    assert_eq!(tokens, 128);
+    for micro in [1, 2] {
+        let (l, n, t) = step(micro);
+        assert!(
+            (l / loss - 1.0).abs() < 1e-6 && (n / norm - 1.0).abs() < 1e-5 && t == tokens,
+            "{micro}: {l} {n}"
+        );
+    }
+}
+
+fn small(qk_norm_eps: Option<f32>, tied: bool) -> Config {
+    let (hidden, intermediate, head_dim) = (64, 96, 16);
+    let base = preset("1m", 61, 16).unwrap();
+    Config { hidden, intermediate, layers: 2, head_dim, qk_norm_eps, tied, ..base }
+}
+
+/// Weights large enough that every tensor matters to the loss.
+fn lively(spec: &TensorSpec) -> Vec<f32> {
+    let mut random = Random::new(spec.name.bytes().fold(5, |h, b| h * 31 + u64::from(b)));
+    let spread = if spec.kind == Kind::Norm { 0.2 } else { 1.5 / (spec.cols as f64).sqrt() };
+    let mean = if spec.kind == Kind::Norm { 1.0 } else { 0.0 };
+    (0..spec.len()).map(|_| (mean + spread * random.normal()) as f32).collect()
+}
+
+/// Summed loss of a dense model whose tensor `at` is moved by `h` along `direction`.
+fn moved_loss(config: &Config, batch: &Batch, at: usize, direction: &[f32], h: f32) -> f64 {
+    let mut b = CpuBackend::new(config, batch.seq);
+    let p = Params::new(
+        &b,
+        config,
+        None,
+        |_| 0,
+        |index, spec| {
+            let mut w = lively(spec);
+            if index == at {
+                w.iter_mut().zip(direction).for_each(|(w, d)| *w += h * d);
+            }
+            w
+        },
+    );
+    let mut a = Activations::new(&b, config, batch.batch, batch.seq);
+    model::forward(&mut b, &p, &mut a, batch);
+    model::loss(&mut b, &p, &a, batch)
+}
+
+/// Each tensor is moved along the signs of the gradient of 12 of its weights, chosen at random. Two step widths,
+/// extrapolated, leave an error of h^4; the rest is that the loss is a sum of f32 rows: 1% and 2e-3 nats cover both.
+fn check_gradients(qk_norm_eps: Option<f32>, tied: bool) {
+    let config = small(qk_norm_eps, tied);
+    let batch = batch(config.vocab, 12, &[0, 3], 2);
+    let mut b = CpuBackend::new(&config, batch.seq);
+    let mut p = Params::new(&b, &config, None, |_| 0, |_, spec| lively(spec));
+    let mut a = Activations::new(&b, &config, batch.batch, batch.seq);
+    model::forward(&mut b, &p, &mut a, &batch);
+    model::backward(&mut b, &mut p, &mut a, &batch, 1.0);
+    let mut random = Random::new(9);
+    for (at, param) in p.list.iter().enumerate() {
+        let mut direction = vec![0.0; param.spec.len()];
+        for _ in 0..12 {
+            let i = match param.spec.kind {
+                // Rows of tokens that do not occur have no gradient in an untied embedding.
+                Kind::Embedding => batch.tokens[random.below(24)] as usize * config.hidden + random.below(64),
+                _ => random.below(param.spec.len()),
+            };
+            direction[i] = if param.grad[i] < 0.0 { -1.0 } else { 1.0 };
+        }
+        let expected: f64 = direction.iter().zip(&param.grad).map(|(d, g)| f64::from(d * g)).sum();
+        let central = |h: f32| {
+            let loss = |h| moved_loss(&config, &batch, at, &direction, h);
+            (loss(h) - loss(-h)) / (2.0 * f64::from(h))
+        };
+        let found = (4.0 * central(0.004) - central(0.008)) / 3.0;
+        let error = (found - expected).abs();
+        assert!(error < 1e-2 * expected + 2e-3, "{}: {expected} but moving it says {found}", param.spec.name);
+        assert!(expected > 0.01, "{}: a gradient of {expected} shows nothing", param.spec.name);
+    }
+}
+
+#[test]
+fn gradients_are_the_slopes_of_the_loss_qwen3() {
+    check_gradients(Some(1e-6), true);
+    check_gradients(Some(1e-6), false);
+}
+
+#[test]
+fn gradients_are_the_slopes_of_the_loss_llama() {
+    check_gradients(None, false);
+}
+
+/// Loss, dh and dw in f64, all logits of a token at a time.
+fn cross_entropy_f64(
+    h: &[f32],
+    w: &[f32],
+    cols: usize,
+    targets: &[u32],
+    scale: f64,
+) -> (f64, Vec<f64>, Vec<f64>) {
+    let (mut loss, mut dh, mut dw) = (0.0, vec![0.0; h.len()], vec![0.0; w.len()]);
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
+    for ((h, dh), &target) in h.chunks_exact(cols).zip(dh.chunks_exact_mut(cols)).zip(targets) {
+        if target == IGNORE {
+            continue;
+        }
+        let logits: Vec<f64> = w.chunks_exact(cols).map(|w| dot(h, w)).collect();
+        let total: f64 = logits.iter().map(|x| x.exp()).sum();
+        loss += total.ln() - logits[target as usize];
+        for (v, x) in logits.iter().enumerate() {
+            let d = scale * (x.exp() / total - if v == target as usize { 1.0 } else { 0.0 });
+            for i in 0..cols {
+                dh[i] += d * f64::from(w[v * cols + i]);
+                dw[v * cols + i] += d * f64::from(h[i]);
+            }
+        }
+    }
+    (loss, dh, dw)
+}
+
+/// Vocabularies above 4096 are unpacked in several blocks, and 2200 tokens of 4200 logits come in two chunks.
+#[test]
+fn cross_entropy_in_chunks_is_that_of_all_logits_at_once() {
+    const HIDDEN: usize = 16;
+    for (vocab, tokens) in [(97, 50), (4200, 2200), (9000, 140)] {
+        let mut random = Random::new(vocab as u64);
+        let mut normals = |n: usize| (0..n).map(|_| random.normal() as f32).collect::<Vec<_>>();
+        let (h, w) = (normals(tokens * HIDDEN), normals(vocab * HIDDEN));
+        let targets = batch(vocab, tokens, &[tokens / 10], 4).targets;
+        let mut b = CpuBackend::new(&small(None, true), 16);
+        let matrix = b.matrix(vocab, HIDDEN, w.clone(), None);
+        let (mut dh, mut dw) = (vec![7.0; h.len()], vec![0.0; w.len()]); // dh is overwritten
+        let loss = b.cross_entropy_backward(&mut dh, &mut dw, &h, &matrix, &targets, 0.25);
+        let (expected, expected_dh, expected_dw) = cross_entropy_f64(&h, &w, HIDDEN, &targets, 0.25);
+        assert!((loss / expected - 1.0).abs() < 1e-6, "{vocab}: {loss} {expected}");
+        assert_eq!(loss, b.cross_entropy(&h, &matrix, &targets));
+        assert!(relative(&dh, &expected_dh) < 1e-5, "{vocab}: dh {:.1e}", relative(&dh, &expected_dh));
+        assert!(relative(&dw, &expected_dw) < 1e-5, "{vocab}: dw {:.1e}", relative(&dw, &expected_dw));
+    }
+}
+
+#[test]
+fn a_ternary_model_learns_a_small_text_by_heart() {
+    let dir = tempfile::tempdir().unwrap();
+    let one = stories::corpus(1, 700).join("\n");
+    let split = corpus::Split {
+        train: vec![one.clone(); 8],
+        valid: vec![one],
+        valid_fraction: None,
+        seed: 0,
+        dropped: 0,
+    };
+    let options = bpe::BpeOptions { vocab_size: VOCAB, ..bpe::BpeOptions::default() };
+    let tokenizer = bpe::learn(split.train.iter(), &options).unwrap();
+    data::prepare(&split, &tokenizer, dir.path(), &|_, _| ()).unwrap();
+    let data = Dataset::open(dir.path()).unwrap();
+    let optimizer = OptimizerKind::Muon;
+    let config =
+        RunConfig { optimizer, steps: 120, batch_size: 8, warmup: 10, lr: 6e-3, ..settings(dir.path()) };
+    let mut trainer = trainer(config);
+    let before = trainer.validate(&data);
+    assert!((before - (VOCAB as f64).ln()).abs() < 0.3, "untrained: {before}");
+    steps(&mut trainer, &data, 120);
+    let after = trainer.validate(&data);
+    assert!(after < 0.5, "{before:.3} before, {after:.3} after");
+}
+
+const QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Weights of the saved run in `dir` with one that is no number.
+fn poisoned(dir: &Path, change: impl FnOnce(&mut RunConfig)) -> Trainer<CpuBackend> {
+    let saved = Saved::open(dir).unwrap();
+    let mut config = saved.run.clone();
+    change(&mut config);
+    trainer_with(config, |index, spec| {
+        let mut w = saved.model.tensors[&spec.name].to_f32();
+        if index == 4 {
+            w[5] = f32::NAN;
+        }
+        w
+    })
+}
+
+#[test]
+fn a_step_that_is_no_number_is_skipped_and_a_row_of_them_ends_the_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, out) = (dataset(&dir.path().join("data")), dir.path().join("run"));
+    let mut good = trainer(RunConfig { precision: Precision::Fp, ..settings(&out) });
+    steps(&mut good, &data, 2);
+    checkpoint::save(&out, &good).unwrap();
+    let copy = dir.path().join("copy");
+    std::fs::create_dir(&copy).unwrap();
+    for name in FILES {
+        std::fs::copy(out.join(name), copy.join(name)).unwrap();
+    }
+    let mut bad = poisoned(&out, |_| ());
+    let before = weights(&bad);
+    let step = bad.step(&data.train);
+    assert!(step.skipped.is_some() && step.loss.is_nan());
+    assert!(weights(&bad) == before && bad.state.updates == 0 && bad.state.bad_steps == 1);
+    // A run of them: a checkpoint is due after each step, but none may replace the good one.
+    let bad = poisoned(&out, |config| (config.save_every, config.max_bad_steps, config.steps) = (1, 3, 50));
+    let error = run::train(bad, &data, None, &Watch { cancelled: &QUIET, quiet: true }).unwrap_err();
+    assert!(matches!(error, Error::Diverged { step: 3, .. }), "{error}");
+    assert_eq!(error.exit_code(), 5);
+    assert_same_files(&out, &copy, &FILES);
+    assert_eq!(reopened(&out).state.step, 2);
+}
+
+#[test]
+fn a_spike_is_skipped() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dataset(dir.path());
+    let mut trainer = trainer(RunConfig { steps: 100, spike: 0.5, ..settings(dir.path()) });
+    steps(&mut trainer, &data, 20);
+    trainer.state.mean_loss -= 3.0; // as if the weights had been much better until now
+    let before = weights(&trainer);
+    let step = trainer.step(&data.train);
+    assert_eq!(step.skipped, Some("the loss jumped"));
+    assert!(weights(&trainer) == before);
+    assert_eq!((trainer.state.step, trainer.state.updates, trainer.state.bad_steps), (21, 20, 1));
+    trainer.state.mean_loss += 3.0;
+    steps(&mut trainer, &data, 1);
+    assert_eq!(trainer.state.bad_steps, 0);
+}
+
+/// Every moment at which a save can be interrupted, acted out on copies of two checkpoints.
+#[test]
+fn a_crash_at_any_moment_leaves_a_whole_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dataset(&dir.path().join("data"));
+    let [old, new] = ["old", "new"].map(|name| dir.path().join(name));
+    let mut trainer = trainer(settings(&old));
+    steps(&mut trainer, &data, 1);
+    checkpoint::save(&old, &trainer).unwrap();
+    steps(&mut trainer, &data, 1);
+    trainer.config.save_every = 9; // so that run.toml differs, too
+    checkpoint::save(&new, &trainer).unwrap();
+    let crash = |written: usize, cut: bool, marked: bool, renamed: usize, whole: &Path| {
+        let here = dir.path().join("here");
+        let _ = std::fs::remove_dir_all(&here);
+        std::fs::create_dir(&here).unwrap();
+        for (i, name) in FILES.iter().enumerate() {
+            let from = if i < renamed { &new } else { &old };
+            std::fs::copy(from.join(name), here.join(name)).unwrap();
+            if i >= renamed && i < written {
+                let bytes = std::fs::read(new.join(name)).unwrap();
+                let keep = if cut && i + 1 == written { bytes.len() / 2 } else { bytes.len() };
+                std::fs::write(here.join(format!("{name}.new")), &bytes[..keep]).unwrap();
+            }
+        }
+        let mark = if marked { "COMMIT" } else { "COMMIT.new" };
+        if written == FILES.len() && !cut {
+            std::fs::write(here.join(mark), "step 2\n").unwrap();
+        }
+        let what = format!("{written} written (cut: {cut}), marked: {marked}, {renamed} renamed");
+        let opened = Saved::open(&here).unwrap_or_else(|e| panic!("{what}: {e}"));
+        let backend = CpuBackend::new(&opened.model.config, 32);
+        opened.params(&backend, true).unwrap_or_else(|e| panic!("{what}: {e}"));
+        assert_same_files(&here, whole, &FILES);
+        assert_eq!(
+            std::fs::read_dir(&here).unwrap().count(),
+            FILES.len(),
+            "{what}: something is left behind"
+        );
+    };
+    for written in 1..=FILES.len() {
+        crash(written, true, false, 0, &old);
+        crash(written, false, false, 0, &old);
+    }
+    for renamed in 0..=FILES.len() {
+        crash(FILES.len(), false, true, renamed, &new);
+    }
+}
+
+/// `/dev/full` in the place of each file that a save writes: the disk is full there.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_leaves_the_old_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dataset(&dir.path().join("data"));
+    let out = dir.path().join("run");
+    let mut trainer = trainer(settings(&out));
+    steps(&mut trainer, &data, 1);
+    checkpoint::save(&out, &trainer).unwrap();
+    steps(&mut trainer, &data, 1);
+    for name in FILES {
+        let full = format!("{name}.new");
+        std::os::unix::fs::symlink("/dev/full", out.join(&full)).unwrap();
+        let error = checkpoint::save(&out, &trainer).unwrap_err();
+        assert!(error.to_string().contains(&full) && error.exit_code() == 3, "{error}");
+        assert_eq!(reopened(&out).state.step, 1);
+    }
+    checkpoint::save(&out, &trainer).unwrap();
+    assert_eq!(reopened(&out).state.step, 2);
+}
+
+#[test]
+fn the_forecast_is_what_is_allocated() {
+    let dir = tempfile::tempdir().unwrap();
+    for optimizer in [OptimizerKind::Adamw, OptimizerKind::Muon] {
+        let config = RunConfig { optimizer, ..settings(dir.path()) };
+        let forecast = Forecast::new(&shape(&config), &config).unwrap();
+        let Trainer { backend, params, .. } = trainer(config);
+        let bytes =
+            |of: &dyn Fn(&params::Param<CpuBackend>) -> usize| params.list.iter().map(of).sum::<usize>();
+        assert_eq!(forecast.latents, bytes(&|p| 4 * backend.latent(&p.value).len()));
+        assert_eq!(forecast.gradients, bytes(&|p| 4 * p.grad.len()));
+        assert_eq!(forecast.moments, bytes(&|p| p.moments.iter().map(|m| 4 * m.len()).sum()));
+        let packed = |p: &params::Param<CpuBackend>| {
+            backend.ternary(&p.value).map_or(0, |t| t.codes.len() + 2 * t.scales.len())
+        };
+        assert_eq!(forecast.codes, bytes(&packed));
+    }
+}
