@@ -55,16 +55,16 @@ fn missing(document: &str) -> Vec<String> {
 
 #[test]
 fn every_path_in_the_documents_exists() {
-    for name in ["README.md", "docs/architecture.md"] {
+    for name in ["README.md", "SECURITY.md", "CHANGELOG.md", "docs/architecture.md", "docs/formats.md"] {
         let document = prose(&read(name));
-        assert!(quoted(&document).filter(|text| looks_like_a_path(text)).count() > 5, "{name} names files");
+        assert!(quoted(&document).any(looks_like_a_path), "{name} names files");
         assert_eq!(missing(&document), [""; 0], "{name} names files that do not exist");
     }
 }
 
 #[test]
 fn every_link_in_the_documents_leads_somewhere() {
-    for name in ["README.md", "docs/architecture.md", "docs/formats.md", "docs/training.md"] {
+    for name in ["README.md", "docs/architecture.md", "docs/formats.md"] {
         let folder = root().join(name).parent().unwrap().to_path_buf();
         let document = prose(&read(name));
         let broken: Vec<&str> = links(&document).filter(|target| !folder.join(target).exists()).collect();
@@ -83,6 +83,7 @@ fn the_readme_shows_the_example_that_is_compiled() {
 
 #[test]
 fn a_wrong_path_is_found() {
-    let document = "`runtime/src/` holds `model.rs` and `nothing.rs`; see `runtim/src/model.rs`, `Config`, `--data`";
+    let document =
+        "`runtime/src/` holds `model.rs` and `nothing.rs`; see `runtim/src/model.rs`, `Config`, `--data`";
     assert_eq!(missing(document), ["nothing.rs", "runtim/src/model.rs"]);
 }
