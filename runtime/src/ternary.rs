@@ -4,7 +4,7 @@
 //! with `t` in {-1, 0, +1}. [`project_group`] is the only rounding in this workspace: the trainer's forward
 //! pass, the exporter and the tests all call it, so what trains is what ships.
 //!
-//! Codes are `t + 1`, four to a byte, lowest bits first (the order of Q2_0, formats.md section 1.3).
+//! Codes are `t + 1`, four to a byte, lowest bits first (the order of Q2_0, docs/formats.md).
 
 pub mod q2_0;
 

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 
-/// Largest `|round(w / s) - w / s|` that counts as ternary (mission.md).
+/// Largest `|round(w / s) - w / s|` that counts as ternary.
 pub const TOLERANCE: f64 = 1e-5;
 
 /// What was found in one tensor.

@@ -2,7 +2,7 @@
 //!
 //! Mainline llama.cpp and PrismML gave number 42 to blocks of 64 and of 128 weights. No key tells them apart,
 //! but the offsets do: the tensors stand one after the other, each padded to the alignment, so only the true
-//! block size reproduces the stored offsets (formats.md section 1.9).
+//! block size reproduces the stored offsets (docs/formats.md).
 
 use crate::tensor::Format;
 

@@ -1,7 +1,7 @@
 //! Q2_0: an f16 scale, then 2-bit codes, for each group of 64 (mainline llama.cpp) or 128 (PrismML) weights.
 //!
 //! `d: f16 | qs[group / 4]`; weight j of a block is bits `2 * (j % 4)` of byte `j / 4`; its value is
-//! `(code - 1) * d` (formats.md section 1.3). PQ2_0 (type 142) is the group of 128 under a name of its own.
+//! `(code - 1) * d` (docs/formats.md). PQ2_0 (type 142) is the group of 128 under a name of its own.
 //!
 //! A reader takes code 3 as +2d, as llama.cpp does. It is not ternary, so [`unpack`] refuses it.
 

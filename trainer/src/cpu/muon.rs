@@ -1,5 +1,5 @@
 //! `muon`: momentum, then the nearest orthogonal matrix by Newton-Schulz iterations, in f32 (bf16 turns the norm into
-//! NaN on some GPUs, recipe.md section 3).
+//! NaN on some GPUs).
 
 use bonsai_runtime::cpu::isa::vectorized;
 use rayon::prelude::*;
