@@ -362,7 +362,7 @@ fn a_ternary_model_learns_a_small_text_by_heart() {
     assert!(after < 0.5, "{before:.3} before, {after:.3} after");
 }
 
-const QUIET: AtomicBool = AtomicBool::new(false);
+static QUIET: AtomicBool = AtomicBool::new(false);
 
 /// Weights of the saved run in `dir` with one that is no number.
 fn poisoned(dir: &Path, change: impl FnOnce(&mut RunConfig)) -> Trainer<CpuBackend> {
