@@ -171,7 +171,7 @@ impl RunConfig {
             None => toml::Table::new(),
             Some(path) => {
                 let text = std::fs::read_to_string(path).map_err(bonsai_runtime::Error::io(path))?;
-                text.parse().map_err(|e| Error::Config(format!("{}: {e}", path.display())))?
+                text.parse().map_err(|e| Error::Config(format!("{}: {}", path.display(), one_line(&e))))?
             }
         };
         Self::from_table(table, settings)
@@ -186,9 +186,8 @@ impl RunConfig {
         for (key, value) in settings {
             table.insert(key.clone(), value.clone());
         }
-        let config: Self = table
-            .try_into()
-            .map_err(|e| Error::Config(format!("settings of the run: {}", e.to_string().trim())))?;
+        let config: Self =
+            table.try_into().map_err(|e| Error::Config(format!("settings of the run: {}", one_line(&e))))?;
         config.check()?;
         Ok(config)
     }
@@ -272,6 +271,13 @@ impl RunConfig {
             shape: self.schedule,
         }
     }
+}
+
+/// What is wrong with a TOML, without the quotation of the line.
+fn one_line(error: &toml::de::Error) -> String {
+    let text = error.to_string();
+    let place = text.lines().find(|line| line.starts_with("TOML parse error at") || line.starts_with("in `"));
+    format!("{} {}", error.message(), place.unwrap_or_default()).trim_end().to_owned()
 }
 
 /// Names of the presets, smallest first.

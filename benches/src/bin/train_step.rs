@@ -5,11 +5,6 @@
 use std::time::Instant;
 
 use bonsai_trainer::config::{RunConfig, preset};
-use bonsai_trainer::cpu::CpuBackend;
-use bonsai_trainer::data::{Dtype, Order, Tokens};
-use bonsai_trainer::optimizer::Optimizer;
-use bonsai_trainer::params::{self, Params};
-use bonsai_trainer::train::{State, Trainer};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -25,14 +20,8 @@ fn main() {
     let config = RunConfig::load_over(&config, &settings).expect("settings of a run");
     let vocab = if name == "0.6b" { 151_936 } else { 4096 };
     let model = preset(name, vocab, seq).expect("a preset");
-    let tokens = made_up_tokens(vocab, batch * seq * 4 + 1);
-    let optimizer = Optimizer::new(&config);
-    let backend = CpuBackend::new(&model, seq);
-    let projection = config.projection().expect("a scale rule");
-    let count = |spec: &_| optimizer.moments(spec).len();
-    let params =
-        Params::new(&backend, &model, projection, count, |i, spec| params::scratch(&model, 0, i, spec));
-    let mut trainer = Trainer::new(config, backend, params, State::default(), Order::Shuffled { seed: 0 });
+    let tokens = bonsai_benches::tokens(vocab, batch * seq * 4 + 1);
+    let mut trainer = bonsai_benches::trainer(name, vocab, config);
     let mut seconds = Vec::new();
     let mut losses = Vec::new();
     for _ in 0..steps {
@@ -60,14 +49,4 @@ fn peak_rss_mib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap_or_default();
     line.split_whitespace().nth(1).and_then(|kb| kb.parse::<u64>().ok()).unwrap_or(0) / 1024
-}
-
-fn made_up_tokens(vocab: usize, n: usize) -> Tokens {
-    let path = std::env::temp_dir().join(format!("bonsai-train-step-{}.bin", std::process::id()));
-    let ids = (0..n as u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u32 % vocab as u32);
-    let bytes: Vec<u8> = ids.flat_map(u32::to_le_bytes).collect();
-    std::fs::write(&path, bytes).expect("a writable temporary directory");
-    let tokens = Tokens::open(&path, Dtype::U32).expect("the file just written");
-    let _ = std::fs::remove_file(path); // the map keeps it alive
-    tokens
 }
