@@ -175,7 +175,7 @@ pub struct TrainArgs {
     /// ternary, or fp for the full-precision twin.
     #[arg(long)]
     precision: Option<String>,
-    /// auto, cpu or gpu.
+    /// auto or cpu.
     #[arg(long)]
     device: Option<String>,
     /// Seed of weights and data order.

@@ -145,10 +145,11 @@ Files
   curve   {}
 
 Next
-  bonsai run -m {} -p \"One day\" -n 150        talk to it
+  cargo run --release -p bonsai-runtime --features cli --bin bonsai -- run -m {} -p \"One day\" -n 150
   bonsai-trainer sample {} --prompt \"One day\"
-  bonsai-trainer verify {}                     the proof, tensor by tensor
+  bonsai-trainer verify {}                      the proof, tensor by tensor
   bonsai-trainer train --data YOUR.txt --preset 10m --steps 2000 --out runs/mine
+  (bonsai-trainer is target/release/bonsai-trainer)
 ",
         outcome.seconds,
         outcome.step,

@@ -117,7 +117,9 @@ pub fn prepare(config: &RunConfig, watch: &Watch<'_>) -> Result<Prepared> {
     let (data, tokenizer) = match config.data.as_slice() {
         [] => return Err(Error::Config("no training text: give --data FILE or DIRECTORY".into())),
         [dir] if Dataset::is_prepared(dir) => {
-            (Dataset::open(dir)?, prepared_tokenizer(config, dir, start.as_ref())?)
+            let data = Dataset::open(dir)?;
+            let tokenizer = prepared_tokenizer(config, &data, dir, start.as_ref())?;
+            (data, tokenizer)
         }
         files => {
             let split = read_split(files, &config.valid, config.valid_fraction, config.seed, watch)?;
@@ -210,16 +212,23 @@ fn given_tokenizer(config: &RunConfig, start: Option<&ModelFile>) -> Result<Opti
     }
 }
 
+/// The tokenizer that prepared data was made with; another one that is asked for is refused.
 fn prepared_tokenizer(
     config: &RunConfig,
+    data: &Dataset,
     dir: &Path,
     start: Option<&ModelFile>,
 ) -> Result<Option<Tokenizer>> {
     let beside = dir.join("tokenizer.json");
-    if config.tokenizer.as_os_str().is_empty() && beside.exists() {
-        return Ok(Some(Tokenizer::from_file(&beside)?));
+    let given = given_tokenizer(config, start.filter(|file| file.tokenizer.is_some()))?;
+    match given {
+        None if beside.exists() => Ok(Some(Tokenizer::from_file(&beside)?)),
+        None => Ok(None),
+        Some(tokenizer) => {
+            data.check_tokenizer(&tokenizer)?;
+            Ok(Some(tokenizer))
+        }
     }
-    given_tokenizer(config, start.filter(|file| file.tokenizer.is_some()))
 }
 
 /// A model must have a row for every token; a model that is yet to be made will have.

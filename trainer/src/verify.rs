@@ -42,7 +42,11 @@ pub struct Report {
 pub fn verify(path: &Path) -> Result<Report> {
     if !crate::checkpoint::exists(path) {
         let file = ModelFile::open(path)?;
-        return check(path, &file, group_of(&file));
+        // Unpacked weights do not say their group: groups of 64 fit whatever groups of 128 fit.
+        return match group_of(&file) {
+            Some(group) => check(path, &file, group),
+            None => check(path, &file, 128).or_else(|_| check(path, &file, 64)),
+        };
     }
     // A run holds latent weights: what must be ternary is their projection, read back from the bytes that would ship.
     let (saved, backend, params) = crate::export::open_run(path)?;
@@ -56,13 +60,9 @@ pub fn verify(path: &Path) -> Result<Report> {
     check(path, &file, saved.run.group)
 }
 
-/// Groups of the packed tensors, or 128 where the weights lie unpacked.
-fn group_of(file: &ModelFile) -> usize {
-    let packed = file
-        .tensors
-        .values()
-        .find_map(|t| if let Format::Q2_0 { group } = t.format { Some(group) } else { None });
-    packed.unwrap_or(128)
+/// Weights that share a scale in the packed tensors, if any is packed.
+fn group_of(file: &ModelFile) -> Option<usize> {
+    file.tensors.values().find_map(|t| if let Format::Q2_0 { group } = t.format { Some(group) } else { None })
 }
 
 fn check(path: &Path, file: &ModelFile, group: usize) -> Result<Report> {

@@ -1,11 +1,9 @@
 //! One shard of tokens: a file of little-endian ids, mapped into memory.
 
-use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use bonsai_runtime::Error as RuntimeError;
-use memmap2::Mmap;
+use bonsai_runtime::tensor::Bytes;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -61,26 +59,22 @@ impl Dtype {
 #[derive(Debug)]
 pub struct Tokens {
     path: PathBuf,
-    map: Mmap,
+    map: Bytes,
     dtype: Dtype,
 }
 
 impl Tokens {
     /// Maps the shard at `path`.
     pub fn open(path: &Path, dtype: Dtype) -> Result<Self> {
-        let file = File::open(path).map_err(RuntimeError::io(path))?;
-        let size = file.metadata().map_err(RuntimeError::io(path))?.len();
-        if size == 0 || size % dtype.bytes() as u64 != 0 {
+        let map = Bytes::map(path)?;
+        let size = map.len();
+        if size == 0 || !size.is_multiple_of(dtype.bytes()) {
             let message = format!(
                 "{size} bytes are not a row of {}-byte tokens: prepare the data again",
                 dtype.bytes()
             );
             return Err(Error::Data { path: path.to_path_buf(), message });
         }
-        #[allow(unsafe_code, reason = "memory maps cannot be made in safe code")]
-        // SAFETY: the map is read-only, and the file is ours: `prepare` writes shards under a temporary name and
-        // renames them, so a mapped shard never shrinks under us unless somebody truncates it by hand.
-        let map = unsafe { Mmap::map(&file) }.map_err(RuntimeError::io(path))?;
         Ok(Self { path: path.to_path_buf(), map, dtype })
     }
 
