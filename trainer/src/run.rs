@@ -346,12 +346,14 @@ fn give_up<B: Backend>(trainer: &Trainer<B>, step: Step) -> Result<()> {
     if state.bad_steps < most {
         return Ok(());
     }
-    let message = format!(
-        "{most} steps in a row were skipped (loss {:.3}, gradient norm {:.3}); the checkpoint in {} is from before: lower lr or raise warmup and --resume",
-        step.loss,
-        step.grad_norm,
-        trainer.config.out.display()
-    );
+    let out = &trainer.config.out;
+    let kept = if checkpoint::exists(out) {
+        format!("the checkpoint in {} is from before: lower lr or raise warmup and --resume", out.display())
+    } else {
+        "nothing was saved yet: start again with a lower lr or a longer warmup".to_owned()
+    };
+    let (loss, norm) = (step.loss, step.grad_norm);
+    let message = format!("{most} steps in a row were skipped (loss {loss:.3}, gradient norm {norm:.3}); {kept}");
     Err(Error::Diverged { step: state.step, message })
 }
 
