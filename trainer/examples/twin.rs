@@ -1,12 +1,15 @@
 //! Trains the PyTorch twin's model from the twin's weights in the twin's order, and compares the held-out losses.
 //!
-//! `cargo run --release -p bonsai-trainer --example twin -- TWIN_DIR OUT_DIR` where TWIN_DIR holds `init/`,
+//! `cargo run --release -p bonsai-trainer --example twin -- TWIN_DIR OUT_DIR [KEY=VALUE ...]` where TWIN_DIR holds `init/`,
 //! `train.bin`, `held.bin`, `offsets_600x8.u32` and `curves/`. Writes OUT_DIR/{dense,ternary}.jsonl and twin.svg.
+//! `precision=ternary` runs that one only; `micro_batch=4` changes nothing but the order of sums, which shows how far
+//! apart two runs of the same training come to lie.
 
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bonsai_runtime::ModelFile;
+use bonsai_trainer::commands::parse_setting;
 use bonsai_trainer::config::{Precision, RunConfig};
 use bonsai_trainer::cpu::CpuBackend;
 use bonsai_trainer::data::{Batch, Dtype, Order, Tokens};
@@ -22,20 +25,26 @@ const WINDOW: usize = 257;
 const ROWS: usize = 16;
 
 fn main() -> Result<()> {
-    let arguments: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
-    let [twin, out] = arguments.as_slice() else {
-        eprintln!("usage: twin TWIN_DIR OUT_DIR");
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [twin, out, settings @ ..] = arguments.as_slice() else {
+        eprintln!("usage: twin TWIN_DIR OUT_DIR [KEY=VALUE ...]");
         std::process::exit(2);
     };
+    let (twin, out) = (Path::new(twin), Path::new(out));
+    let settings: Vec<_> = settings.iter().map(|s| parse_setting(s)).collect::<Result<_>>()?;
+    let only = settings.iter().find(|(key, _)| key == "precision").and_then(|(_, value)| value.as_str());
     std::fs::create_dir_all(out).map_err(bonsai_runtime::Error::io(out))?;
     let mut curves = Vec::new();
     for (name, precision, reference) in
         [("dense", Precision::Fp, "fp_long"), ("ternary", Precision::Ternary, "t_long")]
     {
+        if only.is_some_and(|only| (only == "ternary") != (precision == Precision::Ternary)) {
+            continue;
+        }
         let reference = twin.join(format!("curves/{reference}.jsonl"));
         let ours = out.join(format!("{name}.jsonl"));
         println!("{name}: step  ours    PyTorch  difference");
-        train(twin, precision, &ours, &reference)?;
+        train(twin, precision, &settings, &ours, &reference)?;
         curves.push((format!("{name}, bonsai"), ours));
         curves.push((format!("{name}, PyTorch"), reference));
     }
@@ -43,7 +52,13 @@ fn main() -> Result<()> {
     plot::plot(&curves, &out.join("twin.png"))
 }
 
-fn train(twin: &Path, precision: Precision, ours: &Path, reference: &Path) -> Result<()> {
+fn train(
+    twin: &Path,
+    precision: Precision,
+    settings: &[(String, toml::Value)],
+    ours: &Path,
+    reference: &Path,
+) -> Result<()> {
     let config = RunConfig {
         init: twin.join("init").display().to_string(),
         scale_rule: "absmean".into(),
@@ -57,6 +72,7 @@ fn train(twin: &Path, precision: Precision, ours: &Path, reference: &Path) -> Re
         precision,
         ..RunConfig::default()
     };
+    let config = RunConfig::load_over(&config, settings)?;
     let file = ModelFile::open(&twin.join("init"))?;
     let backend = CpuBackend::new(&file.config, WINDOW);
     let optimizer = Optimizer::new(&config);

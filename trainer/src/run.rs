@@ -353,7 +353,8 @@ fn give_up<B: Backend>(trainer: &Trainer<B>, step: Step) -> Result<()> {
         "nothing was saved yet: start again with a lower lr or a longer warmup".to_owned()
     };
     let (loss, norm) = (step.loss, step.grad_norm);
-    let message = format!("{most} steps in a row were skipped (loss {loss:.3}, gradient norm {norm:.3}); {kept}");
+    let message =
+        format!("{most} steps in a row were skipped (loss {loss:.3}, gradient norm {norm:.3}); {kept}");
     Err(Error::Diverged { step: state.step, message })
 }
 
