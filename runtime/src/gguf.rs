@@ -1,6 +1,6 @@
 //! GGUF files: the container (version 3, and 2 to read), and models in it.
 //!
-//! [`Gguf`] reads a container and trusts nothing in it; [`write`] writes one. [`open`] and [`write_model`] do
+//! [`Gguf`] reads a container and trusts nothing in it; [`write()`] writes one. [`open`] and [`write_model`] do
 //! the same for whole models: between metadata and [`Config`](crate::Config), between names of llama.cpp and ours.
 //! What is not understood for certain (another architecture, a `prism.*` key, a foreign number format) is
 //! refused by name, never guessed.

@@ -8,7 +8,7 @@
 //! and masking gives four planes of codes. The activations lie in the same four planes (element 4j+k at plane
 //! k, byte j), so four byte-wise products add up so that i32 lane l of 8 holds exactly weights 16l..16l+15.
 //! Float lane l then takes `acc[l] += (s * s_a[l / 2]) * lane[l]`, multiplied and added separately, group after
-//! group, and at the end of the row the eight lanes are added in one fixed tree ([`ops::tree`]).
+//! group, and at the end of the row the eight lanes are added in one fixed tree ([`crate::cpu::ops::tree`]).
 //!
 //! Files with groups of 64 are the same thing with two scales: lanes 0-3 take the first, lanes 4-7 the second.
 //! A row of an odd number of 64s ends in half a group, whose upper lanes add zero.
