@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::run::{self, Outcome, Watch};
 use crate::{eval, export, stories, verify};
 
-/// Training steps: about four minutes on two cores.
+/// Training steps: about seven minutes of processor time, shared by all cores.
 pub const STEPS: u64 = 440;
 /// Bytes of stories that the program writes for itself.
 const CORPUS_BYTES: usize = 8 << 20;
