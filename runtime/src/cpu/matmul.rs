@@ -12,11 +12,11 @@ const TASK_BYTES: usize = 16 << 10;
 #[derive(Default)]
 pub(super) struct Scratch {
     rounded: Rounded,
-    /// Products as the tasks write them: each weight row with all its tokens.
-    by_row: Vec<f32>,
+    /// Products as the tasks write them, piece after piece, where the output has them side by side.
+    pieces: Vec<f32>,
 }
 
-/// Some rows of one product, `out` = `[rows, tokens]`.
+/// Some rows of one product, `out` = `[tokens, rows]`.
 struct Task<'a> {
     w: &'a StoredTensor,
     first_row: usize,
@@ -40,14 +40,17 @@ impl Scratch {
         if w.iter().any(|w| fast(w)) {
             self.rounded.fill(isa, x, cols);
         }
-        let by_row: usize = if tokens > 1 { w.iter().map(|w| w.rows * tokens).sum() } else { 0 };
-        self.by_row.resize(by_row, 0.0);
+        let apart: usize = if tokens > 1 { w.iter().map(|w| w.rows * tokens).sum() } else { 0 };
+        self.pieces.resize(apart, 0.0);
         let mut tasks = Vec::new();
-        let mut free = self.by_row.as_mut_slice();
+        let mut free = self.pieces.as_mut_slice();
         for (out, w) in out.iter_mut().zip(w) {
-            // With one token the output is already in the tasks' order.
+            // With one token the output is a row of pieces already.
             let to = if tokens > 1 { free.split_off_mut(..w.rows * tokens) } else { Some(&mut **out) };
-            split(&mut tasks, w, to.expect("as long as the sum above"), tokens);
+            let pieces = to.expect("as long as the sum above").chunks_mut(piece_rows(w, tokens) * tokens);
+            tasks.extend(
+                pieces.enumerate().map(|(n, out)| Task { w, first_row: n * piece_rows(w, tokens), out }),
+            );
         }
         let rounded = &self.rounded;
         threads::for_each(tasks, |task| {
@@ -57,33 +60,42 @@ impl Scratch {
                 isa.run(|| dense(task, x));
             }
         });
-        let mut by_row = self.by_row.as_slice();
+        let mut pieces = self.pieces.as_slice();
         for (out, w) in out.iter_mut().zip(w).filter(|_| tokens > 1) {
-            let (this, rest) = by_row.split_at(w.rows * tokens);
-            transpose(out, this, tokens);
-            by_row = rest;
+            let (these, rest) = pieces.split_at(w.rows * tokens);
+            join(out, these, w.rows, piece_rows(w, tokens), tokens);
+            pieces = rest;
         }
     }
 }
 
-/// Cuts the rows of a product into about four tasks a thread.
-fn split<'a>(tasks: &mut Vec<Task<'a>>, w: &'a StoredTensor, out: &'a mut [f32], tokens: usize) {
-    let least = TASK_BYTES.div_ceil(w.row_bytes() * tokens).next_multiple_of(4);
-    let rows = w.rows.div_ceil(4 * threads::current()).next_multiple_of(4).max(least);
-    let pieces = out.chunks_mut(rows * tokens).enumerate();
-    tasks.extend(pieces.map(|(n, out)| Task { w, first_row: n * rows, out }));
+/// Rows of a task: about four tasks a thread.
+fn piece_rows(w: &StoredTensor, tokens: usize) -> usize {
+    let least = TASK_BYTES.div_ceil(w.row_bytes() * tokens).next_multiple_of(8);
+    w.rows.div_ceil(4 * threads::current()).next_multiple_of(8).max(least)
+}
+
+/// Puts `pieces` (`[tokens, piece]` each) side by side: `out` is `[tokens, rows]`.
+fn join(out: &mut [f32], pieces: &[f32], rows: usize, piece: usize, tokens: usize) {
+    threads::for_rows(out, rows, super::GRAIN.div_ceil(rows), |first, out| {
+        for (t, out) in out.chunks_exact_mut(rows).enumerate() {
+            for (out, from) in out.chunks_mut(piece).zip(pieces.chunks(piece * tokens)) {
+                out.copy_from_slice(&from[(first + t) * out.len()..][..out.len()]);
+            }
+        }
+    });
 }
 
 /// Weights as f32 times f32 activations: dense files, and ternary ones in exact mode.
 #[inline(always)]
 fn dense(task: Task, x: &[f32]) {
     let Task { w, first_row, out } = task;
-    let tokens = x.len() / w.cols;
+    let rows = out.len() / (x.len() / w.cols);
     let mut unpacked = vec![0.0; w.cols];
-    for (n, out) in out.chunks_exact_mut(tokens).enumerate() {
+    for n in 0..rows {
         let row = row(w, first_row + n, &mut unpacked);
-        for (out, x) in out.iter_mut().zip(x.chunks_exact(w.cols)) {
-            *out = ops::dot(row, x);
+        for (out, x) in out.chunks_exact_mut(rows).zip(x.chunks_exact(w.cols)) {
+            out[n] = ops::dot(row, x);
         }
     }
 }
@@ -99,17 +111,4 @@ fn row<'a>(w: &'a StoredTensor, row: usize, unpacked: &'a mut [f32]) -> &'a [f32
     }
     w.read_row(row, unpacked);
     unpacked
-}
-
-/// `out[t, r] = from[r, t]`.
-fn transpose(out: &mut [f32], from: &[f32], tokens: usize) {
-    let rows = from.len() / tokens;
-    // 16 tokens at a time: one cache line of `from` feeds 16 rows of `out`.
-    threads::for_rows(out, rows, 16, |first, out| {
-        for (r, from) in from.chunks_exact(tokens).enumerate() {
-            for (out, value) in out.chunks_exact_mut(rows).zip(&from[first..]) {
-                out[r] = *value;
-            }
-        }
-    });
 }

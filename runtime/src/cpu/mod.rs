@@ -5,6 +5,8 @@ pub mod ops;
 pub mod ternary_matmul;
 pub mod threads;
 
+mod team;
+
 mod cache;
 mod matmul;
 

@@ -115,9 +115,9 @@ fn round_32(x: &[f32; 32], out: &mut [i8; 32]) -> f32 {
     scale
 }
 
-/// `out[i, t] = sum over c of w[first_row + i, c] * x[t, c]`: rows of the product, all tokens of a row together.
+/// `out[t, i] = sum over c of w[first_row + i, c] * x[t, c]`: the product with some rows of `w`, a Q2_0 matrix.
 ///
-/// `out` is `[rows, tokens]` for some rows of `w`, a Q2_0 matrix.
+/// `out` is `[tokens, rows]`; its length says how many rows.
 pub fn rows(isa: Isa, out: &mut [f32], w: &StoredTensor, first_row: usize, x: &Rounded) {
     let Format::Q2_0 { group } = w.format else { panic!("not a ternary matrix: {}", w.format.name()) };
     assert_eq!(x.groups_per_token, w.cols.div_ceil(GROUP), "activations of another width");

@@ -1,62 +1,143 @@
 //! The one door to parallelism. Work is split by rows of the output, and a row never depends on the split,
 //! so results are the same for any number of threads.
+//!
+//! A decoded token is some 140 parallel loops of a few microseconds each, so the threads are a [`Team`] made for
+//! that: workers wait for the next loop awake for a while before they sleep.
 
-use std::sync::Arc;
+use std::cell::RefCell;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use rayon::prelude::*;
-
+use super::team::Team;
 use crate::error::{Error, Result};
 
-/// The threads that a session computes on.
-#[derive(Clone, Default)]
+/// The threads that a session computes on. Clones share them.
+#[derive(Clone)]
 pub struct Threads {
-    pool: Option<Arc<rayon::ThreadPool>>,
+    /// `None` while another thread computes on it.
+    team: Arc<Mutex<Option<Team>>>,
+    count: usize,
+}
+
+thread_local! {
+    /// The team that this thread leads, while it is not in a parallel loop.
+    static TEAM: RefCell<Option<Team>> = const { RefCell::new(None) };
 }
 
 impl Threads {
-    /// `count` threads of its own, or with `None` the pool that the whole process shares: one thread per core.
+    /// `count` threads, the caller's included; `None`: one per core.
     pub fn new(count: Option<usize>) -> Result<Self> {
-        let Some(count) = count else { return Ok(Self::default()) };
+        let count = count.unwrap_or_else(cores);
         if count == 0 {
             return Err(Error::Argument("the number of threads must be at least 1".into()));
         }
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(count).build();
-        let pool = pool.map_err(|e| Error::Memory(format!("cannot start {count} threads: {e}")))?;
-        Ok(Self { pool: Some(Arc::new(pool)) })
+        let team = Team::new(count - 1).map_err(|e| Error::Memory(format!("cannot start {count} threads: {e}")))?;
+        Ok(Self { team: Arc::new(Mutex::new(Some(team))), count })
     }
 
-    /// Runs `work` on these threads: [`for_rows`] and [`for_each`] inside it spread over them.
-    pub fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        match &self.pool {
-            Some(pool) => pool.install(work),
-            None => rayon::scope(|_| work()), // moves onto the shared pool once, not once per parallel loop
+    /// Runs `work` here, where [`for_rows`] and [`for_each`] spread over these threads. Without them, on this thread
+    /// alone, while a clone is at work elsewhere.
+    pub fn run<R>(&self, work: impl FnOnce() -> R) -> R {
+        let slot = || self.team.lock().unwrap_or_else(PoisonError::into_inner);
+        let team = slot().take();
+        let before = TEAM.replace(team);
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        let team = TEAM.replace(before);
+        if team.is_some() {
+            *slot() = team;
         }
+        result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
     /// How many there are.
     pub fn count(&self) -> usize {
-        self.pool.as_ref().map_or_else(rayon::current_num_threads, |pool| pool.current_num_threads())
+        self.count
     }
+}
+
+/// Cores that this process may use; without two threads on one core where the system tells.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Threads that the current work may spread over.
 pub fn current() -> usize {
-    rayon::current_num_threads()
+    TEAM.with_borrow(|team| team.as_ref().map_or(1, |team| team.workers() + 1))
 }
 
 /// Calls `f(first_row, rows)` for consecutive pieces of `out` (`[n, cols]`), `grain` rows each, in parallel.
 pub fn for_rows(out: &mut [f32], cols: usize, grain: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
     let grain = grain.max(1);
-    if out.len() <= grain * cols {
+    if out.len() <= grain * cols || current() == 1 {
         return f(0, out);
     }
-    out.par_chunks_mut(grain * cols).enumerate().for_each(|(piece, rows)| f(piece * grain, rows));
+    let pieces = out.chunks_mut(grain * cols).enumerate().collect();
+    for_each(pieces, |(piece, rows): (usize, &mut [f32])| f(piece * grain, rows));
 }
 
 /// Calls `f` for each task, in parallel.
-pub fn for_each<T: Send>(tasks: Vec<T>, f: impl Fn(T) + Sync + Send) {
-    if tasks.len() <= 1 {
-        return tasks.into_iter().for_each(f);
+pub fn for_each<T: Send>(tasks: Vec<T>, f: impl Fn(T) + Sync) {
+    // Taken for the time of the loop: a loop inside a task runs on that task's thread.
+    let team = if tasks.len() > 1 { TEAM.take() } else { None };
+    let Some(team) = team else { return tasks.into_iter().for_each(f) };
+    let tasks: Vec<Mutex<Option<T>>> = tasks.into_iter().map(|task| Mutex::new(Some(task))).collect();
+    let result = team.run(tasks.len(), &|n| {
+        let task = tasks[n].lock().unwrap_or_else(PoisonError::into_inner).take();
+        task.into_iter().for_each(&f);
+    });
+    TEAM.set(Some(team));
+    if let Err(panic) = result {
+        std::panic::resume_unwind(panic);
     }
-    tasks.into_par_iter().with_max_len(1).for_each(f);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_once_for_any_number_of_threads() {
+        for threads in 1..5 {
+            let threads = Threads::new(Some(threads)).unwrap();
+            for rows in [1, 2, 7, 100] {
+                let mut out = vec![0.0; rows * 3];
+                threads.run(|| {
+                    for_rows(&mut out, 3, 2, |first, rows| {
+                        for (n, row) in rows.chunks_mut(3).enumerate() {
+                            row.iter_mut().for_each(|x| *x += (first + n) as f32);
+                        }
+                    });
+                });
+                let expected: Vec<f32> = (0..rows * 3).map(|i| (i / 3) as f32).collect();
+                assert_eq!(out, expected);
+            }
+        }
+        assert!(Threads::new(Some(0)).is_err());
+    }
+
+    #[test]
+    fn loops_inside_tasks_and_clones_elsewhere_run_on_one_thread() {
+        let threads = Threads::new(Some(3)).unwrap();
+        let other = threads.clone();
+        let count = std::sync::atomic::AtomicUsize::new(0);
+        let add = |n| drop(count.fetch_add(n, std::sync::atomic::Ordering::Relaxed));
+        threads.run(|| {
+            assert_eq!(current(), 3);
+            for_each(vec![1; 10], |_| for_each(vec![1; 10], add));
+            std::thread::scope(|scope| {
+                scope.spawn(|| other.run(|| assert_eq!(current(), 1)));
+            });
+        });
+        assert_eq!(count.into_inner(), 100);
+        assert_eq!(current(), 1);
+    }
+
+    #[test]
+    fn a_panic_in_a_task_reaches_the_caller_and_the_team_lives_on() {
+        let threads = Threads::new(Some(2)).unwrap();
+        let result = std::panic::catch_unwind(|| {
+            threads.run(|| for_each((0..50).collect(), |n| assert_ne!(n, 31, "on purpose")));
+        });
+        assert!(result.is_err());
+        threads.run(|| assert_eq!(current(), 2));
+    }
 }

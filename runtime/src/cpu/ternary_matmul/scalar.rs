@@ -6,8 +6,9 @@ use crate::ternary::q2_0::{block_bytes, scale};
 
 /// See [`super::rows`].
 pub(super) fn rows(out: &mut [f32], weights: Rows, x: &Rounded) {
-    for (row, out) in out.chunks_exact_mut(x.tokens()).enumerate() {
-        for (token, out) in out.iter_mut().enumerate() {
+    let rows = out.len() / x.tokens();
+    for (token, out) in out.chunks_exact_mut(rows).enumerate() {
+        for (row, out) in out.iter_mut().enumerate() {
             *out = row_dot(weights.row(row), weights.group, x.token(token));
         }
     }

@@ -1,0 +1,155 @@
+//! A team of threads for loops that last microseconds.
+//!
+//! The leader publishes a loop of `tasks` calls of one function; it and the workers claim task numbers until none
+//! is left. A worker that finds no work spins for [`AWAKE`] before it sleeps, so that the next loop of the same token
+//! finds it awake. The leader waits for claimed tasks only: a worker that the system put aside holds nobody up.
+
+use std::any::Any;
+use std::hint::spin_loop;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How long a worker stays awake without work: longer than the serial code between two loops of a token and the
+/// sampling between two tokens, short against what a user would notice on a battery.
+const AWAKE: Duration = Duration::from_micros(200);
+
+/// What a loop runs: `f(n)` for each task number.
+type Task<'a> = dyn Fn(usize) + Sync + 'a;
+
+/// Workers that wait for loops.
+pub(super) struct Team {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// Number of the loop in the upper half, tasks that nobody has claimed in the lower. A task is claimed by
+    /// lowering it from a value that was read before the function was, so what is claimed belongs to that function.
+    ticket: AtomicU64,
+    /// Points to the leader's `&Task`, while tasks of the loop are unclaimed or unfinished.
+    task: AtomicPtr<()>,
+    finished: AtomicUsize,
+    /// One per worker: sleeps, or is about to.
+    asleep: Vec<AtomicBool>,
+    closing: AtomicBool,
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+impl Team {
+    /// Starts `workers` threads. Fewer than asked for is an error: nothing is left running.
+    pub(super) fn new(workers: usize) -> std::io::Result<Self> {
+        let asleep = (0..workers).map(|_| AtomicBool::new(false)).collect();
+        let shared = Arc::new(Shared { asleep, ..Shared::default() });
+        let mut team = Self { shared, workers: Vec::new() };
+        for n in 0..workers {
+            let shared = team.shared.clone();
+            let name = format!("bonsai-{}", n + 1);
+            team.workers.push(std::thread::Builder::new().name(name).spawn(move || shared.work(n))?);
+        }
+        Ok(team)
+    }
+
+    /// How many threads beside the leader's.
+    pub(super) fn workers(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// Calls `f(0)` to `f(tasks - 1)`, each once, here and on the workers, and returns when all have returned. The
+    /// error is the panic of one of them.
+    pub(super) fn run(&self, tasks: usize, f: &Task<'_>) -> Result<(), Box<dyn Any + Send>> {
+        assert!(u32::try_from(tasks).is_ok(), "{tasks} tasks");
+        let shared = &*self.shared;
+        let first_to_last = |left: usize| f(tasks - left);
+        let task: *const &Task<'_> = &(&first_to_last as &Task<'_>);
+        shared.task.store(task.cast_mut().cast(), Ordering::Relaxed);
+        shared.finished.store(0, Ordering::Relaxed);
+        let number = (shared.ticket.load(Ordering::Relaxed) >> 32) + 1;
+        // The order of everything and the workers' look at the ticket after they said that they sleep: either they see
+        // this loop, or they are seen asleep below.
+        shared.ticket.store(number << 32 | tasks as u64, Ordering::SeqCst);
+        let wanted = self.workers.iter().zip(&shared.asleep).take(tasks - 1);
+        wanted.filter(|(_, asleep)| asleep.load(Ordering::SeqCst)).for_each(|(worker, _)| worker.thread().unpark());
+        while shared.take_one() {}
+        wait(|| shared.finished.load(Ordering::Acquire) == tasks);
+        match shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(panic) => Err(panic),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Team {
+    fn drop(&mut self) {
+        self.shared.closing.store(true, Ordering::SeqCst);
+        for worker in self.workers.drain(..) {
+            worker.thread().unpark();
+            let _ = worker.join(); // a worker catches the panics of its tasks
+        }
+    }
+}
+
+impl Shared {
+    /// The life of worker `n`.
+    fn work(&self, n: usize) {
+        let mut idle_since = Instant::now();
+        while !self.closing.load(Ordering::Relaxed) {
+            if self.take_one() {
+                while self.take_one() {}
+                idle_since = Instant::now();
+            } else if idle_since.elapsed() > AWAKE {
+                self.sleep(n);
+                idle_since = Instant::now();
+            } else {
+                (0..32).for_each(|_| spin_loop());
+            }
+        }
+    }
+
+    fn sleep(&self, n: usize) {
+        let seen = self.ticket.load(Ordering::SeqCst);
+        self.asleep[n].store(true, Ordering::SeqCst);
+        while self.ticket.load(Ordering::SeqCst) == seen && !self.closing.load(Ordering::SeqCst) {
+            std::thread::park();
+        }
+        self.asleep[n].store(false, Ordering::SeqCst);
+    }
+
+    /// Claims and runs one task of the current loop; false when none is left.
+    fn take_one(&self) -> bool {
+        let ticket = self.ticket.load(Ordering::Acquire);
+        let left = (ticket & u64::from(u32::MAX)) as usize;
+        if left == 0 {
+            return false;
+        }
+        let task = self.task.load(Ordering::Relaxed);
+        let claim = self.ticket.compare_exchange(ticket, ticket - 1, Ordering::AcqRel, Ordering::Acquire);
+        if claim.is_ok() {
+            // SAFETY: the claim shows that `ticket` was still current, so `task` is of this loop: the leader writes it
+            // before it publishes the number, and not again before every task of the loop is finished. As this one is
+            // not, the leader is still in `run`, where `f` lives.
+            #[expect(unsafe_code, reason = "a borrowed function, called on threads that outlive the borrow")]
+            let f = unsafe { *task.cast::<&Task<'_>>() };
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| f(left))) {
+                *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
+            }
+            self.finished.fetch_add(1, Ordering::Release);
+        }
+        true
+    }
+}
+
+/// Spins, and gives the core away now and then where there are more threads than cores.
+fn wait(done: impl Fn() -> bool) {
+    let mut rounds = 0u32;
+    while !done() {
+        rounds += 1;
+        if rounds.is_multiple_of(1024) {
+            std::thread::yield_now();
+        }
+        spin_loop();
+    }
+}
