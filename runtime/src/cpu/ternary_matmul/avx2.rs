@@ -201,7 +201,7 @@ fn unpack<const BLOCK: usize>(block: &[u8; BLOCK]) -> Unpacked {
 #[target_feature(enable = "avx2,f16c")]
 fn block_of_128(block: &[u8]) -> (__m256i, __m256) {
     let codes: &[u8; CODE_BYTES] = block[2..].as_array().expect("34 bytes");
-    (load(codes), _mm256_cvtph_ps(_mm_set1_epi16(i16::from_le_bytes([block[0], block[1]]))))
+    (load(codes), _mm256_broadcastss_ps(scale([block[0], block[1]])))
 }
 
 #[inline]
@@ -210,9 +210,16 @@ fn blocks_of_64(blocks: &[u8]) -> (__m256i, __m256) {
     let mut codes = [0u8; CODE_BYTES];
     codes[..16].copy_from_slice(&blocks[2..18]);
     codes[16..].copy_from_slice(&blocks[20..36]);
-    let low = _mm_set1_epi16(i16::from_le_bytes([blocks[0], blocks[1]]));
-    let high = _mm_set1_epi16(i16::from_le_bytes([blocks[18], blocks[19]]));
-    (load(&codes), _mm256_cvtph_ps(_mm_unpacklo_epi64(low, high)))
+    let low = _mm_broadcastss_ps(scale([blocks[0], blocks[1]]));
+    let high = _mm_broadcastss_ps(scale([blocks[18], blocks[19]]));
+    (load(&codes), _mm256_set_m128(high, low))
+}
+
+/// An f16 as f32, in the lowest lane.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+fn scale(bytes: [u8; 2]) -> __m128 {
+    _mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(u16::from_le_bytes(bytes))))
 }
 
 /// The eight lanes in the one fixed tree.
@@ -224,7 +231,7 @@ fn tree(lanes: __m256) -> f32 {
     _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
 }
 
-/// 32 bytes from anywhere.
+/// 32 bytes from anywhere. Not `loadu`: for a processor that it knows nothing of, LLVM splits that in two.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn load<T: bytemuck::Pod, const N: usize>(from: &[T; N]) -> __m256i {
@@ -232,6 +239,6 @@ fn load<T: bytemuck::Pod, const N: usize>(from: &[T; N]) -> __m256i {
     #[expect(unsafe_code, reason = "an unaligned load takes a raw pointer")]
     // SAFETY: 32 readable bytes lie behind the reference, as asserted above; alignment is not asked for.
     unsafe {
-        _mm256_loadu_si256(from.as_ptr().cast())
+        _mm256_lddqu_si256(from.as_ptr().cast())
     }
 }
