@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use bonsai_runtime::config::Kind;
 use bonsai_runtime::tensor::{Format, StoredTensor};
-use bonsai_runtime::ternary::{ScaleRule, TernaryMatrix, q2_0};
+use bonsai_runtime::ternary::{Packing, ScaleRule, TernaryMatrix};
 use bonsai_runtime::{Model, ModelFile};
 use bonsai_trainer::config::{RunConfig, preset};
 use bonsai_trainer::cpu::CpuBackend;
@@ -32,8 +32,8 @@ pub fn ids(n: usize, vocab: usize) -> Vec<u32> {
 pub fn packed(rows: usize, cols: usize, seed: u64) -> StoredTensor {
     let ternary = TernaryMatrix::project(&normals(rows * cols, seed), rows, cols, GROUP, ScaleRule::Absmean);
     let mut blocks = Vec::new();
-    q2_0::encode(&ternary, GROUP, &mut blocks).expect("groups of the same size");
-    StoredTensor { format: Format::Q2_0 { group: GROUP }, rows, cols, bytes: blocks.into() }
+    Packing::Q2_0.encode(&ternary, &mut blocks).expect("groups of the same size");
+    StoredTensor { format: Format::Ternary(Packing::Q2_0), rows, cols, bytes: blocks.into() }
 }
 
 /// A random ternary model of a preset's shape.

@@ -10,7 +10,8 @@ fn main() {
     let t0 = Instant::now();
     let model = bonsai_runtime::Model::open(&a[1]).unwrap();
     println!("open {:.1} ms", t0.elapsed().as_secs_f64() * 1e3);
-    let mut s = model.session(bonsai_runtime::SessionOptions { threads: Some(t), ..Default::default() }).unwrap();
+    let mut s =
+        model.session(bonsai_runtime::SessionOptions { threads: Some(t), ..Default::default() }).unwrap();
     for _ in 0..3 {
         s.reset();
         let p: Vec<u32> = (0..256).map(|i| (i * 37 % 1000) as u32).collect();
@@ -29,6 +30,10 @@ fn main() {
         }
         let tgc = 48.0 / (cpu() - c0);
         times.sort_by(f64::total_cmp);
-        println!("threads {t} pp {pp:.1} tok/s  tg median {:.1} best {:.1}; leader cpu: pp {ppc:.1} tg {tgc:.1}", 1.0 / times[24], 1.0 / times[0]);
+        println!(
+            "threads {t} pp {pp:.1} tok/s  tg median {:.1} best {:.1}; leader cpu: pp {ppc:.1} tg {tgc:.1}",
+            1.0 / times[24],
+            1.0 / times[0]
+        );
     }
 }

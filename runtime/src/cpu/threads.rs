@@ -30,7 +30,8 @@ impl Threads {
         if count == 0 {
             return Err(Error::Argument("the number of threads must be at least 1".into()));
         }
-        let team = Team::new(count - 1).map_err(|e| Error::Memory(format!("cannot start {count} threads: {e}")))?;
+        let team =
+            Team::new(count - 1).map_err(|e| Error::Memory(format!("cannot start {count} threads: {e}")))?;
         Ok(Self { team: Arc::new(Mutex::new(Some(team))), count })
     }
 
@@ -119,7 +120,7 @@ mod tests {
         let threads = Threads::new(Some(3)).unwrap();
         let other = threads.clone();
         let count = std::sync::atomic::AtomicUsize::new(0);
-        let add = |n| drop(count.fetch_add(n, std::sync::atomic::Ordering::Relaxed));
+        let add = |n| _ = count.fetch_add(n, std::sync::atomic::Ordering::Relaxed);
         threads.run(|| {
             assert_eq!(current(), 3);
             for_each(vec![1; 10], |_| for_each(vec![1; 10], add));
