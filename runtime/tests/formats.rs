@@ -93,7 +93,7 @@ fn the_tokenizer_comes_back_filled_up_to_the_embedding() {
     assert_eq!(types[255..], [1, 3, 4, 1, 5]);
     assert_eq!(metadata.str("tokenizer.ggml.model").unwrap(), Some("gpt2"));
     assert_eq!(metadata.u32("general.file_type").unwrap(), Some(41));
-    let vocabulary = open(bytes).unwrap().tokenizer.unwrap().vocabulary().unwrap();
+    let vocabulary = open(bytes).unwrap().tokenizer().unwrap().unwrap().vocabulary().unwrap();
     let original = tiny::vocabulary();
     assert_eq!(vocabulary.tokens[..259], original.tokens);
     assert_eq!(vocabulary.merges, original.merges);

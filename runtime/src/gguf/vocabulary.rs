@@ -4,7 +4,7 @@ use super::metadata::Metadata;
 use super::value::{Array, Value};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::tokenizer::{Tokenizer, Vocabulary};
+use crate::tokenizer::{LazyTokenizer, Tokenizer, TokenizerFacts, Vocabulary};
 
 const BOS: &str = "tokenizer.ggml.bos_token_id";
 const EOS: &str = "tokenizer.ggml.eos_token_id";
@@ -12,6 +12,8 @@ const EOS: &str = "tokenizer.ggml.eos_token_id";
 const MORE_ENDS: [&str; 2] = ["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
 const PADDING: &str = "tokenizer.ggml.padding_token_id";
 const TOKENS: &str = "tokenizer.ggml.tokens";
+const TYPES: &str = "tokenizer.ggml.token_type";
+const TEMPLATE: &str = "tokenizer.chat_template";
 
 /// Numbers of `tokenizer.ggml.token_type`.
 const NORMAL: i32 = 1;
@@ -57,14 +59,17 @@ pub(super) fn check_ids(metadata: &Metadata, config: &Config) -> Result<()> {
     }
 }
 
-/// The tokenizer of a file; `None` when it has no tokens. `rows`: of the embedding.
-pub(super) fn read(metadata: &Metadata, rows: usize) -> Result<Option<Tokenizer>> {
-    let Some(tokens) = metadata.strings(TOKENS)? else { return Ok(None) };
-    let tokens: Vec<String> = tokens.map(str::to_string).collect();
-    if tokens.len() > rows {
+/// The tokenizer of a file; `None` when it has no tokens. `rows`: of the embedding. What can be told without
+/// walking over 150,000 strings is checked now, the rest when the tokenizer is built.
+pub(super) fn read(metadata: &Metadata, rows: usize) -> Result<Option<LazyTokenizer>> {
+    if metadata.strings(TOKENS)?.is_none() {
+        return Ok(None);
+    }
+    let length = |key| Ok::<_, Error>(metadata.array(key)?.map(Array::len));
+    let tokens = length(TOKENS)?.unwrap_or(0);
+    if tokens > rows {
         return Err(metadata.error(format!(
-            "the tokenizer has {} tokens, but the embedding only {rows} rows: they do not belong together",
-            tokens.len()
+            "the tokenizer has {tokens} tokens, but the embedding only {rows} rows: they do not belong together"
         )));
     }
     match metadata.str("tokenizer.ggml.model")? {
@@ -76,28 +81,34 @@ pub(super) fn read(metadata: &Metadata, rows: usize) -> Result<Option<Tokenizer>
             )));
         }
     }
-    let merges = metadata.strings("tokenizer.ggml.merges")?.into_iter().flatten().map(str::to_string);
-    let token_types =
-        metadata.i32s("tokenizer.ggml.token_type")?.unwrap_or_else(|| vec![NORMAL; tokens.len()]);
-    if token_types.len() != tokens.len() {
-        return Err(metadata.error(format!(
-            "'tokenizer.ggml.token_type' has {} entries for {} tokens",
-            token_types.len(),
-            tokens.len()
-        )));
+    if let Some(types) = length(TYPES)?.filter(|types| *types != tokens) {
+        return Err(metadata.error(format!("'{TYPES}' has {types} entries for {tokens} tokens")));
     }
-    let vocabulary = Vocabulary {
+    let facts = TokenizerFacts {
+        tokens,
+        bos: bos(metadata)?,
+        eos: metadata.u32(EOS)?,
+        chat_template: metadata.str(TEMPLATE)?.is_some(),
+    };
+    let metadata = metadata.clone(); // its arrays stay in the file
+    Ok(Some(LazyTokenizer::new(Some(facts), move || build(&metadata))))
+}
+
+fn build(metadata: &Metadata) -> Result<Tokenizer> {
+    let strings = |key| Ok::<_, Error>(metadata.strings(key)?.into_iter().flatten().map(str::to_string));
+    let tokens: Vec<String> = strings(TOKENS)?.collect();
+    let token_types = metadata.i32s(TYPES)?.unwrap_or_else(|| vec![NORMAL; tokens.len()]);
+    Tokenizer::from_vocabulary(Vocabulary {
         pre: metadata.str("tokenizer.ggml.pre")?.unwrap_or("default").into(),
         tokens,
         token_types,
-        merges: merges.collect(),
+        merges: strings("tokenizer.ggml.merges")?.collect(),
         bos: bos(metadata)?,
         eos: metadata.u32(EOS)?,
         padding: metadata.u32(PADDING)?,
         add_bos: metadata.bool("tokenizer.ggml.add_bos_token")?.unwrap_or(false),
-        chat_template: metadata.str("tokenizer.chat_template")?.map(str::to_string),
-    };
-    Tokenizer::from_vocabulary(vocabulary).map(Some)
+        chat_template: metadata.str(TEMPLATE)?.map(str::to_string),
+    })
 }
 
 /// The special ids, as keys.
@@ -128,12 +139,12 @@ pub(super) fn write(vocabulary: &Vocabulary, rows: usize, entries: &mut Vec<(Str
     add("tokenizer.ggml.model", "gpt2".into());
     add("tokenizer.ggml.pre", vocabulary.pre.as_str().into());
     add(TOKENS, Value::Array(Array::strings(tokens)));
-    add("tokenizer.ggml.token_type", Value::Array(Array::i32s(&types)));
+    add(TYPES, Value::Array(Array::i32s(&types)));
     add("tokenizer.ggml.merges", Value::Array(Array::strings(merges)));
     add("tokenizer.ggml.add_bos_token", Value::Bool(vocabulary.add_bos));
     vocabulary.padding.into_iter().for_each(|id| add(PADDING, Value::U32(id)));
     if let Some(template) = &vocabulary.chat_template {
-        add("tokenizer.chat_template", template.as_str().into());
+        add(TEMPLATE, template.as_str().into());
     }
     Ok(())
 }
