@@ -430,3 +430,13 @@ proptest! {
         prop_assert_eq!(&parse_config(&config_json(&config).to_string()).unwrap(), &config);
     }
 }
+
+#[test]
+fn a_tokenizer_is_built_when_it_is_asked_for() {
+    let merges = Value::Array(Array::strings(["h zz"]));
+    let file = changed("tokenizer.ggml.merges", Some(merges)).unwrap();
+    let facts = file.tokenizer.as_ref().unwrap().facts().unwrap();
+    assert_eq!((facts.tokens, facts.eos, facts.chat_template), (260, Some(256), true));
+    let error = file.tokenizer().unwrap_err().to_string();
+    assert!(error.contains("merge"), "{error}");
+}

@@ -80,16 +80,23 @@ pub fn unpack(rows: usize, cols: usize, group: usize, blocks: &[u8]) -> Result<T
     for (n, block) in blocks.chunks_exact(block_bytes(group)).enumerate() {
         scales.push(scale(block));
         codes.extend_from_slice(&block[2..]);
-        if let Some(byte) = block[2..].iter().position(|&byte| byte & (byte >> 1) & ZEROS != 0) {
-            let weight = n * group + byte * CODES_PER_BYTE;
-            return Err(format!(
-                "a code 3, which is not ternary, in the four weights from row {}, column {} on",
-                weight / cols,
-                weight % cols
-            ));
+        if let Some(byte) = first_not_ternary(&block[2..]) {
+            return Err(not_ternary(n * group + byte * CODES_PER_BYTE, cols));
         }
     }
     Ok(TernaryMatrix { rows, cols, group, codes, scales })
+}
+
+/// The first byte of codes that holds a 3.
+#[inline(always)]
+pub fn first_not_ternary(codes: &[u8]) -> Option<usize> {
+    codes.iter().position(|&byte| byte & (byte >> 1) & ZEROS != 0)
+}
+
+/// The sentence for a matrix with a code 3 among four weights.
+pub fn not_ternary(weight: usize, cols: usize) -> String {
+    let (row, col) = (weight / cols, weight % cols);
+    format!("a code 3, which is not ternary, in the four weights from row {row}, column {col} on")
 }
 
 #[cfg(test)]
