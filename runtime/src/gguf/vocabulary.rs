@@ -12,6 +12,7 @@ const EOS: &str = "tokenizer.ggml.eos_token_id";
 const MORE_ENDS: [&str; 2] = ["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
 const PADDING: &str = "tokenizer.ggml.padding_token_id";
 const TOKENS: &str = "tokenizer.ggml.tokens";
+const MERGES: &str = "tokenizer.ggml.merges";
 const TYPES: &str = "tokenizer.ggml.token_type";
 const TEMPLATE: &str = "tokenizer.chat_template";
 
@@ -65,8 +66,7 @@ pub(super) fn read(metadata: &Metadata, rows: usize) -> Result<Option<LazyTokeni
     if metadata.strings(TOKENS)?.is_none() {
         return Ok(None);
     }
-    let length = |key| Ok::<_, Error>(metadata.array(key)?.map(Array::len));
-    let tokens = length(TOKENS)?.unwrap_or(0);
+    let tokens = metadata.array(TOKENS)?.map_or(0, Array::len);
     if tokens > rows {
         return Err(metadata.error(format!(
             "the tokenizer has {tokens} tokens, but the embedding only {rows} rows: they do not belong together"
@@ -81,34 +81,32 @@ pub(super) fn read(metadata: &Metadata, rows: usize) -> Result<Option<LazyTokeni
             )));
         }
     }
-    if let Some(types) = length(TYPES)?.filter(|types| *types != tokens) {
+    let token_types = metadata.i32s(TYPES)?.unwrap_or_else(|| vec![NORMAL; tokens]);
+    if token_types.len() != tokens {
+        let types = token_types.len();
         return Err(metadata.error(format!("'{TYPES}' has {types} entries for {tokens} tokens")));
     }
-    let facts = TokenizerFacts {
-        tokens,
-        bos: bos(metadata)?,
-        eos: metadata.u32(EOS)?,
-        chat_template: metadata.str(TEMPLATE)?.is_some(),
-    };
-    let metadata = metadata.clone(); // its arrays stay in the file
-    Ok(Some(LazyTokenizer::new(Some(facts), move || build(&metadata))))
-}
-
-fn build(metadata: &Metadata) -> Result<Tokenizer> {
-    let strings = |key| Ok::<_, Error>(metadata.strings(key)?.into_iter().flatten().map(str::to_string));
-    let tokens: Vec<String> = strings(TOKENS)?.collect();
-    let token_types = metadata.i32s(TYPES)?.unwrap_or_else(|| vec![NORMAL; tokens.len()]);
-    Tokenizer::from_vocabulary(Vocabulary {
+    metadata.strings(MERGES)?;
+    let without_lists = Vocabulary {
         pre: metadata.str("tokenizer.ggml.pre")?.unwrap_or("default").into(),
-        tokens,
+        tokens: vec![],
         token_types,
-        merges: strings("tokenizer.ggml.merges")?.collect(),
+        merges: vec![],
         bos: bos(metadata)?,
         eos: metadata.u32(EOS)?,
         padding: metadata.u32(PADDING)?,
         add_bos: metadata.bool("tokenizer.ggml.add_bos_token")?.unwrap_or(false),
         chat_template: metadata.str(TEMPLATE)?.map(str::to_string),
-    })
+    };
+    let Vocabulary { bos, eos, .. } = without_lists;
+    let facts = TokenizerFacts { tokens, bos, eos, chat_template: without_lists.chat_template.is_some() };
+    let metadata = metadata.clone(); // its arrays stay in the file
+    let build = move || {
+        let strings = |key| Ok::<_, Error>(metadata.strings(key)?.into_iter().flatten().map(str::to_string));
+        let (tokens, merges) = (strings(TOKENS)?.collect(), strings(MERGES)?.collect());
+        Tokenizer::from_vocabulary(Vocabulary { tokens, merges, ..without_lists.clone() })
+    };
+    Ok(Some(LazyTokenizer::new(Some(facts), build)))
 }
 
 /// The special ids, as keys.
@@ -140,7 +138,7 @@ pub(super) fn write(vocabulary: &Vocabulary, rows: usize, entries: &mut Vec<(Str
     add("tokenizer.ggml.pre", vocabulary.pre.as_str().into());
     add(TOKENS, Value::Array(Array::strings(tokens)));
     add(TYPES, Value::Array(Array::i32s(&types)));
-    add("tokenizer.ggml.merges", Value::Array(Array::strings(merges)));
+    add(MERGES, Value::Array(Array::strings(merges)));
     add("tokenizer.ggml.add_bos_token", Value::Bool(vocabulary.add_bos));
     vocabulary.padding.into_iter().for_each(|id| add(PADDING, Value::U32(id)));
     if let Some(template) = &vocabulary.chat_template {
