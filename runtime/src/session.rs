@@ -13,7 +13,8 @@ use crate::error::{Error, Result};
 use crate::model::{State, Weights, forward};
 use crate::model_file::ModelFile;
 use crate::sampler::Sampler;
-use crate::tokenizer::Tokenizer;
+use crate::tensor::StoredTensor;
+use crate::tokenizer::{LazyTokenizer, Tokenizer};
 
 /// Most tokens of one forward pass. A prompt is fed in chunks of this size.
 const CHUNK: usize = 128;
@@ -28,7 +29,7 @@ pub struct Model(Arc<Inner>);
 
 struct Inner {
     weights: Weights<CpuBackend>,
-    tokenizer: Option<Tokenizer>,
+    tokenizer: Option<LazyTokenizer>,
     description: String,
 }
 
@@ -86,9 +87,14 @@ impl Model {
         &self.0.weights.config
     }
 
-    /// The tokenizer, if the model came with one.
-    pub fn tokenizer(&self) -> Option<&Tokenizer> {
-        self.0.tokenizer.as_ref()
+    /// The tokenizer, if the model came with one. The first call builds it.
+    pub fn tokenizer(&self) -> Result<Option<&Tokenizer>> {
+        self.0.tokenizer.as_ref().map(LazyTokenizer::get).transpose()
+    }
+
+    /// Every matrix that a token passes through, in the order in which it does, as it lies in memory.
+    pub fn matrices(&self) -> impl Iterator<Item = &StoredTensor> {
+        self.0.weights.matrices()
     }
 
     /// One sentence for people about the file.

@@ -97,7 +97,7 @@ fn the_tokenizer_comes_back_filled_up_to_the_embedding() {
     assert_eq!(types[255..], [1, 3, 4, 1, 5]);
     assert_eq!(metadata.str("tokenizer.ggml.model").unwrap(), Some("gpt2"));
     assert_eq!(metadata.u32("general.file_type").unwrap(), Some(41));
-    let vocabulary = open(bytes).unwrap().tokenizer.unwrap().vocabulary().unwrap();
+    let vocabulary = open(bytes).unwrap().tokenizer().unwrap().unwrap().vocabulary().unwrap();
     let original = tiny::vocabulary();
     assert_eq!(vocabulary.tokens[..259], original.tokens);
     assert_eq!(vocabulary.merges, original.merges);
@@ -434,4 +434,14 @@ proptest! {
         }
         prop_assert_eq!(&parse_config(&config_json(&config).to_string()).unwrap(), &config);
     }
+}
+
+#[test]
+fn a_tokenizer_is_built_when_it_is_asked_for() {
+    let merges = Value::Array(Array::strings(["h zz"]));
+    let file = changed("tokenizer.ggml.merges", Some(merges)).unwrap();
+    let facts = file.tokenizer.as_ref().unwrap().facts().unwrap();
+    assert_eq!((facts.tokens, facts.eos, facts.chat_template), (260, Some(256), true));
+    let error = file.tokenizer().unwrap_err().to_string();
+    assert!(error.contains("merge"), "{error}");
 }

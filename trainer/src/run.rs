@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use bonsai_runtime::tokenizer::LazyTokenizer;
 use bonsai_runtime::{Config, Error as RuntimeError, ModelFile, Tokenizer};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -94,7 +95,7 @@ pub fn resume(
     check_vocabulary(data.meta.vocab, Some(&params.config))?;
     let order = order(&saved.run)?;
     order.check(&data.train, saved.run.steps * saved.run.batch_size as u64, saved.run.seq_len)?;
-    let tokenizer = saved.model.tokenizer.take();
+    let tokenizer = saved.model.tokenizer.take().map(LazyTokenizer::into_tokenizer).transpose()?;
     let trainer = Trainer::new(saved.run, backend, params, saved.state, order);
     train(trainer, &data, tokenizer.as_ref(), watch)
 }

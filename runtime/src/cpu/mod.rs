@@ -13,14 +13,24 @@ mod matmul;
 use std::ops::Range;
 
 use crate::backend::Backend;
+use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::tensor::StoredTensor;
+use crate::tensor::{Format, StoredTensor};
 use isa::Isa;
 
 pub use cache::Cache;
 
 /// Values that a thread should at least get, so that starting it pays.
 const GRAIN: usize = 8192;
+
+/// How keys and values are kept.
+pub const CACHE_FORMAT: Format = Format::F32;
+
+/// Bytes of the keys and values of one token in all layers.
+pub fn cache_bytes_per_token(config: &Config) -> usize {
+    let values = 2 * config.layers * config.kv_heads * config.head_dim;
+    CACHE_FORMAT.row_bytes(values).expect("a dense format holds rows of any length")
+}
 
 /// The CPU as a [`Backend`].
 pub struct CpuBackend {

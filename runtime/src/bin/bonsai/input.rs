@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use bonsai_runtime::cpu::CACHE_FORMAT;
 use bonsai_runtime::cpu::isa::Isa;
 use bonsai_runtime::cpu::threads::Threads;
 use bonsai_runtime::{Error, Model, Result, Tokenizer};
@@ -47,9 +48,9 @@ impl ModelArgs {
         let model = Model::open(&self.model)?;
         let threads = Threads::new(self.threads)?.count();
         let mode = if self.exact { ", exact" } else { "" };
-        let kernel = Isa::detect().name();
+        let (kernel, cache) = (Isa::detect().name(), CACHE_FORMAT.name());
         self.status(model.description());
-        self.status(&format!("cpu, kernel {kernel}, {threads} threads{mode}, KV cache f32"));
+        self.status(&format!("cpu, kernel {kernel}, {threads} threads{mode}, KV cache {cache}"));
         Ok(model)
     }
 
@@ -79,7 +80,7 @@ impl PromptArgs {
 /// The tokenizer, or an error that says what to do.
 pub fn tokenizer(model: &Model) -> Result<&Tokenizer> {
     let missing = || Error::Tokenizer("this model came without one: give token ids with --tokens".into());
-    model.tokenizer().ok_or_else(missing)
+    model.tokenizer()?.ok_or_else(missing)
 }
 
 /// A text file, or standard input for `-`.
