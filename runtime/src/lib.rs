@@ -16,6 +16,7 @@ pub mod ternary;
 pub mod tokenizer;
 
 pub use config::Config;
+pub use cpu::KvFormat;
 pub use error::{Error, ErrorCode, Result};
 pub use model_file::ModelFile;
 pub use sampler::{Sampler, SamplerOptions};
