@@ -1,6 +1,8 @@
 //! Attention of all layers of a 0.6B model (28 layers, 16 query and 8 key/value heads of 128) on two threads: one
 //! token behind many, and a prompt in chunks. Each layer has a cache of its own, as in a model, so that deep
-//! caches come from memory. The throughput is that of the keys and values read.
+//! caches come from memory. The throughput is that of the cache, or of the prompt's tokens.
+//!
+//! Where no font is installed, criterion's plots fail: `cargo bench --bench attention -- --noplot`.
 #![allow(missing_docs, reason = "criterion's macros write functions without")]
 
 use bonsai_benches::normals;

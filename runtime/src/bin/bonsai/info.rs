@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use bonsai_runtime::{ModelFile, Result};
+use bonsai_runtime::{KvFormat, ModelFile, Result};
 use serde_json::{Value, json};
 
 use crate::output;
@@ -48,12 +48,6 @@ fn formats(file: &ModelFile) -> BTreeMap<&'static str, Total> {
     formats
 }
 
-/// Bytes of keys and values of one token, f32.
-fn kv_bytes(file: &ModelFile) -> usize {
-    let c = &file.config;
-    2 * 4 * c.layers * c.kv_heads * c.head_dim
-}
-
 fn bits_per_weight(formats: &BTreeMap<&str, Total>) -> f64 {
     let bytes: usize = formats.values().map(|t| t.bytes).sum();
     let weights: usize = formats.values().map(|t| t.weights).sum();
@@ -73,7 +67,7 @@ fn as_json(file: &ModelFile, formats: &BTreeMap<&str, Total>) -> Value {
         "tokenizer": file.tokenizer.as_ref().map(|t| json!({
             "tokens": t.vocab_size(), "eos": t.eos(), "bos": t.bos(), "chat_template": t.chat_template().is_some(),
         })),
-        "kv_bytes_per_token": kv_bytes(file),
+        "kv_bytes_per_token": KvFormat::default().bytes_per_token(&file.config),
     })
 }
 
@@ -112,12 +106,15 @@ fn as_text(file: &ModelFile, formats: &BTreeMap<&str, Total>) -> String {
         ),
         None => "tokenizer     none: give token ids with --tokens".into(),
     });
-    let per_token = kv_bytes(file);
     let usual = c.context.min(4096);
-    lines.push(format!(
-        "KV cache      {:.1} KiB a token, {} for {usual}",
-        per_token as f64 / 1024.0,
-        mebibytes(per_token * usual)
-    ));
+    for format in [KvFormat::F16, KvFormat::Int8, KvFormat::F32] {
+        let per_token = format.bytes_per_token(c);
+        lines.push(format!(
+            "KV cache      {}: {:.1} KiB a token, {} for {usual}",
+            format.name(),
+            per_token as f64 / 1024.0,
+            mebibytes(per_token * usual)
+        ));
+    }
     lines.join("\n") + "\n"
 }

@@ -41,18 +41,27 @@ pub(super) fn dots<const R: usize>(q: [&[f32]; R], keys: Numbers) -> [[f32; TILE
 #[target_feature(enable = "avx2,f16c")]
 fn dots_as<T: Pod, const R: usize>(q: [&[f32]; R], keys: &[T]) -> [[f32; TILE]; R] {
     let keys = keys.as_chunks::<TILE>().0;
-    let q = q.map(|q| &q[..keys.len()]);
+    assert!(q.iter().all(|q| q.len() == keys.len()));
     let mut sums = [[_mm256_setzero_ps(); TILE / WIDTH]; R];
     for (d, keys) in keys.iter().enumerate() {
-        let q = q.map(|q| _mm256_set1_ps(q[d]));
-        for (v, keys) in keys.as_chunks().0.iter().enumerate() {
-            let keys = widen(keys);
+        // No closures here: within `map`, they are calls to code compiled for AVX2 from code that is not.
+        let mut lanes = [_mm256_setzero_ps(); R];
+        for r in 0..R {
+            lanes[r] = _mm256_set1_ps(q[r][d]);
+        }
+        let (keys, _) = keys.as_chunks();
+        for v in 0..TILE / WIDTH {
+            let keys = widen(&keys[v]);
             for r in 0..R {
-                sums[r][v] = _mm256_add_ps(sums[r][v], _mm256_mul_ps(q[r], keys));
+                sums[r][v] = _mm256_add_ps(sums[r][v], _mm256_mul_ps(lanes[r], keys));
             }
         }
     }
-    sums.map(bytemuck::cast)
+    let mut out = [[0.0; TILE]; R];
+    for r in 0..R {
+        out[r] = bytemuck::cast(sums[r]);
+    }
+    out
 }
 
 /// See [`super::add_values`].
@@ -93,7 +102,7 @@ fn add_columns<T: Pod, const R: usize, const V: usize>(
 ) {
     let dim = sums[0].len();
     let seen = weights[0].len();
-    let weights = weights.map(|weights| &weights[..seen]);
+    assert!(weights.iter().all(|weights| weights.len() == seen));
     let mut lanes = [[_mm256_setzero_ps(); V]; R];
     for r in 0..R {
         for (lanes, sums) in lanes[r].iter_mut().zip(sums[r][d..].as_chunks::<WIDTH>().0) {
@@ -101,12 +110,15 @@ fn add_columns<T: Pod, const R: usize, const V: usize>(
         }
     }
     for (j, values) in values.chunks_exact(dim).take(seen).enumerate() {
-        let weights = weights.map(|weights| _mm256_set1_ps(weights[j]));
+        let mut factors = [_mm256_setzero_ps(); R];
+        for r in 0..R {
+            factors[r] = _mm256_set1_ps(weights[r][j]);
+        }
         let (values, _) = values[d..d + V * WIDTH].as_chunks();
         for v in 0..V {
             let values = widen(&values[v]);
             for r in 0..R {
-                lanes[r][v] = _mm256_add_ps(lanes[r][v], _mm256_mul_ps(weights[r], values));
+                lanes[r][v] = _mm256_add_ps(lanes[r][v], _mm256_mul_ps(factors[r], values));
             }
         }
     }
