@@ -7,7 +7,7 @@ use std::fmt;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use crate::cpu::cache_bytes_per_token;
+use crate::cpu::KvFormat;
 use crate::cpu::isa::vectorized;
 use crate::cpu::threads::{self, Threads};
 use crate::error::{Error, Result};
@@ -102,15 +102,19 @@ pub struct Bench {
 
 impl Bench {
     /// Feeds `depth` tokens. `most`: tokens of the longest test to come.
-    pub fn new(model: &Model, threads: usize, depth: usize, most: usize) -> Result<Self> {
+    pub fn new(model: &Model, kv: KvFormat, threads: usize, depth: usize, most: usize) -> Result<Self> {
         let (context, longest) = (depth.saturating_add(most), model.config().context);
         if context > longest {
             return Err(Error::Argument(format!(
                 "{most} tokens behind {depth} need a context of {context}, but the model's ends at {longest}"
             )));
         }
-        let options =
-            SessionOptions { context: Some(context), threads: Some(threads), ..SessionOptions::default() };
+        let options = SessionOptions {
+            context: Some(context),
+            kv: Some(kv),
+            threads: Some(threads),
+            ..SessionOptions::default()
+        };
         let (mut session, mut random) = (model.session(options)?, Random(0));
         if depth > 0 {
             session.prompt(&random.ids(depth, model.config().vocab))?;
@@ -167,13 +171,13 @@ pub struct Cost {
 
 impl Cost {
     /// Counts the matrices of a model.
-    pub fn of(model: &Model) -> Self {
+    pub fn of(model: &Model, kv: KvFormat) -> Self {
         let config = model.config();
         let macs: usize = model.matrices().map(|w| w.rows * w.cols).sum();
         let head_macs = config.vocab * config.hidden;
         Self {
             weight_bytes: model.matrices().map(|w| w.bytes.len()).sum(),
-            cache_bytes: cache_bytes_per_token(config),
+            cache_bytes: kv.bytes_per_token(config),
             layer_macs: macs - head_macs,
             head_macs,
         }

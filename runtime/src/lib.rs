@@ -20,6 +20,7 @@ pub mod tokenizer;
 pub mod verify;
 
 pub use config::Config;
+pub use cpu::KvFormat;
 pub use error::{Error, ErrorCode, Result};
 pub use model_file::ModelFile;
 pub use sampler::{Sampler, SamplerOptions};

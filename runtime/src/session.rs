@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::backend::Backend;
 use crate::config::Config;
-use crate::cpu::CpuBackend;
 use crate::cpu::isa::Isa;
 use crate::cpu::threads::Threads;
+use crate::cpu::{CpuBackend, KvFormat};
 use crate::error::{Error, Result};
 use crate::model::{State, Weights, forward};
 use crate::model_file::ModelFile;
@@ -41,12 +41,22 @@ pub struct SessionOptions {
     pub context: Option<usize>,
     /// Keep activations in f32 instead of rounding them to i8 before ternary matrices. Several times slower.
     pub exact: bool,
+    /// How keys and values are kept: the memory of a long context, and the time that reading it takes. `None`: f16,
+    /// or f32 if `exact`. See [`KvFormat::bytes_per_token`].
+    pub kv: Option<KvFormat>,
     /// Threads of its own; `None` shares one per core with the whole process. Never changes a result.
     pub threads: Option<usize>,
     /// Instructions to use; `None`: the best there are. Never changes a result.
     pub isa: Option<Isa>,
     /// Set it to stop the session at the next chunk or token with [`Error::Cancelled`].
     pub cancel: Option<Arc<AtomicBool>>,
+}
+
+impl SessionOptions {
+    /// How keys and values are kept, the default worked out.
+    pub fn kv_format(&self) -> KvFormat {
+        self.kv.unwrap_or(if self.exact { KvFormat::F32 } else { KvFormat::default() })
+    }
 }
 
 /// One conversation with a model.
@@ -74,7 +84,7 @@ impl Model {
 
     /// Takes an opened file over.
     pub fn from_file(file: ModelFile) -> Result<Self> {
-        let weights = Weights::new(&mut CpuBackend::new(Isa::detect(), false), &file)?;
+        let weights = Weights::new(&mut CpuBackend::new(Isa::detect(), false, KvFormat::default()), &file)?;
         let ModelFile { mut tokenizer, description, .. } = file;
         if let Some(tokenizer) = &mut tokenizer {
             tokenizer.pad_to(weights.config.vocab); // an embedding often has more rows than there are tokens
@@ -110,7 +120,8 @@ impl Model {
             let longest = config.context;
             return Err(Error::Argument(format!("a context of {context} tokens: expected 1 to {longest}")));
         }
-        let backend = CpuBackend::new(options.isa.unwrap_or_else(Isa::detect), options.exact);
+        let isa = options.isa.unwrap_or_else(Isa::detect);
+        let backend = CpuBackend::new(isa, options.exact, options.kv_format());
         Ok(Session {
             state: State::new(&backend, config, context, CHUNK.min(context))?,
             backend,

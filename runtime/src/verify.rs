@@ -84,7 +84,8 @@ fn matrix(name: &str, w: &StoredTensor) -> MatrixReport {
         };
     };
     let unpacked = packing.unpack(w.rows, w.cols, &w.bytes);
-    let bad_scale = w.bytes.chunks_exact(packing.block_bytes()).position(|block| !packing.scale(block).is_finite());
+    let bad_scale =
+        w.bytes.chunks_exact(packing.block_bytes()).position(|block| !packing.scale(block).is_finite());
     let bad_scale = bad_scale.map(|n| {
         let (row, col) = (n * packing.group() / w.cols, n * packing.group() % w.cols);
         format!("the scale of the group at row {row}, column {col} is not a number")

@@ -146,7 +146,7 @@ fn info_says_what_is_inside() {
     let object: Value =
         serde_json::from_str(stdout(&bonsai(&["info", "-m", path(model.path()), "--json"]))).unwrap();
     assert_eq!(object["config"]["kv_heads"], 2);
-    assert_eq!(object["kv_bytes_per_token"], 2 * 4 * 2 * 2 * 32);
+    assert_eq!(object["kv_bytes_per_token"], 2 * 2 * 2 * 2 * 32); // f16
     assert_eq!(object["bits_per_weight"], 32.0);
 }
 

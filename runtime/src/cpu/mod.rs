@@ -5,39 +5,34 @@ pub mod ops;
 pub mod ternary_matmul;
 pub mod threads;
 
-mod team;
-
-mod cache;
+mod attention;
+mod kv_cache;
 mod matmul;
+mod pages;
+mod team;
 
 use std::ops::Range;
 
 use crate::backend::Backend;
-use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::tensor::{Format, StoredTensor};
+use crate::tensor::StoredTensor;
 use isa::Isa;
 
-pub use cache::Cache;
+pub use kv_cache::{Cache, KvFormat};
 
 /// Values that a thread should at least get, so that starting it pays.
 const GRAIN: usize = 8192;
-
-/// How keys and values are kept.
-pub const CACHE_FORMAT: Format = Format::F32;
-
-/// Bytes of the keys and values of one token in all layers.
-pub fn cache_bytes_per_token(config: &Config) -> usize {
-    let values = 2 * config.layers * config.kv_heads * config.head_dim;
-    CACHE_FORMAT.row_bytes(values).expect("a dense format holds rows of any length")
-}
 
 /// The CPU as a [`Backend`].
 pub struct CpuBackend {
     isa: Isa,
     /// f32 activations, instead of i8, before ternary matrices.
     exact: bool,
+    /// Of the caches that it makes.
+    kv: KvFormat,
     scratch: matmul::Scratch,
+    /// Scratch of attention.
+    sums: Vec<f32>,
 }
 
 /// Rows of f32.
@@ -47,9 +42,10 @@ pub struct CpuTensor {
 }
 
 impl CpuBackend {
-    /// `exact` keeps activations in f32 where the fast kernels round them to i8.
-    pub fn new(isa: Isa, exact: bool) -> Self {
-        Self { isa, exact, scratch: matmul::Scratch::default() }
+    /// `exact` keeps activations in f32 where the fast kernels round them to i8;
+    /// caches hold keys and values as `kv` says.
+    pub fn new(isa: Isa, exact: bool, kv: KvFormat) -> Self {
+        Self { isa, exact, kv, scratch: matmul::Scratch::default(), sums: Vec::new() }
     }
 
     /// Calls `f(row, x)` for rows of `cols` values of `x`.
@@ -89,7 +85,7 @@ impl Backend for CpuBackend {
     }
 
     fn cache(&self, heads: usize, head_dim: usize, context: usize) -> Result<Cache> {
-        Ok(Cache::new(heads, head_dim, context))
+        Ok(Cache::new(heads, head_dim, context, self.kv))
     }
 
     fn reserve(&self, cache: &mut Cache, positions: usize) -> Result<()> {
@@ -150,7 +146,8 @@ impl Backend for CpuBackend {
         tokens: usize,
     ) {
         cache.append(k.rows(tokens), v.rows(tokens), position);
-        cache.attend(self.isa, out.rows_mut(tokens), q.rows(tokens), position, tokens);
+        let (out, q) = (out.rows_mut(tokens), q.rows(tokens));
+        attention::attention(self.isa, out, q, cache, [position, tokens], &mut self.sums);
     }
 
     fn swiglu(&mut self, gate: &mut CpuTensor, up: &CpuTensor, tokens: usize) {

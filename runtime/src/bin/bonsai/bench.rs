@@ -3,11 +3,10 @@
 use std::path::PathBuf;
 
 use bonsai_runtime::bench::{Bench, Cost, Test, Timing, Work, mean_and_deviation, median, read_bandwidth};
-use bonsai_runtime::cpu::CACHE_FORMAT;
 use bonsai_runtime::cpu::isa::Isa;
 use bonsai_runtime::cpu::threads::Threads;
 use bonsai_runtime::random_model::{random_model, shape};
-use bonsai_runtime::{Error, Model, ModelFile, Result};
+use bonsai_runtime::{Error, KvFormat, Model, ModelFile, Result};
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
@@ -49,6 +48,9 @@ pub struct Args {
     /// Numbers of threads [default: one per core]
     #[arg(short, long, value_name = "T,..", value_delimiter = ',')]
     threads: Vec<usize>,
+    /// Keys and values of the context as f16, int8 or f32
+    #[arg(long, value_name = "FORMAT", default_value = "f16")]
+    kv: KvFormat,
     /// How often each test is repeated
     #[arg(short, long, value_name = "R", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     repetitions: u32,
@@ -83,6 +85,7 @@ struct Subject {
     model: Model,
     cost: Cost,
     bytes: usize,
+    kv: KvFormat,
 }
 
 pub fn run(args: &Args) -> Result<()> {
@@ -100,7 +103,7 @@ pub fn run(args: &Args) -> Result<()> {
         bandwidths.push((threads, bandwidth));
         for &depth in &plan.depths {
             bar.set_message(format!("{threads} threads: {depth} tokens in front"));
-            let mut bench = Bench::new(&subject.model, threads, depth, plan.most())?;
+            let mut bench = Bench::new(&subject.model, args.kv, threads, depth, plan.most())?;
             for &work in &plan.works {
                 bar.set_message(format!("{threads} threads: {}", Test { work, depth, threads }));
                 let timing = bench.run(work, args.repetitions as usize, || bar.inc(1))?;
@@ -166,7 +169,7 @@ impl Args {
         if !self.quiet {
             status(model.description());
         }
-        Ok(Subject { name, cost: Cost::of(&model), model, bytes })
+        Ok(Subject { name, cost: Cost::of(&model, self.kv), model, bytes, kv: self.kv })
     }
 }
 
@@ -211,8 +214,8 @@ impl Subject {
             "model_type": self.model.description(),
             "model_size": self.bytes,
             "model_n_params": self.model.config().parameters(),
-            "type_k": CACHE_FORMAT.name().to_lowercase(),
-            "type_v": CACHE_FORMAT.name().to_lowercase(),
+            "type_k": self.kv.name(),
+            "type_v": self.kv.name(),
             "n_threads": test.threads,
             "n_prompt": tokens(true),
             "n_gen": tokens(false),

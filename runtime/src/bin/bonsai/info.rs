@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use bonsai_runtime::cpu::cache_bytes_per_token;
 use bonsai_runtime::tokenizer::{LazyTokenizer, TokenizerFacts};
-use bonsai_runtime::{ModelFile, Result};
+use bonsai_runtime::{KvFormat, ModelFile, Result};
 use serde_json::{Value, json};
 
 use crate::output;
@@ -74,7 +73,7 @@ fn as_json(file: &ModelFile, formats: &BTreeMap<&str, Total>, tokenizer: Option<
         "tokenizer": tokenizer.map(|t| json!({
             "tokens": t.tokens, "eos": t.eos, "bos": t.bos, "chat_template": t.chat_template,
         })),
-        "kv_bytes_per_token": cache_bytes_per_token(&file.config),
+        "kv_bytes_per_token": KvFormat::default().bytes_per_token(&file.config),
     })
 }
 
@@ -113,12 +112,15 @@ fn as_text(file: &ModelFile, formats: &BTreeMap<&str, Total>, tokenizer: Option<
         ),
         None => "tokenizer     none: give token ids with --tokens".into(),
     });
-    let per_token = cache_bytes_per_token(&file.config);
     let usual = c.context.min(4096);
-    lines.push(format!(
-        "KV cache      {:.1} KiB a token, {} for {usual}",
-        per_token as f64 / 1024.0,
-        mebibytes(per_token * usual)
-    ));
+    for format in [KvFormat::F16, KvFormat::Int8, KvFormat::F32] {
+        let per_token = format.bytes_per_token(c);
+        lines.push(format!(
+            "KV cache      {}: {:.1} KiB a token, {} for {usual}",
+            format.name(),
+            per_token as f64 / 1024.0,
+            mebibytes(per_token * usual)
+        ));
+    }
     lines.join("\n") + "\n"
 }

@@ -3,10 +3,9 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use bonsai_runtime::cpu::CACHE_FORMAT;
 use bonsai_runtime::cpu::isa::Isa;
 use bonsai_runtime::cpu::threads::Threads;
-use bonsai_runtime::{Error, Model, Result, Tokenizer};
+use bonsai_runtime::{Error, KvFormat, Model, Result, SessionOptions, Tokenizer};
 
 use crate::output::status;
 
@@ -22,6 +21,9 @@ pub struct ModelArgs {
     /// Keep activations in f32 instead of rounding them to i8: slower, closest to the definition
     #[arg(long)]
     pub exact: bool,
+    /// Keys and values of the context as f16, int8 or f32: less memory, or more exact [default: f16; f32 with --exact]
+    #[arg(long, value_name = "FORMAT")]
+    pub kv: Option<KvFormat>,
     /// No status lines
     #[arg(short, long)]
     pub quiet: bool,
@@ -48,10 +50,16 @@ impl ModelArgs {
         let model = Model::open(&self.model)?;
         let threads = Threads::new(self.threads)?.count();
         let mode = if self.exact { ", exact" } else { "" };
-        let (kernel, cache) = (Isa::detect().name(), CACHE_FORMAT.name());
+        let kv = self.session().kv_format().name();
+        let kernel = Isa::detect().name();
         self.status(model.description());
-        self.status(&format!("cpu, kernel {kernel}, {threads} threads{mode}, KV cache {cache}"));
+        self.status(&format!("cpu, kernel {kernel}, {threads} threads{mode}, KV cache {kv}"));
         Ok(model)
+    }
+
+    /// How to compute.
+    pub fn session(&self) -> SessionOptions {
+        SessionOptions { exact: self.exact, kv: self.kv, threads: self.threads, ..Default::default() }
     }
 
     /// A status line, unless unwanted.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use bonsai_runtime::perplexity::{PerplexityOptions, perplexity};
-use bonsai_runtime::{Result, Tokenizer};
+use bonsai_runtime::{Result, SessionOptions, Tokenizer};
 use indicatif::ProgressBar;
 use serde_json::json;
 
@@ -38,8 +38,8 @@ pub fn run(args: &Args) -> Result<()> {
     let model = args.model.open()?;
     let tokenizer = tokenizer(&model)?;
     let tokens = tokenizer.encode(&read_text(&args.file)?)?;
-    let options =
-        PerplexityOptions { window: args.window, exact: args.model.exact, threads: args.model.threads };
+    let SessionOptions { exact, kv, threads, .. } = args.model.session();
+    let options = PerplexityOptions { window: args.window, exact, kv, threads };
     let window = options.window.min(model.config().context);
     let bar = if args.model.quiet { ProgressBar::hidden() } else { output::progress(tokens.len(), "tokens") };
     let start = Instant::now();
@@ -55,7 +55,8 @@ pub fn run(args: &Args) -> Result<()> {
             "scored_tokens": result.tokens,
             "windows": result.windows,
             "window": window,
-            "exact": args.model.exact,
+            "exact": exact,
+            "kv": args.model.session().kv_format().name(),
             "tokens_per_second": speed,
         }));
     }
