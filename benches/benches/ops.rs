@@ -8,7 +8,7 @@ use bonsai_runtime::cpu::isa::{Isa, vectorized};
 use bonsai_runtime::cpu::ops;
 use bonsai_runtime::cpu::ternary_matmul::{Rounded, rows};
 use bonsai_runtime::random_model::random_matrix;
-use bonsai_runtime::ternary::{CODES_PER_BYTE, ScaleRule, project_group};
+use bonsai_runtime::ternary::{CODES_PER_BYTE, Packing, ScaleRule, project_group};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 const ROWS: usize = 2048;
@@ -18,7 +18,7 @@ const ROW: usize = 2048;
 
 /// One thread. One token: bytes of packed weights a second; a prompt: multiplications (as elements) a second.
 fn ternary_matmul(c: &mut Criterion) {
-    let w = random_matrix(ROWS, COLS, 1).expect("memory for a matrix");
+    let w = random_matrix(ROWS, COLS, 1, Packing::Q2_0).expect("memory for a matrix");
     let mut group = c.benchmark_group("ternary_matmul");
     for tokens in [1, 128] {
         group.throughput(match tokens {

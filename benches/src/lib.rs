@@ -3,6 +3,7 @@
 use bonsai_runtime::Model;
 use bonsai_runtime::random::Random;
 use bonsai_runtime::random_model::{random_model, shape};
+use bonsai_runtime::ternary::Packing;
 use bonsai_trainer::config::{RunConfig, preset};
 use bonsai_trainer::cpu::CpuBackend;
 use bonsai_trainer::data::{Dtype, Order, Tokens};
@@ -22,7 +23,7 @@ pub fn normals(n: usize, seed: u64) -> Vec<f32> {
 /// A random ternary model, of a shape of `bonsai bench` or of a preset of the trainer.
 pub fn model(name: &str) -> Model {
     let config = shape(name).or_else(|_| preset(name, 4096, 4096)).expect("a shape or a preset");
-    let file = random_model(config).expect("memory for the model");
+    let file = random_model(config, Packing::Q2_0).expect("memory for the model");
     Model::from_file(file).expect("every tensor of the config")
 }
 

@@ -9,6 +9,7 @@ pub mod error;
 pub mod gguf;
 pub mod model;
 pub mod model_file;
+mod pages;
 pub mod perplexity;
 pub mod random;
 pub mod random_model;

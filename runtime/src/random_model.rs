@@ -11,14 +11,10 @@ use crate::error::{Error, Result};
 use crate::model_file::ModelFile;
 use crate::random::Random;
 use crate::tensor::{Format, StoredTensor};
-use crate::ternary::Packing;
+use crate::ternary::{Packing, TernaryMatrix};
 
-/// How random weights are packed.
-const PACKING: Packing = Packing::Q2_0;
-/// Weights that share a scale.
-const GROUP: usize = PACKING.group();
-/// Bytes of a matrix with random numbers of their own, so that threads can share the work.
-const PIECE: usize = PACKING.block_bytes() << 13;
+/// Rows with random numbers of their own, so that threads can share the work.
+const PIECE: usize = 256;
 
 /// Names that [`shape`] knows.
 pub const SHAPES: [&str; 4] = ["0.6b", "1.7b", "4b", "8b"];
@@ -53,50 +49,54 @@ pub fn shape(name: &str) -> Result<Config> {
     })
 }
 
-/// A model of random ternary weights, Q2_0 in groups of 128, without a tokenizer. The same at every call.
-pub fn random_model(config: Config) -> Result<ModelFile> {
+/// A model of random ternary weights without a tokenizer. The same at every call, and in every packing but for the
+/// scales, of which there are as many as there are groups.
+pub fn random_model(config: Config, packing: Packing) -> Result<ModelFile> {
     config.check().map_err(Error::Argument)?;
-    if let Some(odd) = config.tensors().iter().find(|t| t.kind != Kind::Norm && t.cols % GROUP != 0) {
-        let message = format!("{} has {} columns, no multiple of {GROUP}", odd.name, odd.cols);
+    let group = packing.group();
+    if let Some(odd) = config.tensors().iter().find(|t| t.kind != Kind::Norm && t.cols % group != 0) {
+        let message = format!("{} has {} columns, no multiple of {group}", odd.name, odd.cols);
         return Err(Error::Argument(message));
     }
     let tensor = |(n, spec): (usize, TensorSpec)| {
         let tensor = match spec.kind {
             Kind::Norm => StoredTensor::from_f32(1, spec.cols, &vec![1.0; spec.cols]),
-            _ => random_matrix(spec.rows, spec.cols, n as u64)?,
+            _ => random_matrix(spec.rows, spec.cols, n as u64, packing)?,
         };
         Ok((spec.name, tensor))
     };
     let specs = config.tensors().into_iter().enumerate();
     let tensors = Threads::new(None)?.run(|| specs.map(tensor).collect::<Result<HashMap<_, _>>>())?;
-    let description = format!("random weights, {} tensors, Q2_0 in groups of {GROUP}", tensors.len());
+    let description = format!("random weights, {} tensors, {}", tensors.len(), packing.name());
     Ok(ModelFile { config, tokenizer: None, tensors, description })
 }
 
 /// A matrix of random codes 0, 1, 2, equally likely. Scales vary by a quarter round the one that keeps the length
 /// of what is multiplied.
-pub fn random_matrix(rows: usize, cols: usize, seed: u64) -> Result<StoredTensor> {
-    assert!(cols.is_multiple_of(GROUP), "{cols} columns in groups of {GROUP}");
-    let size = rows * (cols / GROUP * PACKING.block_bytes());
+pub fn random_matrix(rows: usize, cols: usize, seed: u64, packing: Packing) -> Result<StoredTensor> {
+    let no_blocks = || Error::Argument(format!("{cols} columns in groups of {}", packing.group()));
+    let row_bytes = packing.row_bytes(cols).ok_or_else(no_blocks)?;
     let mut bytes = Vec::new();
-    let too_large = |_| Error::Memory(format!("{} MiB for a matrix", size >> 20));
-    bytes.try_reserve_exact(size).map_err(too_large)?;
-    bytes.resize(size, 0);
+    let too_large = |_| Error::Memory(format!("{} MiB for a matrix", rows * row_bytes >> 20));
+    bytes.try_reserve_exact(rows * row_bytes).map_err(too_large)?;
+    bytes.resize(rows * row_bytes, 0);
     let four_codes = four_codes();
-    let scale = (1.5 / cols as f64).sqrt(); // two thirds of the weights are not zero
-    threads::for_each(bytes.chunks_mut(PIECE).enumerate().collect(), |(piece, blocks)| {
+    let mean = (1.5 / cols as f64).sqrt(); // two thirds of the weights are not zero
+    threads::for_each(bytes.chunks_mut(PIECE * row_bytes).enumerate().collect(), |(piece, bytes)| {
         let mut random = Random(seed << 32 | piece as u64);
-        for block in blocks.chunks_exact_mut(PACKING.block_bytes()) {
-            let scale = f16::from_f64(scale * (0.75 + 0.5 * random.uniform()));
-            block[..2].copy_from_slice(&scale.to_le_bytes());
-            for codes in block[2..].chunks_exact_mut(8) {
-                for (code, byte) in codes.iter_mut().zip(random.bits().to_le_bytes()) {
-                    *code = four_codes[byte as usize];
-                }
+        let mut matrix = TernaryMatrix::zeros(bytes.len() / row_bytes, cols, packing.group());
+        for codes in matrix.codes.chunks_mut(8) {
+            for (code, byte) in codes.iter_mut().zip(random.bits().to_le_bytes()) {
+                *code = four_codes[byte as usize];
             }
         }
+        let scale = |_: &_| f16::from_f64(mean * (0.75 + 0.5 * random.uniform()));
+        matrix.scales = matrix.scales.iter().map(scale).collect();
+        let mut blocks = Vec::with_capacity(bytes.len());
+        packing.encode(&matrix, &mut blocks).expect("a matrix in the groups of its packing");
+        bytes.copy_from_slice(&blocks);
     });
-    Ok(StoredTensor { format: Format::Ternary(PACKING), rows, cols, bytes: bytes.into() })
+    Ok(StoredTensor { format: Format::Ternary(packing), rows, cols, bytes: bytes.into() })
 }
 
 /// A random byte as four random codes: 256 values spread over the 81 there are.
@@ -114,14 +114,14 @@ mod tests {
 
     #[test]
     fn a_random_matrix_is_ternary_and_evenly_so() {
-        let w = random_matrix(64, 1024, 3).unwrap();
-        let ternary = PACKING.unpack(64, 1024, &w.bytes).unwrap();
+        let w = random_matrix(64, 1024, 3, Packing::Q2_0).unwrap();
+        let ternary = Packing::Q2_0.unpack(64, 1024, &w.bytes).unwrap();
         let zeros = count_zeros(&ternary.codes) as f64 / 65_536.0;
         assert!((zeros - 1.0 / 3.0).abs() < 0.02, "{zeros}");
         let energy = w.to_f32().iter().map(|x| x * x).sum::<f32>() / 64.0;
         assert!((energy - 1.0).abs() < 0.1, "{energy}");
-        assert_eq!(random_matrix(64, 1024, 3).unwrap(), w);
-        assert_ne!(random_matrix(64, 1024, 4).unwrap(), w);
+        assert_eq!(random_matrix(64, 1024, 3, Packing::Q2_0).unwrap(), w);
+        assert_ne!(random_matrix(64, 1024, 4, Packing::Q2_0).unwrap(), w);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use half::{bf16, f16};
 
 use crate::error::{Error, Result};
+use crate::pages::Pages;
 use crate::ternary::Packing;
 
 /// A shared piece of a file (memory-mapped) or of a buffer. Cloning and slicing copy nothing.
@@ -21,6 +22,7 @@ pub struct Bytes {
 enum Owner {
     Map(memmap2::Mmap),
     Buffer(Vec<u8>),
+    Pages(Pages),
 }
 
 impl Bytes {
@@ -53,6 +55,13 @@ impl From<Vec<u8>> for Bytes {
     }
 }
 
+impl From<Pages> for Bytes {
+    fn from(pages: Pages) -> Self {
+        let range = 0..pages.bytes().len();
+        Self { owner: Arc::new(Owner::Pages(pages)), range }
+    }
+}
+
 impl fmt::Debug for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "{} bytes", self.len())
@@ -72,6 +81,7 @@ impl Deref for Bytes {
         match &*self.owner {
             Owner::Map(map) => &map[self.range.clone()],
             Owner::Buffer(buffer) => &buffer[self.range.clone()],
+            Owner::Pages(pages) => &pages.bytes()[self.range.clone()],
         }
     }
 }

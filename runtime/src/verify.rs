@@ -328,7 +328,8 @@ mod tests {
 
     #[test]
     fn a_damaged_matrix_is_found() {
-        let good = crate::random_model::random_matrix(6, 256, 1).expect("a small one");
+        let good = crate::random_model::random_matrix(6, 256, 1, crate::ternary::Packing::Q2_0)
+            .expect("a small one");
         let report = matrix("model.layers.0.mlp.up_proj.weight", &good);
         assert_eq!((report.part(), report.problems().count()), ("up_proj", 0));
         let damaged = |at: usize, byte: u8| {

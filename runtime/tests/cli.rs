@@ -12,6 +12,7 @@ use bonsai_runtime::config::Config;
 use bonsai_runtime::gguf::{ModelTensor, PackedFormat, write_model};
 use bonsai_runtime::random_model::random_model;
 use bonsai_runtime::tensor::Format;
+use bonsai_runtime::ternary::Packing;
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use serde_json::{Value, json};
 use support::*;
@@ -184,7 +185,7 @@ fn perplexity_of_a_text() {
 /// A random ternary model as a GGUF file, its bytes changed as asked.
 fn ternary(change: impl FnOnce(&mut Vec<u8>, &bonsai_runtime::ModelFile)) -> tempfile::NamedTempFile {
     let config = Config { hidden: 256, intermediate: 384, ..tiny() };
-    let file = random_model(config.clone()).unwrap();
+    let file = random_model(config.clone(), Packing::Q2_0).unwrap();
     let tensor =
         |spec: &bonsai_runtime::config::TensorSpec| ModelTensor::Stored(file.tensors[&spec.name].clone());
     let mut bytes = Vec::new();

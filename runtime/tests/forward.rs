@@ -128,6 +128,10 @@ fn the_same_weights_give_the_same_bits_in_any_packing() {
     let mut same = unpacked(&file);
     same.tensors = file.tensors.clone();
     let expected = run(same);
+    let mut copied = unpacked(&file);
+    copied.tensors = file.tensors.clone();
+    copied.copy_tensors().unwrap();
+    assert!(copied.tensors == file.tensors && run(copied) == expected, "copied into huge pages");
     for packing in Packing::ALL {
         let mut repacked = unpacked(&file);
         for (name, tensor) in &file.tensors {

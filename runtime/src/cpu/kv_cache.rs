@@ -10,9 +10,9 @@ use bytemuck::{cast_slice, cast_slice_mut};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use super::pages::{HUGE, Pages};
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::pages::{HUGE, Pages};
 
 /// Positions that lie together.
 pub(super) const TILE: usize = 32;

@@ -8,7 +8,6 @@ pub mod threads;
 mod attention;
 mod kv_cache;
 mod matmul;
-mod pages;
 mod team;
 
 use std::ops::Range;

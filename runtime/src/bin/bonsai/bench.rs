@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use bonsai_runtime::bench::{Bench, Cost, Test, Timing, Work, mean_and_deviation, median, read_bandwidth};
 use bonsai_runtime::cpu::isa::Isa;
 use bonsai_runtime::cpu::threads::Threads;
+use bonsai_runtime::gguf::PackedFormat;
 use bonsai_runtime::random_model::{random_model, shape};
 use bonsai_runtime::{Error, KvFormat, Model, ModelFile, Result};
 use indicatif::ProgressBar;
@@ -36,6 +37,9 @@ pub struct Args {
     /// Shape of the random model: 0.6b, 1.7b, 4b or 8b
     #[arg(long, value_name = "NAME", default_value = "0.6b", conflicts_with = "model")]
     shape: String,
+    /// Packing of the random model: q2_0, q2_0_g64, pq2_0, ptq1_0, tq2_0 or tq1_0
+    #[arg(long, value_name = "FORMAT", default_value = "q2_0", conflicts_with = "model")]
+    format: PackedFormat,
     /// Prompt lengths; 0: none
     #[arg(short = 'p', long, value_name = "N,..", value_delimiter = ',', default_value = "512")]
     n_prompt: Vec<usize>,
@@ -51,6 +55,9 @@ pub struct Args {
     /// Keys and values of the context as f16, int8 or f32
     #[arg(long, value_name = "FORMAT", default_value = "f16")]
     kv: KvFormat,
+    /// Copy the weights into huge pages before, as `bonsai run --no-mmap` does
+    #[arg(long)]
+    no_mmap: bool,
     /// How often each test is repeated
     #[arg(short, long, value_name = "R", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     repetitions: u32,
@@ -156,15 +163,18 @@ impl Plan {
 
 impl Args {
     fn subject(&self) -> Result<Subject> {
-        let file = match &self.model {
+        let mut file = match &self.model {
             Some(path) => ModelFile::open(path)?,
-            None => random_model(shape(&self.shape)?)?,
+            None => random_model(shape(&self.shape)?, self.format.packing())?,
         };
+        if self.no_mmap {
+            file.copy_tensors()?;
+        }
         let bytes = file.tensors.values().map(|t| t.bytes.len()).sum();
         let model = Model::from_file(file)?;
         let name = match &self.model {
             Some(path) => path.file_name().map_or("model".into(), |name| name.to_string_lossy().into_owned()),
-            None => format!("random {}", self.shape),
+            None => format!("random {} {}", self.shape, self.format),
         };
         if !self.quiet {
             status(model.description());
