@@ -113,6 +113,12 @@ pub fn read_split(
     if split.dropped > 0 {
         watch.say(&format!("{} training documents are validation documents too: left out", split.dropped));
     }
+    if split.cut {
+        let bytes = split.valid[0].len();
+        watch.say(&format!(
+            "the text is a single document: its last {bytes} bytes are set aside for validation (--valid names another text)"
+        ));
+    }
     Ok(split)
 }
 
