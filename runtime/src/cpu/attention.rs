@@ -187,14 +187,11 @@ impl Chunk<'_> {
         if let [score] = single {
             [*score] = dots(isa, [query(rows - 1)], keys);
         }
-        isa.run(|| {
-            let factors = factors(scales, 1.0 / (dim as f32).sqrt());
-            for (row, (scores, sums)) in
-                scores.iter_mut().zip(sums.chunks_exact_mut(self.row_len())).enumerate()
-            {
-                weigh(scores, seen(row), factors, sums);
-            }
-        });
+        let factors = factors(scales, 1.0 / (dim as f32).sqrt());
+        for (row, (scores, sums)) in scores.iter_mut().zip(sums.chunks_exact_mut(self.row_len())).enumerate()
+        {
+            weigh(isa, scores, seen(row), &factors, sums);
+        }
         for (n, sums) in sums.chunks_mut(2 * self.row_len()).enumerate() {
             let row = 2 * n;
             match sums.split_at_mut_checked(self.row_len()) {
@@ -234,25 +231,24 @@ impl Chunk<'_> {
 }
 
 /// What scores and weights of each position are multiplied by.
-#[inline(always)]
-fn factors(scales: Option<[&[f32; TILE]; 2]>, scale: f32) -> ([f32; TILE], Option<&[f32; TILE]>) {
+struct Factors<'a> {
+    scores: [f32; TILE],
+    weights: Option<&'a [f32; TILE]>,
+}
+
+fn factors(scales: Option<[&[f32; TILE]; 2]>, scale: f32) -> Factors<'_> {
     match scales {
-        Some([keys, values]) => (keys.map(|key| key * scale), Some(values)),
-        None => ([scale; TILE], None),
+        Some([keys, values]) => Factors { scores: keys.map(|key| key * scale), weights: Some(values) },
+        None => Factors { scores: [scale; TILE], weights: None },
     }
 }
 
 /// Turns products with the keys into weights of the values, of which the first `seen` count, and scales down what
 /// the row summed before.
 #[inline(always)]
-fn weigh(
-    scores: &mut [f32; TILE],
-    seen: usize,
-    (of_keys, of_values): ([f32; TILE], Option<&[f32; TILE]>),
-    sums: &mut [f32],
-) {
+fn weigh_row(scores: &mut [f32; TILE], seen: usize, factors: &Factors, sums: &mut [f32]) {
     let [largest, total, ..] = sums else { return };
-    for (score, factor) in scores.iter_mut().zip(of_keys) {
+    for (score, factor) in scores.iter_mut().zip(factors.scores) {
         *score *= factor;
     }
     scores[seen..].fill(f32::NEG_INFINITY);
@@ -266,7 +262,7 @@ fn weigh(
     if shrink != 1.0 {
         sums[FRONT..].iter_mut().for_each(|sum| *sum *= shrink);
     }
-    if let Some(of_values) = of_values {
+    if let Some(of_values) = factors.weights {
         scores.iter_mut().zip(of_values).for_each(|(weight, factor)| *weight *= factor);
     }
 }
@@ -335,6 +331,18 @@ fn dots<const R: usize>(isa: Isa, q: [&[f32]; R], keys: Numbers) -> [[f32; TILE]
         #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
         // SAFETY: an `Isa` above the scalar one exists only where AVX2 and F16C were detected.
         _ => unsafe { avx2::dots(q, keys) },
+    }
+}
+
+/// See [`weigh_row`]. Not by [`Isa::run`], whose closure the compiler only inlines, and compiles for these
+/// instructions, if it is small.
+fn weigh(isa: Isa, scores: &mut [f32; TILE], seen: usize, factors: &Factors, sums: &mut [f32]) {
+    match isa.level() {
+        Level::Scalar => weigh_row(scores, seen, factors, sums),
+        #[cfg(target_arch = "x86_64")]
+        #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
+        // SAFETY: an `Isa` above the scalar one exists only where AVX2 and F16C were detected.
+        _ => unsafe { avx2::weigh(scores, seen, factors, sums) },
     }
 }
 

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use bytemuck::Pod;
 
-use super::{Numbers, TILE};
+use super::{Factors, Numbers, TILE, weigh_row};
 
 /// Floats of a vector.
 const WIDTH: usize = 8;
@@ -64,6 +64,12 @@ fn dots_as<T: Pod, const R: usize>(q: [&[f32]; R], keys: &[T]) -> [[f32; TILE]; 
     out
 }
 
+/// See [`weigh_row`].
+#[target_feature(enable = "avx2,f16c")]
+pub(super) fn weigh(scores: &mut [f32; TILE], seen: usize, factors: &Factors, sums: &mut [f32]) {
+    weigh_row(scores, seen, factors, sums);
+}
+
 /// See [`super::add_values`].
 #[target_feature(enable = "avx2,f16c")]
 pub(super) fn add_values<const R: usize>(sums: [&mut [f32]; R], weights: [&[f32]; R], values: Numbers) {
@@ -103,18 +109,20 @@ fn add_columns<T: Pod, const R: usize, const V: usize>(
     let dim = sums[0].len();
     let seen = weights[0].len();
     assert!(weights.iter().all(|weights| weights.len() == seen));
+    assert!(values.len() >= seen * dim && d + V * WIDTH <= dim);
     let mut lanes = [[_mm256_setzero_ps(); V]; R];
     for r in 0..R {
-        for (lanes, sums) in lanes[r].iter_mut().zip(sums[r][d..].as_chunks::<WIDTH>().0) {
-            *lanes = bytemuck::cast(*sums);
+        let sums: &[_; V] = vectors(&sums[r][d..]);
+        for v in 0..V {
+            lanes[r][v] = widen(&sums[v]);
         }
     }
-    for (j, values) in values.chunks_exact(dim).take(seen).enumerate() {
+    for j in 0..seen {
+        let values: &[_; V] = vectors(&values[j * dim + d..]);
         let mut factors = [_mm256_setzero_ps(); R];
         for r in 0..R {
             factors[r] = _mm256_set1_ps(weights[r][j]);
         }
-        let (values, _) = values[d..d + V * WIDTH].as_chunks();
         for v in 0..V {
             let values = widen(&values[v]);
             for r in 0..R {
@@ -123,10 +131,19 @@ fn add_columns<T: Pod, const R: usize, const V: usize>(
         }
     }
     for r in 0..R {
-        for (lanes, sums) in lanes[r].iter().zip(sums[r][d..].as_chunks_mut::<WIDTH>().0) {
-            *sums = bytemuck::cast(*lanes);
+        let (sums, _) = sums[r][d..].as_chunks_mut();
+        let sums: &mut [[f32; WIDTH]; V] = sums.first_chunk_mut().expect("asserted above");
+        for v in 0..V {
+            sums[v] = bytemuck::cast(lanes[r][v]);
         }
     }
+}
+
+/// The first numbers as vectors.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+fn vectors<T, const V: usize>(numbers: &[T]) -> &[[T; WIDTH]; V] {
+    numbers.as_chunks().0.first_chunk().expect("callers slice what is there")
 }
 
 /// The last dimensions, fewer than a vector holds.
