@@ -6,6 +6,7 @@ pub mod ternary_matmul;
 pub mod threads;
 
 mod attention;
+mod cores;
 mod kv_cache;
 mod matmul;
 mod team;

@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::cores::fast_cores;
 use super::team::Team;
 use crate::error::{Error, Result};
 
@@ -24,9 +25,9 @@ thread_local! {
 }
 
 impl Threads {
-    /// `count` threads, the caller's included; `None`: one per core.
+    /// `count` threads, the caller's included; `None`: one per fast core.
     pub fn new(count: Option<usize>) -> Result<Self> {
-        let count = count.unwrap_or_else(cores);
+        let count = count.unwrap_or_else(fast_cores);
         if count == 0 {
             return Err(Error::Argument("the number of threads must be at least 1".into()));
         }
@@ -53,11 +54,6 @@ impl Threads {
     pub fn count(&self) -> usize {
         self.count
     }
-}
-
-/// Cores that this process may use; without two threads on one core where the system tells.
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Threads that the current work may spread over.

@@ -6,7 +6,7 @@
 
 use std::arch::x86_64::*;
 
-use super::avx2_blocks::{Unpacked, half_block, load, parts, unpack};
+use super::avx2_blocks::{Unpacked, half_block, parts, unpack};
 use super::{Rounded, RoundedGroup, Rows};
 use crate::ternary::Packing;
 
@@ -172,14 +172,14 @@ fn unpack_groups<const BLOCK: usize>(tile: &mut [Unpacked; TILE_GROUPS], row: &[
 #[target_feature(enable = "avx2,f16c")]
 fn add_products(sums: &mut __m256, w: &Unpacked, x: &RoundedGroup) {
     // Pairs of products are at most 2 * 3 * 127, four of those fit i16 easily: nothing saturates.
-    let a = _mm256_maddubs_epi16(w.planes[0], load(&x.planes[0]));
-    let b = _mm256_maddubs_epi16(w.planes[1], load(&x.planes[1]));
-    let c = _mm256_maddubs_epi16(w.planes[2], load(&x.planes[2]));
-    let d = _mm256_maddubs_epi16(w.planes[3], load(&x.planes[3]));
+    let a = _mm256_maddubs_epi16(w.planes[0], vector(x, 0));
+    let b = _mm256_maddubs_epi16(w.planes[1], vector(x, 1));
+    let c = _mm256_maddubs_epi16(w.planes[2], vector(x, 2));
+    let d = _mm256_maddubs_epi16(w.planes[3], vector(x, 3));
     let pairs = _mm256_add_epi16(_mm256_add_epi16(a, b), _mm256_add_epi16(c, d));
     let lanes = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-    let lanes = _mm256_cvtepi32_ps(_mm256_sub_epi32(lanes, load(&x.sums)));
-    let scales = _mm256_mul_ps(w.scales, _mm256_castsi256_ps(load(&x.scales)));
+    let lanes = _mm256_cvtepi32_ps(_mm256_sub_epi32(lanes, vector(x, SUMS)));
+    let scales = _mm256_mul_ps(w.scales, _mm256_castsi256_ps(vector(x, SCALES)));
     *sums = _mm256_add_ps(*sums, _mm256_mul_ps(scales, lanes));
 }
 
@@ -190,4 +190,21 @@ fn tree(lanes: __m256) -> f32 {
     let four = _mm_add_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps::<1>(lanes));
     let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+}
+
+/// Vectors of a group of activations, behind its four planes.
+const SUMS: usize = 4;
+const SCALES: usize = 5;
+
+/// Vector `n` of a group: aligned, so that it becomes an operand of the instruction that uses it.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn vector(x: &RoundedGroup, n: usize) -> __m256i {
+    const { assert!(size_of::<RoundedGroup>() == 32 * (SCALES + 1) && align_of::<RoundedGroup>() == 32) };
+    assert!(n <= SCALES);
+    #[expect(unsafe_code, reason = "a load takes a raw pointer")]
+    // SAFETY: a group is six vectors of 32 bytes in a row, aligned to 32, as asserted above.
+    unsafe {
+        _mm256_load_si256(std::ptr::from_ref(x).cast::<__m256i>().add(n))
+    }
 }
