@@ -252,7 +252,7 @@ fn weigh_row(scores: &mut [f32; TILE], seen: usize, factors: &Factors, sums: &mu
         *score *= factor;
     }
     scores[seen..].fill(f32::NEG_INFINITY);
-    let new = larger(*largest, max(*scores));
+    let new = larger(*largest, max(scores));
     let shrink = ops::exp(*largest - new);
     for score in scores.iter_mut() {
         *score = ops::exp(*score - new);
@@ -274,15 +274,15 @@ fn larger(a: f32, b: f32) -> f32 {
 
 /// The largest of a tile.
 #[inline(always)]
-fn max(mut x: [f32; TILE]) -> f32 {
-    let mut half = TILE / 2;
-    while half > 0 {
-        for i in 0..half {
-            x[i] = larger(x[i], x[i + half]);
+fn max(x: &[f32; TILE]) -> f32 {
+    let (vectors, _) = x.as_chunks::<8>();
+    let mut lanes = vectors[0];
+    for vector in &vectors[1..] {
+        for i in 0..8 {
+            lanes[i] = larger(lanes[i], vector[i]);
         }
-        half /= 2;
     }
-    x[0]
+    lanes.into_iter().fold(f32::NEG_INFINITY, larger)
 }
 
 /// Adds a later segment to the sums of those before it.

@@ -42,6 +42,7 @@ pub(super) fn dots<const R: usize>(q: [&[f32]; R], keys: Numbers) -> [[f32; TILE
 fn dots_as<T: Pod, const R: usize>(q: [&[f32]; R], keys: &[T]) -> [[f32; TILE]; R] {
     let keys = keys.as_chunks::<TILE>().0;
     assert!(q.iter().all(|q| q.len() == keys.len()));
+    let dim = keys.len();
     let mut sums = [[_mm256_setzero_ps(); TILE / WIDTH]; R];
     for (d, keys) in keys.iter().enumerate() {
         // No closures here: within `map`, they are calls to code compiled for AVX2 from code that is not.
@@ -49,6 +50,7 @@ fn dots_as<T: Pod, const R: usize>(q: [&[f32]; R], keys: &[T]) -> [[f32; TILE]; 
         for r in 0..R {
             lanes[r] = _mm256_set1_ps(q[r][d]);
         }
+        fetch_next(keys, dim);
         let (keys, _) = keys.as_chunks();
         for v in 0..TILE / WIDTH {
             let keys = widen(&keys[v]);
@@ -119,6 +121,7 @@ fn add_columns<T: Pod, const R: usize, const V: usize>(
     }
     for j in 0..seen {
         let values: &[_; V] = vectors(&values[j * dim + d..]);
+        fetch_next(values.as_flattened(), dim);
         let mut factors = [_mm256_setzero_ps(); R];
         for r in 0..R {
             factors[r] = _mm256_set1_ps(weights[r][j]);
@@ -163,6 +166,18 @@ fn add_rest<T: Pod, const R: usize>(
             sums[r][d..].iter_mut().zip(values).for_each(|(sum, value)| *sum += weights[r][j] * value);
         }
     }
+}
+
+/// Asks for the same place in the next tile, which lies behind the values of this one. The processor would also find
+/// out by itself, but later.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+fn fetch_next<T: Pod>(numbers: &[T], dim: usize) {
+    if size_of::<T>() == size_of::<f32>() {
+        return; // most likely unpacked, and of no use again
+    }
+    let next = numbers.as_ptr().wrapping_add(2 * TILE * dim);
+    _mm_prefetch::<_MM_HINT_T0>(next.cast());
 }
 
 /// Eight numbers as f32, which is exact: f32 as they are, f16, i8.
