@@ -137,14 +137,17 @@ fn tq1_0_second(block: &[u8]) -> [__m256i; 4] {
     [x_4, z_01, z_23, _mm256_set_m128i(last, z_4)]
 }
 
-/// Whole parts of `3 x / 256`: an average with half of x is three quarters of x, whose upper two bits they are.
+/// Whole parts of `3 x / 256`: the average of x and half of it is three quarters of x, whose upper two bits they are.
+/// The instruction rounds up where whole parts need rounding down, so it averages complements.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn digits(x: [__m256i; 4]) -> [__m256i; 4] {
     let mut digits = x;
     for x in &mut digits {
-        let three_quarters = _mm256_avg_epu8(*x, _mm256_avg_epu8(*x, _mm256_setzero_si256()));
-        *x = _mm256_and_si256(_mm256_srli_epi16::<6>(three_quarters), _mm256_set1_epi8(3));
+        let ones = _mm256_set1_epi8(-1);
+        let complement = _mm256_xor_si256(*x, ones);
+        let three_quarters = _mm256_avg_epu8(complement, _mm256_avg_epu8(complement, ones));
+        *x = _mm256_andnot_si256(_mm256_srli_epi16::<6>(three_quarters), _mm256_set1_epi8(3));
     }
     digits
 }
