@@ -12,6 +12,9 @@ use crate::ternary::Packing;
 
 /// Rows that one token meets together.
 const DECODE_ROWS: usize = 4;
+/// How far before its use a decode asks for memory: the processor's own guesses lose the thread among four rows. 1 and
+/// 4 kB are slower, without it a token takes 1.3 times as long (Zen 4, 4 kB pages).
+const AHEAD: usize = 2048;
 /// A tile of unpacked weights is this many rows of this many groups: 10 KiB, a third of a first-level cache, beside
 /// [`TOKENS`] times as many groups of activations.
 const TILE_ROWS: usize = 8;
@@ -68,7 +71,13 @@ fn dots<const BLOCK: usize, const R: usize>(weights: Rows, first: usize, x: &[Ro
     for r in 0..R {
         rows[r] = &weights.row(first + r).as_chunks().0[..whole];
     }
+    let ahead = weights.row(first).as_ptr().wrapping_add(AHEAD);
     for b in 0..whole {
+        // The rows of a tile lie one behind the other, so this asks for all of the file in order. A pointer past the
+        // end does no harm: a prefetch never fails.
+        for line in (0..BLOCK * R).step_by(64) {
+            _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(b * BLOCK * R + line).cast());
+        }
         for part in 0..parts(BLOCK) {
             let x = &x[b * parts(BLOCK) + part];
             for r in 0..R {
