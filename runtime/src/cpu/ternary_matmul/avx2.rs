@@ -1,9 +1,10 @@
-//! AVX2: a group of 128 in four byte-wise multiply-adds.
+//! AVX2: a group of 128 in four byte-wise multiply-adds; with AVX-VNNI (`VNNI`) they add up by themselves.
 //!
 //! One token (decode): four rows at once, so that the chain of additions of one row hides behind the others, and
 //! codes are unpacked straight from the file's blocks. Many tokens (prefill): a tile of weights is unpacked once
 //! into the first-level cache and used for all tokens, four at a time with the weights in registers.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::{CODE_BYTES, Rounded, RoundedGroup, Rows};
@@ -33,30 +34,45 @@ type Sums = [[__m256; PANEL]; TILE_ROWS];
 /// See [`super::rows`].
 #[target_feature(enable = "avx2,f16c")]
 pub(super) fn rows(out: &mut [f32], weights: Rows, x: &Rounded) {
+    any_rows::<false>(out, weights, x);
+}
+
+/// See [`super::rows`].
+#[target_feature(enable = "avx2,f16c,avxvnni")]
+pub(super) fn rows_vnni(out: &mut [f32], weights: Rows, x: &Rounded) {
+    any_rows::<true>(out, weights, x);
+}
+
+#[target_feature(enable = "avx2,f16c")]
+fn any_rows<const VNNI: bool>(out: &mut [f32], weights: Rows, x: &Rounded) {
     match (weights.group, x.tokens()) {
-        (128, 1) => one_token::<34>(out, weights, x.token(0)),
-        (128, _) => many_tokens::<34>(out, weights, x),
-        (_, 1) => one_token::<36>(out, weights, x.token(0)),
-        _ => many_tokens::<36>(out, weights, x),
+        (128, 1) => one_token::<VNNI, 34>(out, weights, x.token(0)),
+        (128, _) => many_tokens::<VNNI, 34>(out, weights, x),
+        (_, 1) => one_token::<VNNI, 36>(out, weights, x.token(0)),
+        _ => many_tokens::<VNNI, 36>(out, weights, x),
     }
 }
 
 #[target_feature(enable = "avx2,f16c")]
-fn one_token<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &[RoundedGroup]) {
+fn one_token<const VNNI: bool, const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &[RoundedGroup]) {
     let (tiles, rest) = out.as_chunks_mut::<DECODE_ROWS>();
     let done = tiles.len() * DECODE_ROWS;
     for (n, tile) in tiles.iter_mut().enumerate() {
-        *tile = dots::<BLOCK, DECODE_ROWS>(weights, n * DECODE_ROWS, x);
+        *tile = dots::<VNNI, BLOCK, DECODE_ROWS>(weights, n * DECODE_ROWS, x);
     }
     for (n, out) in rest.iter_mut().enumerate() {
-        [*out] = dots::<BLOCK, 1>(weights, done + n, x);
+        [*out] = dots::<VNNI, BLOCK, 1>(weights, done + n, x);
     }
 }
 
 /// Products of `R` rows from `first` on with one token. `BLOCK` bytes hold 128 weights: one block of 34 or two of 18.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-fn dots<const BLOCK: usize, const R: usize>(weights: Rows, first: usize, x: &[RoundedGroup]) -> [f32; R] {
+fn dots<const VNNI: bool, const BLOCK: usize, const R: usize>(
+    weights: Rows,
+    first: usize,
+    x: &[RoundedGroup],
+) -> [f32; R] {
     let mut rows: [&[[u8; BLOCK]]; R] = [&[]; R];
     let (mut sums, mut out) = ([_mm256_setzero_ps(); R], [0.0; R]);
     let whole = weights.row_bytes / BLOCK;
@@ -65,12 +81,12 @@ fn dots<const BLOCK: usize, const R: usize>(weights: Rows, first: usize, x: &[Ro
     }
     for (g, x) in x[..whole].iter().enumerate() {
         for r in 0..R {
-            add_products(&mut sums[r], &unpack(&rows[r][g]), x);
+            add_products::<VNNI>(&mut sums[r], &unpack(&rows[r][g]), x);
         }
     }
     for r in 0..R {
         if let Some(x) = x.get(whole) {
-            add_products(&mut sums[r], &unpack(&half_block::<BLOCK>(weights.row(first + r))), x);
+            add_products::<VNNI>(&mut sums[r], &unpack(&half_block::<BLOCK>(weights.row(first + r))), x);
         }
         out[r] = tree(sums[r]);
     }
@@ -78,7 +94,7 @@ fn dots<const BLOCK: usize, const R: usize>(weights: Rows, first: usize, x: &[Ro
 }
 
 #[target_feature(enable = "avx2,f16c")]
-fn many_tokens<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &Rounded) {
+fn many_tokens<const VNNI: bool, const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &Rounded) {
     let (tokens, groups) = (x.tokens(), x.groups_per_token);
     let rows = out.len() / tokens;
     let zero = Unpacked { planes: [_mm256_setzero_si256(); 4], scales: _mm256_setzero_ps() };
@@ -99,10 +115,10 @@ fn many_tokens<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &Rounded) 
                 for t in (0..panel).step_by(TOKENS) {
                     let sums = &mut sums[..tile_rows];
                     match panel - t {
-                        1 => tile_products::<1>(sums, t, &tile, x, first_token, some.clone()),
-                        2 => tile_products::<2>(sums, t, &tile, x, first_token, some.clone()),
-                        3 => tile_products::<3>(sums, t, &tile, x, first_token, some.clone()),
-                        _ => tile_products::<TOKENS>(sums, t, &tile, x, first_token, some.clone()),
+                        1 => tile_products::<VNNI, 1>(sums, t, &tile, x, first_token, some.clone()),
+                        2 => tile_products::<VNNI, 2>(sums, t, &tile, x, first_token, some.clone()),
+                        3 => tile_products::<VNNI, 3>(sums, t, &tile, x, first_token, some.clone()),
+                        _ => tile_products::<VNNI, TOKENS>(sums, t, &tile, x, first_token, some.clone()),
                     }
                 }
             }
@@ -119,7 +135,7 @@ fn many_tokens<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &Rounded) 
 /// Adds the products of a tile of weights with tokens `t..t + T` of the panel that starts at `first_token`.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-fn tile_products<const T: usize>(
+fn tile_products<const VNNI: bool, const T: usize>(
     sums: &mut [[__m256; PANEL]],
     t: usize,
     tile: &[[Unpacked; TILE_GROUPS]; TILE_ROWS],
@@ -137,7 +153,7 @@ fn tile_products<const T: usize>(
         acc.copy_from_slice(sums);
         for (g, weights) in weights[..groups.len()].iter().enumerate() {
             for i in 0..T {
-                add_products(&mut acc[i], weights, &tokens[i][g]);
+                add_products::<VNNI>(&mut acc[i], weights, &tokens[i][g]);
             }
         }
         sums.copy_from_slice(&acc);
@@ -169,7 +185,16 @@ fn half_block<const BLOCK: usize>(row: &[u8]) -> [u8; BLOCK] {
 /// Adds the products of 128 weights with one token's activations: the one arithmetic of this file.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-fn add_products(sums: &mut __m256, w: &Unpacked, x: &RoundedGroup) {
+fn add_products<const VNNI: bool>(sums: &mut __m256, w: &Unpacked, x: &RoundedGroup) {
+    let lanes = _mm256_cvtepi32_ps(if VNNI { lanes_vnni(w, x) } else { lanes(w, x) });
+    let scales = _mm256_mul_ps(w.scales, _mm256_castsi256_ps(load(&x.scales)));
+    *sums = _mm256_add_ps(*sums, _mm256_mul_ps(scales, lanes));
+}
+
+/// Products of the codes with the activations, less the sums of the activations.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn lanes(w: &Unpacked, x: &RoundedGroup) -> __m256i {
     // Pairs of products are at most 2 * 3 * 127, four of those fit i16 easily: nothing saturates.
     let a = _mm256_maddubs_epi16(w.planes[0], load(&x.planes[0]));
     let b = _mm256_maddubs_epi16(w.planes[1], load(&x.planes[1]));
@@ -177,9 +202,32 @@ fn add_products(sums: &mut __m256, w: &Unpacked, x: &RoundedGroup) {
     let d = _mm256_maddubs_epi16(w.planes[3], load(&x.planes[3]));
     let pairs = _mm256_add_epi16(_mm256_add_epi16(a, b), _mm256_add_epi16(c, d));
     let lanes = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-    let lanes = _mm256_cvtepi32_ps(_mm256_sub_epi32(lanes, load(&x.sums)));
-    let scales = _mm256_mul_ps(w.scales, _mm256_castsi256_ps(load(&x.scales)));
-    *sums = _mm256_add_ps(*sums, _mm256_mul_ps(scales, lanes));
+    _mm256_add_epi32(lanes, load(&x.minus_sums))
+}
+
+/// The same by AVX-VNNI. Assembly, because a function compiled for it would not be inlined into those for AVX2.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn lanes_vnni(w: &Unpacked, x: &RoundedGroup) -> __m256i {
+    let mut lanes = load(&x.minus_sums);
+    #[expect(unsafe_code, reason = "assembly")]
+    // SAFETY: only `rows_vnni` leads here, so the processor has AVX-VNNI. 128 readable bytes lie behind the pointer.
+    unsafe {
+        asm!(
+            "{{vex}} vpdpbusd {lanes}, {a}, ymmword ptr [{x}]",
+            "{{vex}} vpdpbusd {lanes}, {b}, ymmword ptr [{x} + 32]",
+            "{{vex}} vpdpbusd {lanes}, {c}, ymmword ptr [{x} + 64]",
+            "{{vex}} vpdpbusd {lanes}, {d}, ymmword ptr [{x} + 96]",
+            lanes = inout(ymm_reg) lanes,
+            a = in(ymm_reg) w.planes[0],
+            b = in(ymm_reg) w.planes[1],
+            c = in(ymm_reg) w.planes[2],
+            d = in(ymm_reg) w.planes[3],
+            x = in(reg) x.planes.as_ptr(),
+            options(pure, readonly, nostack, preserves_flags),
+        );
+    }
+    lanes
 }
 
 /// Codes and scales of one block of 128 or two of 64.
@@ -225,7 +273,7 @@ fn scale(bytes: [u8; 2]) -> __m128 {
 /// The eight lanes in the one fixed tree.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-fn tree(lanes: __m256) -> f32 {
+pub(super) fn tree(lanes: __m256) -> f32 {
     let four = _mm_add_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps::<1>(lanes));
     let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
@@ -234,7 +282,7 @@ fn tree(lanes: __m256) -> f32 {
 /// 32 bytes from anywhere. Not `loadu`: for a processor that it knows nothing of, LLVM splits that in two.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn load<T: bytemuck::Pod, const N: usize>(from: &[T; N]) -> __m256i {
+pub(super) fn load<T: bytemuck::Pod, const N: usize>(from: &[T; N]) -> __m256i {
     const { assert!(size_of::<T>() * N == 32) };
     #[expect(unsafe_code, reason = "an unaligned load takes a raw pointer")]
     // SAFETY: 32 readable bytes lie behind the reference, as asserted above; alignment is not asked for.

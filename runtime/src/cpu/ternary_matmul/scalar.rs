@@ -20,7 +20,7 @@ fn row_dot(row: &[u8], group: usize, x: &[RoundedGroup]) -> f32 {
         let (codes, scales) = read_group(blocks, group);
         for l in 0..LANES {
             let products: i32 = (16 * l..16 * l + 16).map(|i| code(&codes, i) * activation(x, i)).sum();
-            acc[l] += (scales[l / 4] * x.scales[l]) * (products - x.sums[l]) as f32;
+            acc[l] += (scales[l / 4] * x.scales[l]) * (products + x.minus_sums[l]) as f32;
         }
     }
     ops::tree(acc)
