@@ -4,6 +4,8 @@
 //! codes are unpacked straight from the file's blocks. Many tokens (prefill): a tile of weights is unpacked once
 //! into the first-level cache and used for all tokens, four at a time with the weights in registers.
 
+#![expect(clippy::needless_range_loop, reason = "registers are numbered; closures are not compiled for AVX2")]
+
 use std::arch::asm;
 use std::arch::x86_64::*;
 

@@ -9,6 +9,11 @@
 //! contract asks for every 128 weights: so half of Intel's peak, two thirds of Zen 5's), 10 in decode, which waits
 //! for memory (34 bytes in 5 clock cycles).
 
+#![expect(
+    clippy::needless_range_loop,
+    reason = "registers are numbered; closures are not compiled for AVX-512"
+)]
+
 use std::arch::x86_64::*;
 use std::mem::offset_of;
 
