@@ -1,31 +1,95 @@
-//! The ternary matrix product at every instruction level, and the projection of latent weights: bytes a second.
+//! Operations at every instruction level, on one thread, named `op/isa/shape`: bytes or multiplications a second.
 #![allow(missing_docs, reason = "criterion's macros write functions without")]
 
-use bonsai_benches::{GROUP, normals, packed};
+use std::hint::black_box;
+
+use bonsai_benches::{GROUP, normals};
 use bonsai_runtime::cpu::isa::{Isa, vectorized};
+use bonsai_runtime::cpu::ops;
 use bonsai_runtime::cpu::ternary_matmul::{Rounded, rows};
-use bonsai_runtime::ternary::{CODES_PER_BYTE, ScaleRule, project_group};
+use bonsai_runtime::random_model::random_matrix;
+use bonsai_runtime::ternary::{CODES_PER_BYTE, Packing, ScaleRule, project_group};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 const ROWS: usize = 2048;
 const COLS: usize = 2048;
+/// Values of a row function's call: a layer's worth of one token, in the first-level cache.
+const ROW: usize = 2048;
 
-/// One thread; the throughput is that of the packed weights.
+/// One thread. One token: bytes of packed weights a second; a prompt: multiplications (as elements) a second.
 fn ternary_matmul(c: &mut Criterion) {
-    let w = packed(ROWS, COLS, 1);
+    let w = random_matrix(ROWS, COLS, 1, Packing::Q2_0).expect("memory for a matrix");
+    let mut group = c.benchmark_group("ternary_matmul");
     for tokens in [1, 128] {
-        let mut group = c.benchmark_group(format!("ternary_matmul {ROWS} x {COLS}, {tokens} tokens"));
-        group.throughput(Throughput::Bytes(w.bytes.len() as u64));
+        group.throughput(match tokens {
+            1 => Throughput::Bytes(w.bytes.len() as u64),
+            _ => Throughput::Elements((ROWS * COLS * tokens) as u64),
+        });
         let activations = normals(tokens * COLS, 2);
         for isa in Isa::available() {
             let (mut x, mut out) = (Rounded::default(), vec![0.0; ROWS * tokens]);
             x.fill(isa, &activations, COLS);
-            group.bench_function(BenchmarkId::from_parameter(isa.name()), |b| {
+            group.bench_function(BenchmarkId::new(isa.name(), format!("{ROWS}x{COLS}x{tokens}")), |b| {
                 b.iter(|| rows(isa, &mut out, &w, 0, &x));
             });
         }
-        group.finish();
     }
+    group.finish();
+}
+
+/// Activations to i8; the throughput is that of the f32 read.
+fn round(c: &mut Criterion) {
+    let x = normals(ROW, 2);
+    each_isa(c, "round", 4 * ROW, |isa| {
+        let (mut rounded, x) = (Rounded::default(), x.clone());
+        move || rounded.fill(isa, &x, ROW)
+    });
+}
+
+/// The row functions; the throughput counts every f32 read and written.
+fn row_functions(c: &mut Criterion) {
+    let (x, y) = (normals(ROW, 3), normals(ROW, 4));
+    let copies = || (vec![0.0; ROW], x.clone(), y.clone());
+    each_isa(c, "rms_norm", 12 * ROW, |isa| {
+        let (mut out, x, gain) = copies();
+        move || isa.run(|| ops::rms_norm(&mut out, &x, &gain, 1e-6))
+    });
+    each_isa(c, "dot", 8 * ROW, |isa| {
+        let (_, x, y) = copies();
+        move || {
+            black_box(isa.run(|| ops::dot(&x, &y)));
+        }
+    });
+    each_isa(c, "softmax", 8 * ROW, |isa| {
+        let (mut scores, x, _) = copies();
+        move || {
+            scores.copy_from_slice(&x); // in place, again and again, it would end in equal numbers
+            isa.run(|| ops::softmax(&mut scores));
+        }
+    });
+    each_isa(c, "swiglu", 12 * ROW, |isa| {
+        let (mut gate, x, up) = copies();
+        move || {
+            gate.copy_from_slice(&x); // in place, again and again, it would end in denormal numbers
+            isa.run(|| ops::swiglu(&mut gate, &up));
+        }
+    });
+    each_isa(c, "rope", 12 * ROW, |isa| {
+        let (_, mut x, _) = copies();
+        let (sin, cos) = (vec![0.6; ROW / 2], vec![0.8; ROW / 2]);
+        move || isa.run(|| ops::rope(&mut x, &cos, &sin))
+    });
+}
+
+/// `op/isa/ROW`, on one thread.
+fn each_isa<F: FnMut()>(c: &mut Criterion, op: &str, bytes: usize, f: impl Fn(Isa) -> F) {
+    let mut group = c.benchmark_group(op);
+    group.throughput(Throughput::Bytes(bytes as u64));
+    for isa in Isa::available() {
+        let mut f = f(isa);
+        group.bench_function(BenchmarkId::new(isa.name(), ROW), |b| b.iter(&mut f));
+    }
+    group.finish();
 }
 
 /// Latent weights to codes and scales, on one thread; the throughput is that of the latents read.
@@ -35,13 +99,13 @@ fn project(c: &mut Criterion) {
     let mut group = c.benchmark_group("project");
     group.throughput(Throughput::Bytes(4 * weights.len() as u64));
     for rule in [ScaleRule::Absmean, ScaleRule::Refit] {
-        group.bench_function(BenchmarkId::from_parameter(format!("{rule:?}")), |b| {
+        group.bench_function(BenchmarkId::new(Isa::detect().name(), format!("{rule:?}")), |b| {
             b.iter(|| {
                 vectorized(|| {
                     let groups =
                         weights.chunks_exact(GROUP).zip(codes.chunks_exact_mut(GROUP / CODES_PER_BYTE));
                     for (w, codes) in groups {
-                        std::hint::black_box(project_group(w, rule, codes));
+                        black_box(project_group(w, rule, codes));
                     }
                 });
             });
@@ -50,5 +114,5 @@ fn project(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, ternary_matmul, project);
+criterion_group!(benches, ternary_matmul, round, row_functions, project);
 criterion_main!(benches);

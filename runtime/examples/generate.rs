@@ -7,7 +7,7 @@ fn main() -> Result<()> {
     let [_, path, prompt] = &arguments[..] else { panic!("usage: generate MODEL PROMPT") };
 
     let model = Model::open(path)?;
-    let tokenizer = model.tokenizer().expect("a model with a tokenizer");
+    let tokenizer = model.tokenizer()?.expect("a model with a tokenizer");
     let mut session = model.session(SessionOptions::default())?;
     let mut sampler = Sampler::new(SamplerOptions { seed: 42, ..Default::default() });
     let mut text = tokenizer.stream();

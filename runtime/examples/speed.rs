@@ -1,34 +1,29 @@
 //! temporary
+use bonsai_runtime::cpu::isa::Isa;
+use bonsai_runtime::cpu::ternary_matmul::{Rounded, rows};
+use bonsai_runtime::random_model::random_matrix;
+use bonsai_runtime::ternary::Packing;
 use std::time::Instant;
-fn cpu() -> f64 {
-    let s = std::fs::read_to_string("/proc/self/schedstat").unwrap();
-    s.split(' ').next().unwrap().parse::<f64>().unwrap() / 1e9
-}
 fn main() {
-    let a: Vec<String> = std::env::args().collect();
-    let t: usize = a[2].parse().unwrap();
-    let t0 = Instant::now();
-    let model = bonsai_runtime::Model::open(&a[1]).unwrap();
-    println!("open {:.1} ms", t0.elapsed().as_secs_f64() * 1e3);
-    let mut s = model.session(bonsai_runtime::SessionOptions { threads: Some(t), ..Default::default() }).unwrap();
-    for _ in 0..3 {
-        s.reset();
-        let p: Vec<u32> = (0..256).map(|i| (i * 37 % 1000) as u32).collect();
-        let c0 = cpu();
-        let t0 = Instant::now();
-        s.prompt(&p).unwrap();
-        let pp = 256.0 / t0.elapsed().as_secs_f64();
-        let ppc = 256.0 / (cpu() - c0);
-        s.rewind(8);
-        let mut times = vec![];
-        let c0 = cpu();
-        for i in 0..48 {
-            let t0 = Instant::now();
-            s.next(i * 11 + 3).unwrap();
-            times.push(t0.elapsed().as_secs_f64());
+    for packing in Packing::ALL {
+        let w = random_matrix(1024, 1024, 1, packing).unwrap();
+        for tokens in [1usize, 128] {
+            let x: Vec<f32> = (0..tokens * 1024).map(|i| ((i * 37) % 101) as f32 - 50.0).collect();
+            let isa = Isa::detect();
+            let (mut r, mut out) = (Rounded::default(), vec![0.0; 1024 * tokens]);
+            r.fill(isa, &x, 1024);
+            let mut best = f64::MAX;
+            for _ in 0..if tokens == 1 { 3000 } else { 60 } {
+                let t = Instant::now();
+                rows(isa, &mut out, &w, 0, &r);
+                best = best.min(t.elapsed().as_secs_f64());
+            }
+            println!(
+                "{} {tokens}: {:.2} GB/s {:.1} GMAC/s",
+                packing.name(),
+                w.bytes.len() as f64 / best / 1e9,
+                (1024 * 1024 * tokens) as f64 / best / 1e9
+            );
         }
-        let tgc = 48.0 / (cpu() - c0);
-        times.sort_by(f64::total_cmp);
-        println!("threads {t} pp {pp:.1} tok/s  tg median {:.1} best {:.1}; leader cpu: pp {ppc:.1} tg {tgc:.1}", 1.0 / times[24], 1.0 / times[0]);
     }
 }

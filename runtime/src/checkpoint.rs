@@ -13,7 +13,7 @@ use crate::config::{Config, TensorSpec};
 use crate::error::{Error, Result};
 use crate::model_file::ModelFile;
 use crate::tensor::StoredTensor;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{LazyTokenizer, Tokenizer};
 use config_json::Parsed;
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -49,7 +49,7 @@ pub fn open(directory: &Path) -> Result<ModelFile> {
             "tensor '{extra}', which a {model_type} model does not have"
         )));
     }
-    let tokenizer = read_tokenizer(directory)?;
+    let tokenizer = tokenizer(directory);
     let description = describe(&model_type, &tensors);
     Ok(ModelFile { config, tokenizer, tensors, description })
 }
@@ -88,9 +88,9 @@ fn read_generation_config(path: &Path, config: &mut Config) -> Result<()> {
     config_json::merge_generation(&read_text(path)?, config).map_err(|e| Error::format(path, e))
 }
 
-fn read_tokenizer(directory: &Path) -> Result<Option<Tokenizer>> {
+fn tokenizer(directory: &Path) -> Option<LazyTokenizer> {
     let path = directory.join("tokenizer.json");
-    if path.exists() { Tokenizer::from_file(&path).map(Some) } else { Ok(None) }
+    path.exists().then(|| LazyTokenizer::new(None, move || Tokenizer::from_file(&path)))
 }
 
 fn missing(directory: &Path, name: &str) -> Error {

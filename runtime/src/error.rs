@@ -51,6 +51,9 @@ pub enum Error {
     /// An allocation would not fit.
     #[error("not enough memory: {0}")]
     Memory(String),
+    /// `verify` found something that must not be.
+    #[error("verification failed: {0}")]
+    Check(String),
     /// The user asked to stop.
     #[error("cancelled")]
     Cancelled,
@@ -78,6 +81,8 @@ pub enum ErrorCode {
     Memory = 8,
     /// [`Error::Cancelled`]
     Cancelled = 9,
+    /// [`Error::Check`]
+    Check = 10,
 }
 
 impl Error {
@@ -104,13 +109,15 @@ impl Error {
             Self::ContextFull { .. } => ErrorCode::ContextFull,
             Self::Memory(_) => ErrorCode::Memory,
             Self::Cancelled => ErrorCode::Cancelled,
+            Self::Check(_) => ErrorCode::Check,
         }
     }
 
-    /// The exit code of a command-line program: 2 usage, 3 bad input file, 4 out of memory or context,
+    /// The exit code of a command-line program: 1 a check failed, 2 usage, 3 bad input file, 4 out of memory or context,
     /// 130 cancelled.
     pub fn exit_code(&self) -> u8 {
         match self.code() {
+            ErrorCode::Check => 1,
             ErrorCode::Argument | ErrorCode::Token => 2,
             ErrorCode::Io | ErrorCode::Format | ErrorCode::Unsupported | ErrorCode::Tokenizer => 3,
             ErrorCode::ContextFull | ErrorCode::Memory => 4,

@@ -1,6 +1,7 @@
 //! Runs ternary language models: every weight is -1, 0 or +1 times a scale shared by its group.
 
 pub mod backend;
+pub mod bench;
 pub mod checkpoint;
 pub mod config;
 pub mod cpu;
@@ -8,14 +9,19 @@ pub mod error;
 pub mod gguf;
 pub mod model;
 pub mod model_file;
+mod pages;
 pub mod perplexity;
+pub mod random;
+pub mod random_model;
 pub mod sampler;
 pub mod session;
 pub mod tensor;
 pub mod ternary;
 pub mod tokenizer;
+pub mod verify;
 
 pub use config::Config;
+pub use cpu::KvFormat;
 pub use error::{Error, ErrorCode, Result};
 pub use model_file::ModelFile;
 pub use sampler::{Sampler, SamplerOptions};

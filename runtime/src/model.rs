@@ -3,6 +3,7 @@
 //! State is split by who shares it: [`Weights`] are constant and shared by every session; [`State`] belongs to
 //! one conversation: keys and values, the position, and the scratch rows of a chunk.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use crate::backend::Backend;
@@ -102,7 +103,7 @@ impl<B: Backend> Weights<B> {
     pub fn new(b: &mut B, file: &ModelFile) -> Result<Self> {
         let config = file.config.clone();
         config.check().map_err(|e| Error::format("config", e))?;
-        let tensors = Tensors(file);
+        let tensors = Tensors::new(file);
         let layers = (0..config.layers).map(|n| Layer::new(b, &tensors, n)).collect::<Result<_>>()?;
         Ok(Self {
             embed: b.matrix(tensors.get("model.embed_tokens.weight")?)?,
@@ -112,6 +113,13 @@ impl<B: Backend> Weights<B> {
             frequencies: config.rope.frequencies(config.head_dim),
             config,
         })
+    }
+
+    /// Every matrix that a token passes through, the head last.
+    pub fn matrices(&self) -> impl Iterator<Item = &B::Matrix> {
+        let of_layers =
+            self.layers.iter().flat_map(|l| [&l.wq, &l.wk, &l.wv, &l.wo, &l.gate, &l.up, &l.down]);
+        of_layers.chain([self.head.as_ref().unwrap_or(&self.embed)])
     }
 
     /// Cosines and sines of `tokens` positions from `first`, computed in f64: a rope table without a table.
@@ -131,7 +139,7 @@ impl<B: Backend> Layer<B> {
     fn new(b: &mut B, tensors: &Tensors, n: usize) -> Result<Self> {
         let name = |part: &str| format!("model.layers.{n}.{part}.weight");
         let matrix = |b: &mut B, part: &str| b.matrix(tensors.get(&name(part))?);
-        let qk_norm = match tensors.0.config.qk_norm_eps {
+        let qk_norm = match tensors.file.config.qk_norm_eps {
             Some(eps) => Some((
                 tensors.gain(b, &name("self_attn.q_norm"))?,
                 tensors.gain(b, &name("self_attn.k_norm"))?,
@@ -155,14 +163,20 @@ impl<B: Backend> Layer<B> {
 }
 
 /// The tensors of a file by name, checked against the table.
-struct Tensors<'a>(&'a ModelFile);
+struct Tensors<'a> {
+    file: &'a ModelFile,
+    shapes: HashMap<String, (usize, usize)>,
+}
 
 impl<'a> Tensors<'a> {
+    fn new(file: &'a ModelFile) -> Self {
+        let table = file.config.tensors().into_iter();
+        Self { file, shapes: table.map(|spec| (spec.name, (spec.rows, spec.cols))).collect() }
+    }
+
     fn get(&self, name: &str) -> Result<&'a StoredTensor> {
-        let wanted = self.0.config.tensors().into_iter().find(|spec| spec.name == name);
-        let found = self.0.tensors.get(name);
-        match (wanted, found) {
-            (Some(spec), Some(t)) if (spec.rows, spec.cols) == (t.rows, t.cols) => Ok(t),
+        match (self.shapes.get(name), self.file.tensors.get(name)) {
+            (Some(shape), Some(t)) if *shape == (t.rows, t.cols) => Ok(t),
             _ => Err(Error::format("model", format!("the tensor {name} is missing or has a wrong shape"))),
         }
     }

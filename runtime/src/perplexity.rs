@@ -1,6 +1,6 @@
 //! How well a model predicts a text: the exponential of its mean negative log-likelihood per token.
 
-use crate::cpu::{ops, threads};
+use crate::cpu::{KvFormat, ops, threads};
 use crate::error::{Error, Result};
 use crate::session::{Model, Session, SessionOptions};
 
@@ -12,13 +12,15 @@ pub struct PerplexityOptions {
     pub window: usize,
     /// f32 activations ([`SessionOptions::exact`]).
     pub exact: bool,
+    /// How keys and values are kept ([`SessionOptions::kv`]).
+    pub kv: Option<KvFormat>,
     /// Threads ([`SessionOptions::threads`]).
     pub threads: Option<usize>,
 }
 
 impl Default for PerplexityOptions {
     fn default() -> Self {
-        Self { window: 512, exact: false, threads: None }
+        Self { window: 512, exact: false, kv: None, threads: None }
     }
 }
 
@@ -58,9 +60,9 @@ pub fn perplexity(
         ));
     }
     let window = options.window.min(model.config().context);
-    let (exact, threads) = (options.exact, options.threads);
+    let (exact, kv, threads) = (options.exact, options.kv, options.threads);
     let mut session =
-        model.session(SessionOptions { context: Some(window), exact, threads, ..Default::default() })?;
+        model.session(SessionOptions { context: Some(window), exact, kv, threads, ..Default::default() })?;
     let mut total = Perplexity { nll_sum: 0.0, tokens: 0, windows: 0 };
     for (n, window_tokens) in tokens.chunks(window).enumerate().filter(|(_, tokens)| tokens.len() > 1) {
         session.reset();

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 
 use crate::cpu::ops::exp;
+use crate::random::Random;
 
 /// What to choose among. The defaults are llama.cpp's.
 #[derive(Debug, Clone, PartialEq)]
@@ -139,7 +140,7 @@ impl Sampler {
         top_p(&mut self.candidates, o.top_p);
         min_p(&mut self.candidates, o.min_p);
         let weights = weights(&self.candidates, o.temperature);
-        let mut left = self.random.next() * weights.iter().sum::<f64>();
+        let mut left = self.random.uniform() * weights.iter().sum::<f64>();
         for (candidate, weight) in self.candidates.iter().zip(weights) {
             left -= weight;
             if left < 0.0 {
@@ -212,20 +213,6 @@ fn weights(candidates: &[Candidate], temperature: f32) -> Vec<f64> {
     candidates.iter().map(|c| f64::from(exp(scaled(c)))).collect()
 }
 
-/// SplitMix64: a counter and a mixer. Small, good enough for sampling, and the same on every machine.
-#[derive(Debug, Clone)]
-struct Random(u64);
-
-impl Random {
-    /// Uniform in [0, 1).
-    fn next(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -286,7 +273,7 @@ mod tests {
         // Published first outputs of SplitMix64 with seed 1234567, as fractions of 2^64.
         let mut random = Random(1_234_567);
         for expected in [6_457_827_717_110_365_317u64, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423] {
-            assert_eq!(random.next(), (expected >> 11) as f64 / (1u64 << 53) as f64);
+            assert_eq!(random.uniform(), (expected >> 11) as f64 / (1u64 << 53) as f64);
         }
     }
 

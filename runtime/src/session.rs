@@ -6,14 +6,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::backend::Backend;
 use crate::config::Config;
-use crate::cpu::CpuBackend;
 use crate::cpu::isa::Isa;
 use crate::cpu::threads::Threads;
+use crate::cpu::{CpuBackend, KvFormat};
 use crate::error::{Error, Result};
 use crate::model::{State, Weights, forward};
 use crate::model_file::ModelFile;
 use crate::sampler::Sampler;
-use crate::tokenizer::Tokenizer;
+use crate::tensor::StoredTensor;
+use crate::tokenizer::{LazyTokenizer, Tokenizer};
 
 /// Most tokens of one forward pass. A prompt is fed in chunks of this size.
 const CHUNK: usize = 128;
@@ -28,7 +29,7 @@ pub struct Model(Arc<Inner>);
 
 struct Inner {
     weights: Weights<CpuBackend>,
-    tokenizer: Option<Tokenizer>,
+    tokenizer: Option<LazyTokenizer>,
     description: String,
 }
 
@@ -40,12 +41,22 @@ pub struct SessionOptions {
     pub context: Option<usize>,
     /// Keep activations in f32 instead of rounding them to i8 before ternary matrices. Several times slower.
     pub exact: bool,
+    /// How keys and values are kept: the memory of a long context, and the time that reading it takes. `None`: f16,
+    /// or f32 if `exact`. See [`KvFormat::bytes_per_token`].
+    pub kv: Option<KvFormat>,
     /// Threads of its own; `None` shares one per core with the whole process. Never changes a result.
     pub threads: Option<usize>,
     /// Instructions to use; `None`: the best there are. Never changes a result.
     pub isa: Option<Isa>,
     /// Set it to stop the session at the next chunk or token with [`Error::Cancelled`].
     pub cancel: Option<Arc<AtomicBool>>,
+}
+
+impl SessionOptions {
+    /// How keys and values are kept, the default worked out.
+    pub fn kv_format(&self) -> KvFormat {
+        self.kv.unwrap_or(if self.exact { KvFormat::F32 } else { KvFormat::default() })
+    }
 }
 
 /// One conversation with a model.
@@ -73,7 +84,7 @@ impl Model {
 
     /// Takes an opened file over.
     pub fn from_file(file: ModelFile) -> Result<Self> {
-        let weights = Weights::new(&mut CpuBackend::new(Isa::detect(), false), &file)?;
+        let weights = Weights::new(&mut CpuBackend::new(Isa::detect(), false, KvFormat::default()), &file)?;
         let ModelFile { mut tokenizer, description, .. } = file;
         if let Some(tokenizer) = &mut tokenizer {
             tokenizer.pad_to(weights.config.vocab); // an embedding often has more rows than there are tokens
@@ -86,9 +97,14 @@ impl Model {
         &self.0.weights.config
     }
 
-    /// The tokenizer, if the model came with one.
-    pub fn tokenizer(&self) -> Option<&Tokenizer> {
-        self.0.tokenizer.as_ref()
+    /// The tokenizer, if the model came with one. The first call builds it.
+    pub fn tokenizer(&self) -> Result<Option<&Tokenizer>> {
+        self.0.tokenizer.as_ref().map(LazyTokenizer::get).transpose()
+    }
+
+    /// Every matrix that a token passes through, in the order in which it does, as it lies in memory.
+    pub fn matrices(&self) -> impl Iterator<Item = &StoredTensor> {
+        self.0.weights.matrices()
     }
 
     /// One sentence for people about the file.
@@ -104,7 +120,8 @@ impl Model {
             let longest = config.context;
             return Err(Error::Argument(format!("a context of {context} tokens: expected 1 to {longest}")));
         }
-        let backend = CpuBackend::new(options.isa.unwrap_or_else(Isa::detect), options.exact);
+        let isa = options.isa.unwrap_or_else(Isa::detect);
+        let backend = CpuBackend::new(isa, options.exact, options.kv_format());
         Ok(Session {
             state: State::new(&backend, config, context, CHUNK.min(context))?,
             backend,

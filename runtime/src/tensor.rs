@@ -9,7 +9,8 @@ use std::sync::Arc;
 use half::{bf16, f16};
 
 use crate::error::{Error, Result};
-use crate::ternary::q2_0;
+use crate::pages::Pages;
+use crate::ternary::Packing;
 
 /// A shared piece of a file (memory-mapped) or of a buffer. Cloning and slicing copy nothing.
 #[derive(Clone)]
@@ -21,6 +22,7 @@ pub struct Bytes {
 enum Owner {
     Map(memmap2::Mmap),
     Buffer(Vec<u8>),
+    Pages(Pages),
 }
 
 impl Bytes {
@@ -53,6 +55,13 @@ impl From<Vec<u8>> for Bytes {
     }
 }
 
+impl From<Pages> for Bytes {
+    fn from(pages: Pages) -> Self {
+        let range = 0..pages.bytes().len();
+        Self { owner: Arc::new(Owner::Pages(pages)), range }
+    }
+}
+
 impl fmt::Debug for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "{} bytes", self.len())
@@ -72,6 +81,7 @@ impl Deref for Bytes {
         match &*self.owner {
             Owner::Map(map) => &map[self.range.clone()],
             Owner::Buffer(buffer) => &buffer[self.range.clone()],
+            Owner::Pages(pages) => &pages.bytes()[self.range.clone()],
         }
     }
 }
@@ -85,11 +95,8 @@ pub enum Format {
     F16,
     /// The upper half of an IEEE single.
     Bf16,
-    /// 2-bit ternary codes with an f16 scale for each `group` (64 or 128) weights; see `ternary/q2_0.rs`.
-    Q2_0 {
-        /// Weights that share a scale.
-        group: usize,
-    },
+    /// Ternary codes in blocks with an f16 scale each.
+    Ternary(Packing),
 }
 
 impl Format {
@@ -98,9 +105,7 @@ impl Format {
         match self {
             Self::F32 => cols.checked_mul(4),
             Self::F16 | Self::Bf16 => cols.checked_mul(2),
-            Self::Q2_0 { group } => {
-                cols.is_multiple_of(group).then_some(cols / group * q2_0::block_bytes(group)) // fewer bytes than weights
-            }
+            Self::Ternary(packing) => packing.row_bytes(cols),
         }
     }
 
@@ -110,8 +115,7 @@ impl Format {
             Self::F32 => "F32",
             Self::F16 => "F16",
             Self::Bf16 => "BF16",
-            Self::Q2_0 { group: 128 } => "Q2_0 (group 128)",
-            Self::Q2_0 { .. } => "Q2_0 (group 64)",
+            Self::Ternary(packing) => packing.name(),
         }
     }
 }
@@ -150,7 +154,7 @@ impl StoredTensor {
             Format::F32 => read(bytes, out, f32::from_le_bytes),
             Format::F16 => read(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
             Format::Bf16 => read(bytes, out, |b| bf16::from_le_bytes(b).to_f32()),
-            Format::Q2_0 { group } => q2_0::decode(group, bytes, out),
+            Format::Ternary(packing) => packing.decode(bytes, out),
         }
     }
 

@@ -6,10 +6,13 @@
 //!
 //! Codes are `t + 1`, four to a byte, lowest bits first (the order of Q2_0, docs/formats.md).
 
-pub mod q2_0;
+mod packing;
+mod trits;
 
 use half::f16;
 use serde::{Deserialize, Serialize};
+
+pub use packing::{MAX_GROUP, Packing};
 
 /// How the scale of a group follows from its weights. Both zero the weights with `|w| <= mean|w| / 2`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

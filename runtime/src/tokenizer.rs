@@ -6,6 +6,7 @@
 
 mod byte_level;
 mod decoder;
+mod lazy;
 mod pre;
 mod settings;
 mod vocabulary;
@@ -25,6 +26,7 @@ use byte_level::TokenBytes;
 use settings::Settings;
 
 pub use decoder::Decoder;
+pub use lazy::{LazyTokenizer, TokenizerFacts};
 pub use vocabulary::{Vocabulary, token_type};
 
 type HfDecodeStream<'t> = tokenizers::DecodeStream<

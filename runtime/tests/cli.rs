@@ -9,7 +9,10 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use bonsai_runtime::config::Config;
+use bonsai_runtime::gguf::{ModelTensor, PackedFormat, write_model};
+use bonsai_runtime::random_model::random_model;
 use bonsai_runtime::tensor::Format;
+use bonsai_runtime::ternary::Packing;
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use serde_json::{Value, json};
 use support::*;
@@ -144,7 +147,7 @@ fn info_says_what_is_inside() {
     let object: Value =
         serde_json::from_str(stdout(&bonsai(&["info", "-m", path(model.path()), "--json"]))).unwrap();
     assert_eq!(object["config"]["kv_heads"], 2);
-    assert_eq!(object["kv_bytes_per_token"], 2 * 4 * 2 * 2 * 32);
+    assert_eq!(object["kv_bytes_per_token"], 2 * 2 * 2 * 2 * 32); // f16
     assert_eq!(object["bits_per_weight"], 32.0);
 }
 
@@ -177,4 +180,143 @@ fn perplexity_of_a_text() {
     assert!(((nll / tokens).exp() / value - 1.0).abs() < 1e-9);
     assert!(object["bits_per_byte"].as_f64().unwrap() > 0.0);
     assert!(stdout(&bonsai(&arguments)).starts_with("perplexity "));
+}
+
+/// A random ternary model as a GGUF file, its bytes changed as asked.
+fn ternary(change: impl FnOnce(&mut Vec<u8>, &bonsai_runtime::ModelFile)) -> tempfile::NamedTempFile {
+    let config = Config { hidden: 256, intermediate: 384, ..tiny() };
+    let file = random_model(config.clone(), Packing::Q2_0).unwrap();
+    let tensor =
+        |spec: &bonsai_runtime::config::TensorSpec| ModelTensor::Stored(file.tensors[&spec.name].clone());
+    let mut bytes = Vec::new();
+    write_model(&mut bytes, &config, "random", None, PackedFormat::Q2_0, tensor).unwrap();
+    change(&mut bytes, &file);
+    let out = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&out, bytes).unwrap();
+    out
+}
+
+#[test]
+fn bench_needs_no_model_and_prints_what_llama_bench_does() {
+    let run =
+        |more: &[&str]| bonsai(&[&["bench", "-p", "4", "-n", "2", "-r", "1", "-t", "2"], more].concat());
+    let table = run(&["-q"]);
+    assert!(table.stderr.is_empty());
+    let lines: Vec<&str> = stdout(&table).lines().collect();
+    assert!(lines[0].starts_with("| model ") && lines[0].contains("| of read | GMAC/s |"), "{lines:?}");
+    assert!(lines[2].starts_with("| random 0.6b |") && lines[2].contains("| pp4 "), "{lines:?}");
+    assert!(
+        lines[3].contains(" 596.0 M |") && lines[3].contains("| tg2 ") && lines[3].contains("%"),
+        "{lines:?}"
+    );
+    assert!(lines[5].starts_with("read bandwidth, streaming through 158 MB of weights: "), "{lines:?}");
+    let widths: Vec<usize> = lines[..4].iter().map(|line| line.chars().count()).collect();
+    assert_eq!(widths, [widths[0]; 4], "{lines:?}");
+}
+
+#[test]
+fn bench_as_json_and_csv() {
+    let model = ternary(|_, _| {});
+    let run = |more: &[&str]| {
+        let all =
+            ["bench", "-m", path(model.path()), "-p", "5,9", "-n", "3", "-d", "0,7", "-t", "1,2", "-r", "2"];
+        bonsai(&[&all[..], more].concat())
+    };
+    let tests: Value = serde_json::from_str(stdout(&run(&["-o", "json"]))).unwrap();
+    let tests = tests.as_array().unwrap();
+    let names: Vec<&str> = tests.iter().map(|test| test["test"].as_str().unwrap()).collect();
+    assert_eq!(names[..6], ["pp5", "pp9", "tg3", "pp5 @ d7", "pp9 @ d7", "tg3 @ d7"]);
+    assert_eq!(names[6..], names[..6]);
+    let number = |test: usize, key: &str| tests[test][key].as_f64().unwrap();
+    assert_eq!((number(5, "n_threads"), number(6, "n_threads")), (1.0, 2.0));
+    assert_eq!((number(5, "n_prompt"), number(5, "n_gen"), number(5, "n_depth")), (0.0, 3.0, 7.0));
+    assert_eq!(tests[5]["samples_ts"].as_array().unwrap().len(), 2);
+    assert!(
+        (number(5, "gb_per_s") / number(5, "read_gb_per_s") / number(5, "read_share") - 1.0).abs() < 1e-9
+    );
+    assert!(
+        number(0, "gmac_per_s") > 0.0 && tests[0]["gb_per_s"].is_null() && tests[5]["gmac_per_s"].is_null()
+    );
+    let csv = run(&["-o", "csv"]);
+    let lines: Vec<&str> = stdout(&csv).lines().collect();
+    assert_eq!(lines.len(), 13);
+    assert!(lines[0].split(',').any(|key| key == "median_ts"));
+}
+
+#[test]
+fn bench_says_what_cannot_be_measured() {
+    let model = ternary(|_, _| {});
+    let fails = |arguments: &[&str], message: &str| {
+        let output = bonsai(&[&["bench", "-m", path(model.path()), "-q"], arguments].concat());
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{error}");
+        assert!(error.contains(message), "{error}");
+    };
+    fails(&["-p", "0", "-n", "0"], "nothing to measure");
+    fails(
+        &["-p", "500", "-n", "0"],
+        "500 tokens behind 0 need a context of 500, but the model's ends at 400",
+    );
+    fails(&["-p", "0", "-n", "2", "-d", "399"], "2 tokens behind 399");
+    fails(&["-t", "0"], "threads must be at least 1");
+    fails(&["-r", "0"], "--repetitions");
+    fails(&["--shape", "0.6b"], "--shape");
+    let unknown = bonsai(&["bench", "--shape", "7b"]);
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(String::from_utf8(unknown.stderr).unwrap().contains("expected one of 0.6b, 1.7b"));
+}
+
+#[test]
+fn verify_passes_a_sound_model() {
+    let model = ternary(|_, _| {});
+    let run = |more: &[&str]| bonsai(&[&["verify", "-m", path(model.path()), "-n", "40"], more].concat());
+    let report: Value = serde_json::from_str(stdout(&run(&["-o", "json"]))).unwrap();
+    assert_eq!((&report["ok"], &report["problems"]), (&json!(true), &json!([])));
+    assert_eq!(report["tensors"].as_array().unwrap().len(), 8);
+    assert_eq!(report["tensors"][1]["count"], 2);
+    let modes = &report["fast_against_exact"];
+    let kl = modes["kl_mean"].as_f64().unwrap();
+    assert!(kl > 0.0 && kl < 0.01 && modes["tokens"] == 40, "{modes}");
+    let text = run(&["-q"]);
+    assert!(stdout(&text).contains("| q_proj ") && stdout(&text).contains("same bits as scalar"));
+    assert!(text.stderr.is_empty());
+    let strict = run(&["--max-kl", "0", "-q"]);
+    assert_eq!(strict.status.code(), Some(1));
+    assert!(String::from_utf8(strict.stderr).unwrap().contains("nats from the exact one"));
+}
+
+#[test]
+fn verify_finds_a_code_that_is_not_ternary() {
+    let model = ternary(|bytes, file| {
+        let matrix = &file.tensors["model.layers.1.mlp.up_proj.weight"].bytes;
+        let at = bytes.windows(64).position(|window| window == &matrix[..64]).unwrap();
+        bytes[at + 34 + 2 + 5] = 0b1100;
+    });
+    let output = bonsai(&["verify", "-m", path(model.path()), "-n", "4", "-q", "--max-kl", "9"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "error: verification failed: model.layers.1.mlp.up_proj.weight: a code 3, which is not ternary, in the four \
+         weights from row 0, column 148 on\n"
+    );
+    assert!(String::from_utf8(output.stdout).unwrap().contains("| NO: 1 of 2 |"));
+}
+
+#[test]
+fn verify_reads_a_text_where_there_is_a_tokenizer() {
+    let with = model(true);
+    let report = bonsai(&["verify", "-m", path(with.path()), "-n", "30", "--json"]);
+    let report: Value = serde_json::from_str(stdout(&report)).unwrap();
+    assert_eq!(report["fast_against_exact"]["kl_max"], 0.0); // not ternary: nothing is rounded
+    assert_eq!(report["tensors"][0]["zeros"], Value::Null);
+    let text = with.path().join("text.txt");
+    std::fs::write(&text, "The little bird.").unwrap();
+    let report = bonsai(&["verify", "-m", path(with.path()), "-f", path(&text), "--json"]);
+    let report: Value = serde_json::from_str(stdout(&report)).unwrap();
+    assert!((3..20).contains(&report["fast_against_exact"]["tokens"].as_u64().unwrap()));
+    let without = model(false);
+    let failed = bonsai(&["verify", "-m", path(without.path()), "-f", path(&text)]);
+    assert_eq!(failed.status.code(), Some(3));
+    let nothing = bonsai(&["verify", "-m", path(without.path()), "-n", "0"]);
+    assert_eq!(nothing.status.code(), Some(2));
 }

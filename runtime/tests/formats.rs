@@ -13,7 +13,7 @@ use bonsai_runtime::config::{Config, Rope, Yarn};
 use bonsai_runtime::gguf::{
     Array, Evidence, Gguf, ModelTensor, NewTensor, PackedFormat, TensorType, Value, write, write_model,
 };
-use bonsai_runtime::ternary::{ScaleRule, TernaryMatrix, q2_0};
+use bonsai_runtime::ternary::{Packing, ScaleRule, TernaryMatrix};
 use bonsai_runtime::tokenizer::Tokenizer;
 use bonsai_runtime::{Error, ModelFile};
 use proptest::prelude::*;
@@ -45,14 +45,18 @@ fn a_model_written_in_each_format_opens_as_the_same() {
         kv_heads: 4,
         ..tiny::wide()
     };
-    for config in [tiny::wide(), untied] {
+    let wider = Config { hidden: 256, intermediate: 256, heads: 8, head_dim: 32, ..tiny::wide() };
+    for config in [tiny::wide(), untied, wider] {
         for format in PackedFormat::ALL {
+            if !config.hidden.is_multiple_of(format.packing().group()) {
+                continue;
+            }
             let bytes = tiny::gguf(&config, format);
             assert!(law::check(&bytes));
             let model = open(bytes).unwrap();
             assert_eq!(model.config, config);
             for spec in config.tensors() {
-                let expected = match tiny::ternary(&spec, format.group()) {
+                let expected = match tiny::ternary(&spec, format.packing().group()) {
                     ModelTensor::Ternary(matrix) => matrix.to_f32(),
                     ModelTensor::Dense(values) => values.into_owned(),
                     ModelTensor::Stored(_) => unreachable!(),
@@ -93,7 +97,7 @@ fn the_tokenizer_comes_back_filled_up_to_the_embedding() {
     assert_eq!(types[255..], [1, 3, 4, 1, 5]);
     assert_eq!(metadata.str("tokenizer.ggml.model").unwrap(), Some("gpt2"));
     assert_eq!(metadata.u32("general.file_type").unwrap(), Some(41));
-    let vocabulary = open(bytes).unwrap().tokenizer.unwrap().vocabulary().unwrap();
+    let vocabulary = open(bytes).unwrap().tokenizer().unwrap().unwrap().vocabulary().unwrap();
     let original = tiny::vocabulary();
     assert_eq!(vocabulary.tokens[..259], original.tokens);
     assert_eq!(vocabulary.merges, original.merges);
@@ -374,18 +378,19 @@ proptest! {
 
     #[test]
     fn unpacking_what_was_packed_gives_the_matrix(
-        rows in 1usize..5, groups in 1usize..4, group in prop::sample::select(vec![64usize, 128]), seed: u32,
+        rows in 1usize..5, groups in 1usize..4, packing in prop::sample::select(&Packing::ALL[..]), seed: u32,
     ) {
+        let group = packing.group();
         let cols = groups * group;
         let mut state = seed;
         let next = |_| { state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223); state as f32 - 2e9 };
         let w: Vec<f32> = (0..rows * cols).map(next).map(|x| x * 1e-9).collect();
         let matrix = TernaryMatrix::project(&w, rows, cols, group, ScaleRule::Refit);
         let mut blocks = Vec::new();
-        q2_0::encode(&matrix, group, &mut blocks).unwrap();
-        prop_assert_eq!(&q2_0::unpack(rows, cols, group, &blocks).unwrap(), &matrix);
+        packing.encode(&matrix, &mut blocks).unwrap();
+        prop_assert_eq!(&packing.unpack(rows, cols, &blocks).unwrap(), &matrix);
         let mut values = vec![0.0; rows * cols];
-        q2_0::decode(group, &blocks, &mut values);
+        packing.decode(&blocks, &mut values);
         prop_assert_eq!(values, matrix.to_f32());
     }
 
@@ -408,11 +413,11 @@ proptest! {
     ) {
         let config = Config {
             vocab, layers, tied,
-            hidden: 128 * hidden,
-            intermediate: 128 * intermediate,
+            hidden: 256 * hidden,
+            intermediate: 256 * intermediate,
             heads: heads * kv_heads,
             kv_heads,
-            head_dim: 128,
+            head_dim: 256,
             eos: (0..ends.min(vocab) as u32).collect(),
             rope: Rope {
                 theta: 1e6,
@@ -422,11 +427,21 @@ proptest! {
         };
         for format in PackedFormat::ALL {
             let mut bytes = Vec::new();
-            let tensor = |spec: &_| tiny::ternary(spec, 128);
+            let tensor = |spec: &_| tiny::ternary(spec, 256);
             write_model(&mut bytes, &config, "any", None, format, tensor).unwrap();
             prop_assert!(law::check(&bytes));
             prop_assert_eq!(&open(bytes).unwrap().config, &config);
         }
         prop_assert_eq!(&parse_config(&config_json(&config).to_string()).unwrap(), &config);
     }
+}
+
+#[test]
+fn a_tokenizer_is_built_when_it_is_asked_for() {
+    let merges = Value::Array(Array::strings(["h zz"]));
+    let file = changed("tokenizer.ggml.merges", Some(merges)).unwrap();
+    let facts = file.tokenizer.as_ref().unwrap().facts().unwrap();
+    assert_eq!((facts.tokens, facts.eos, facts.chat_template), (260, Some(256), true));
+    let error = file.tokenizer().unwrap_err().to_string();
+    assert!(error.contains("merge"), "{error}");
 }

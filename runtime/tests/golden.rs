@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use bonsai_runtime::ModelFile;
 use bonsai_runtime::checkpoint::check_finite;
-use bonsai_runtime::ternary::{TernaryMatrix, q2_0};
+use bonsai_runtime::ternary::{Packing, TernaryMatrix};
 use half::f16;
 
 const SCALE: f32 = 0.03125;
@@ -16,6 +16,14 @@ const Q2_0_G64: &str = "002859208482a904125821a94289268981020028a806529851251419
 /// The same in two blocks of 128.
 const Q2_0_G128: &str = "002859208482a904125821a9428926898102a806529851251419a665111452656191002806a619101a5a0595\
                          066119008a05686a516a41a9269199164a88888648555658";
+
+/// TQ1_0 and TQ2_0 from compiled llama.cpp, too; PTQ1_0 has the same code for a byte, in PrismML's order.
+const TQ2_0: &str = "8562a9a164588a48680150160668502a99065a525459a04846109148582251819a85105026a12a96158a0590906021\
+                     a02a9a21485646516191695864299959460028";
+const TQ1_0: &str = "7bc2a86f3547ec3f51580ed1c8500ef7a1caf2b82c9d1b3ecc0b663d47bf645ef69410448832c16862ec922f4b515\
+                     03230d72a7f0028";
+const PTQ1_0: &str = "82e9aa910f37be1a52561ebcbb4e1edd6e26896a7d9ce00b9b230028fe9f1e08f394ddd27de1660524257b3fdbaa\
+                      c84a963473c6cb880028";
 
 fn bytes(hex: &str) -> Vec<u8> {
     (0..hex.len())
@@ -44,25 +52,33 @@ fn matrix(group: usize) -> TernaryMatrix {
     matrix
 }
 
+const GOLDEN: [(Packing, &str); 5] = [
+    (Packing::Q2_0G64, Q2_0_G64),
+    (Packing::Q2_0, Q2_0_G128),
+    (Packing::Tq2_0, TQ2_0),
+    (Packing::Ptq1_0, PTQ1_0),
+    (Packing::Tq1_0, TQ1_0),
+];
+
 #[test]
-fn q2_0_packs_as_llama_cpp_does() {
-    for (from, group, golden) in
-        [(64, 64, Q2_0_G64), (128, 64, Q2_0_G64), (128, 128, Q2_0_G128), (64, 128, Q2_0_G128)]
-    {
-        let mut blocks = Vec::new();
-        q2_0::encode(&matrix(from), group, &mut blocks).unwrap();
-        assert_eq!(blocks, bytes(golden), "groups of {from} as groups of {group}");
-        assert_eq!(q2_0::unpack(1, 256, group, &blocks).unwrap(), matrix(group));
+fn packs_as_llama_cpp_does() {
+    for (packing, golden) in GOLDEN {
+        for from in [64, 128, 256] {
+            let mut blocks = Vec::new();
+            packing.encode(&matrix(from), &mut blocks).unwrap();
+            assert_eq!(blocks, bytes(golden), "groups of {from} as {}", packing.name());
+        }
+        assert_eq!(packing.unpack(1, 256, &bytes(golden)).unwrap(), matrix(packing.group()));
     }
 }
 
 #[test]
-fn q2_0_decodes_to_the_weights() {
+fn decodes_to_the_weights() {
     let expected: Vec<f32> = trits().into_iter().map(|t| f32::from(t) * SCALE).collect();
-    for (group, golden) in [(64, Q2_0_G64), (128, Q2_0_G128)] {
+    for (packing, golden) in GOLDEN {
         let mut values = vec![f32::NAN; 256];
-        q2_0::decode(group, &bytes(golden), &mut values);
-        assert_eq!(values, expected);
+        packing.decode(&bytes(golden), &mut values);
+        assert_eq!(values, expected, "{}", packing.name());
     }
 }
 

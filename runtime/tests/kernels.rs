@@ -6,6 +6,7 @@ mod support;
 use bonsai_runtime::cpu::isa::Isa;
 use bonsai_runtime::cpu::ternary_matmul::{Rounded, rows};
 use bonsai_runtime::tensor::{Format, StoredTensor};
+use bonsai_runtime::ternary::Packing;
 use proptest::prelude::*;
 use support::*;
 
@@ -26,14 +27,19 @@ fn same_at_every_level(w: &StoredTensor, x: &[f32]) {
 }
 
 /// Any bytes at all as codes; finite scales of either sign.
-fn raw(rows: usize, cols: usize, group: usize, mut byte: impl FnMut() -> u8) -> StoredTensor {
+fn raw(rows: usize, cols: usize, packing: Packing, mut byte: impl FnMut() -> u8) -> StoredTensor {
     let mut bytes = Vec::new();
-    for _ in 0..rows * cols / group {
-        let scale = half::f16::from_f32((f32::from(byte()) - 100.0) / 64.0);
-        bytes.extend(scale.to_le_bytes());
-        bytes.extend((0..group / 4).map(|_| byte()));
+    for _ in 0..rows * cols / packing.group() {
+        let block = bytes.len();
+        bytes.extend((0..packing.block_bytes()).map(|_| byte()));
+        set_scale(packing, &mut bytes[block..], half::f16::from_f32((f32::from(byte()) - 100.0) / 64.0));
     }
-    StoredTensor { format: Format::Q2_0 { group }, rows, cols, bytes: bytes.into() }
+    StoredTensor { format: Format::Ternary(packing), rows, cols, bytes: bytes.into() }
+}
+
+fn set_scale(packing: Packing, block: &mut [u8], scale: half::f16) {
+    let at = if matches!(packing, Packing::Q2_0 | Packing::Q2_0G64) { 0 } else { block.len() - 2 };
+    block[at..at + 2].copy_from_slice(&scale.to_le_bytes());
 }
 
 proptest! {
@@ -42,12 +48,12 @@ proptest! {
     #[test]
     fn any_codes_any_shape(
         (rows, groups, tokens) in (1usize..20, 1usize..20, 1usize..11),
-        group in prop::sample::select(vec![64usize, 128]),
+        packing in prop::sample::select(&Packing::ALL[..]),
         spread in -20i32..20,
         seed: u64,
     ) {
         let mut random = Random(seed);
-        let w = raw(rows, groups * group, group, || random.bits() as u8);
+        let w = raw(rows, groups * packing.group(), packing, || random.bits() as u8);
         let factor = 2f32.powi(spread);
         let x: Vec<f32> = random.normals(tokens * w.cols).iter().map(|x| x * factor).collect();
         same_at_every_level(&w, &x);
@@ -58,8 +64,8 @@ proptest! {
 #[test]
 fn many_tokens() {
     let mut random = Random(3);
-    for group in [64, 128] {
-        let w = raw(17, 19 * group, group, || random.bits() as u8);
+    for packing in Packing::ALL {
+        let w = raw(17, 19 * packing.group(), packing, || random.bits() as u8);
         same_at_every_level(&w, &random.normals(139 * w.cols));
     }
 }
@@ -73,9 +79,9 @@ fn levels() {
 
 #[test]
 fn extremes() {
-    for group in [64, 128] {
+    for packing in Packing::ALL {
         for code in [0x00, 0x55, 0xaa, 0xff, 0xe4] {
-            let w = raw(5, 3 * group, group, || code);
+            let w = raw(5, 3 * packing.group(), packing, || code);
             for x in [127.0, -127.0, 0.0, -0.0, 1e-38, 1e-31, f32::MAX, f32::MIN] {
                 same_at_every_level(&w, &vec![x; 5 * w.cols]);
             }
@@ -93,11 +99,12 @@ fn extremes() {
 fn integers_come_out_exactly() {
     let mut random = Random(1);
     let (rows, tokens) = (7, 5);
-    for (group, cols) in [(64, 64), (64, 192), (128, 256)] {
-        let mut w = raw(rows, cols, group, || random.bits() as u8);
+    let shapes = [(Packing::Q2_0G64, 64), (Packing::Q2_0G64, 192)];
+    for (packing, cols) in shapes.into_iter().chain(Packing::ALL.map(|packing| (packing, 512))) {
+        let mut w = raw(rows, cols, packing, || random.bits() as u8);
         let mut bytes = w.bytes.to_vec();
-        for block in bytes.chunks_exact_mut(2 + group / 4) {
-            block[..2].copy_from_slice(&half::f16::ONE.to_le_bytes());
+        for block in bytes.chunks_exact_mut(packing.block_bytes()) {
+            set_scale(packing, block, half::f16::ONE);
         }
         w.bytes = bytes.into();
         let mut x: Vec<f32> = (0..tokens * cols).map(|_| (random.bits() % 255) as f32 - 127.0).collect();
@@ -108,7 +115,7 @@ fn integers_come_out_exactly() {
         });
         let exact: Vec<f32> = exact.collect();
         for isa in Isa::available() {
-            assert_eq!(product(isa, &w, &x), exact, "{} {group}", isa.name());
+            assert_eq!(product(isa, &w, &x), exact, "{} {}", isa.name(), packing.name());
         }
     }
 }
@@ -119,7 +126,7 @@ fn integers_come_out_exactly() {
 fn rounding_costs_what_it_must() {
     let mut random = Random(2);
     let (rows, cols, tokens) = (64, 1024, 8);
-    let w = stored(rows, cols, &random.normals(rows * cols), Format::Q2_0 { group: 128 });
+    let w = stored(rows, cols, &random.normals(rows * cols), Format::Ternary(Packing::Q2_0));
     let x = random.normals(tokens * cols);
     let dense = w.to_f32();
     let exact = x.chunks_exact(cols).flat_map(|x| {
@@ -134,7 +141,7 @@ fn rounding_costs_what_it_must() {
 
 #[test]
 fn activations_that_are_not_numbers_show_in_the_result() {
-    let w = raw(4, 128, 128, || 0x91);
+    let w = raw(4, 128, Packing::Q2_0, || 0x91);
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         let mut x = vec![1.0; 128];
         x[77] = bad;

@@ -17,7 +17,7 @@ for need in "xorriso xorriso" "cpio cpio" "strip binutils" "apt-get apt" "/bin/b
 done
 [ -z "$missing" ] || { echo "missing: sudo apt-get install$missing" >&2; exit 1; }
 model=sapphire_rapids
-"$BOCHS" --help cpu 2>&1 | grep -qx "$model" ||
+grep -qx "$model" <<<"$("$BOCHS" --help cpu 2>&1)" ||
     { echo "missing: Bochs 3.0 or later without a display, as BOCHS=PATH; tools/README.md says how to build it" >&2; exit 1; }
 
 # A kernel: Debian's, unpacked but not installed.
@@ -95,7 +95,7 @@ while ! grep -aqE "^FINISHED|Kernel panic" serial.log; do
     ((SECONDS - started < LIMIT)) || { echo "not finished after $LIMIT s" >&2; exit 1; }
     sleep 1
 done
-tr -d '\r' <serial.log | grep -avE '^test cpu' | grep -aE '^test |levels: |^EXIT|panicked|Kernel panic' || true
+tr -d '\r\0' <serial.log | grep -avE '^test cpu' | grep -aE '^test |levels: |^EXIT|panicked|Kernel panic' || true
 echo "took $((SECONDS - started)) s"
-result() { tr -d '\r' <serial.log | grep -aqE "$1"; }
+result() { grep -aqE "$1" <<<"$(tr -d '\r\0' <serial.log)"; }
 result '^EXIT kernels 0$' && result '^EXIT unit 0$' && result 'levels: .*avx-vnni avx512' && echo "ok: $model"

@@ -10,7 +10,6 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use bonsai_runtime::{Config, Error as RuntimeError, ModelFile};
@@ -19,6 +18,7 @@ use safetensors::tensor::{Dtype, View};
 use crate::backend::Backend;
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::optimizer::Optimizer;
 use crate::params::Params;
 use crate::train::{State, Trainer};
@@ -45,9 +45,9 @@ fn write_new<B: Backend>(dir: &Path, trainer: &Trainer<B>) -> Result<()> {
     let (b, params) = (&trainer.backend, &trainer.params);
     let state = serde_json::to_string_pretty(&trainer.state).expect("numbers only");
     let config = bonsai_runtime::checkpoint::config_json(&params.config).to_string();
-    write_text(dir, CONFIG, &config)?;
-    write_text(dir, RUN, &trainer.config.to_toml())?;
-    write_text(dir, STATE, &state)?;
+    files::write_new(dir, CONFIG, &config)?;
+    files::write_new(dir, RUN, &trainer.config.to_toml())?;
+    files::write_new(dir, STATE, &state)?;
     let weights = params
         .list
         .iter()
@@ -140,25 +140,25 @@ pub fn claim(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Writes one file by way of a temporary name.
-fn write_file(dir: &Path, name: &str, text: &str) -> Result<()> {
-    write_text(dir, name, text)?;
-    rename(dir, name)
-}
-
 /// True when `dir` holds a checkpoint, even one whose last renames a crash prevented.
 pub fn exists(dir: &Path) -> bool {
     dir.join(STATE).exists() || dir.join(MARK).exists()
 }
 
+/// True for a file that a checkpoint consists of, or that saving one leaves for a moment.
+pub fn owns(name: &str) -> bool {
+    let name = name.strip_suffix(".new").unwrap_or(name);
+    [CONFIG, RUN, STATE, MODEL, OPTIMIZER, MARK].contains(&name)
+}
+
 /// A model directory without a trainer's files: what `export --format hf` writes.
 pub fn write_model(dir: &Path, config: &Config, tensors: Vec<(String, Vec<usize>, Vec<f32>)>) -> Result<()> {
     std::fs::create_dir_all(dir).map_err(RuntimeError::io(dir))?;
-    write_file(dir, CONFIG, &bonsai_runtime::checkpoint::config_json(config).to_string())?;
+    files::write(dir, CONFIG, &bonsai_runtime::checkpoint::config_json(config).to_string())?;
     let tensors =
         tensors.into_iter().map(|(name, shape, data)| (name, Tensor { shape, data: Cow::Owned(data) }));
     write_tensors(dir, MODEL, tensors.collect())?;
-    rename(dir, MODEL)
+    files::rename(dir, MODEL)
 }
 
 struct Tensor<'a> {
@@ -188,12 +188,8 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect()
 }
 
-fn new_name(dir: &Path, name: &str) -> PathBuf {
-    dir.join(format!("{name}.new"))
-}
-
 fn write_tensors(dir: &Path, name: &str, tensors: Vec<(String, Tensor<'_>)>) -> Result<()> {
-    let path = new_name(dir, name);
+    let path = files::new_name(dir, name);
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]); // transformers asks for it
     // The library writes through a temporary file that only the owner may read: give it what a new file gets.
     let permissions =
@@ -210,30 +206,18 @@ fn write_tensors(dir: &Path, name: &str, tensors: Vec<(String, Tensor<'_>)>) -> 
     Ok(File::open(&path).and_then(settle).map_err(RuntimeError::io(&path))?)
 }
 
-fn write_text(dir: &Path, name: &str, text: &str) -> Result<()> {
-    let path = new_name(dir, name);
-    let write = || -> std::io::Result<()> {
-        let mut file = File::create(&path)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()
-    };
-    Ok(write().map_err(RuntimeError::io(&path))?)
-}
-
 fn mark(dir: &Path, step: u64) -> Result<()> {
-    write_text(dir, MARK, &format!("step {step}\n"))?;
-    rename(dir, MARK)?;
-    sync_dir(dir)
+    files::write(dir, MARK, &format!("step {step}\n"))
 }
 
 /// Renames every `.new` file into place and removes the mark.
 fn commit(dir: &Path) -> Result<()> {
     for name in [CONFIG, RUN, STATE, MODEL, OPTIMIZER] {
-        if new_name(dir, name).exists() {
-            rename(dir, name)?;
+        if files::new_name(dir, name).exists() {
+            files::rename(dir, name)?;
         }
     }
-    sync_dir(dir)?;
+    files::sync_dir(dir)?;
     Ok(std::fs::remove_file(dir.join(MARK)).map_err(RuntimeError::io(dir.join(MARK)))?)
 }
 
@@ -250,18 +234,6 @@ fn recover(dir: &Path) -> Result<()> {
 /// Removes the `.new` files of a save that failed. The old checkpoint is what matters: errors here are not.
 fn discard(dir: &Path) {
     for name in [CONFIG, RUN, STATE, MODEL, OPTIMIZER, MARK] {
-        let _ = std::fs::remove_file(new_name(dir, name));
+        let _ = std::fs::remove_file(files::new_name(dir, name));
     }
-}
-
-fn rename(dir: &Path, name: &str) -> Result<()> {
-    Ok(std::fs::rename(new_name(dir, name), dir.join(name)).map_err(RuntimeError::io(dir.join(name)))?)
-}
-
-/// Makes renames survive a power cut, where the system lets a directory be synced.
-fn sync_dir(dir: &Path) -> Result<()> {
-    if cfg!(unix) {
-        File::open(dir).and_then(|d| d.sync_all()).map_err(RuntimeError::io(dir))?;
-    }
-    Ok(())
 }

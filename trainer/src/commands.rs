@@ -89,7 +89,8 @@ pub enum Command {
     Export {
         /// Run directory.
         run: PathBuf,
-        /// q2_0 (groups of 128), q2_0_g64 (loads in llama.cpp), pq2_0, or hf (unpacked, for transformers).
+        /// q2_0 (groups of 128), q2_0_g64 (loads in llama.cpp), pq2_0, ptq1_0 (smallest), tq2_0 or tq1_0 (groups of 256, load in
+        /// llama.cpp), or hf (unpacked, for transformers).
         #[arg(long, default_value = "q2_0")]
         format: String,
         /// File, or directory for hf, to write.

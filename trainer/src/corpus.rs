@@ -160,10 +160,12 @@ pub struct Split {
     pub seed: u64,
     /// Training documents that were dropped because the validation text has them, too.
     pub dropped: usize,
+    /// The text was a single document and was cut in two: its end is the validation text.
+    pub cut: bool,
 }
 
 /// Puts about `valid_fraction` of the bytes into `valid`: the documents whose seeded hashes are smallest, so that
-/// neither order nor repetition matters. At least one text is on each side.
+/// neither order nor repetition matters. At least one text is on each side: a single document is cut in two.
 pub fn split(documents: Vec<String>, valid_fraction: f64, seed: u64) -> Result<Split> {
     if !(valid_fraction > 0.0 && valid_fraction < 1.0) {
         return Err(Error::Config(format!(
@@ -174,13 +176,7 @@ pub fn split(documents: Vec<String>, valid_fraction: f64, seed: u64) -> Result<S
     hashed.sort_unstable();
     let largest = match (hashed.first(), hashed.last()) {
         (Some(first), Some(last)) if first.0 != last.0 => last.0,
-        _ => {
-            return Err(Error::Config(
-                "the text is a single document and cannot be divided into training and validation: add documents, \
-                 put blank lines between paragraphs, or name a validation file"
-                    .into(),
-            ));
-        }
+        _ => return cut(&documents, valid_fraction, seed),
     };
     let wanted = valid_fraction * documents.iter().map(String::len).sum::<usize>() as f64;
     let mut bytes = 0;
@@ -194,7 +190,33 @@ pub fn split(documents: Vec<String>, valid_fraction: f64, seed: u64) -> Result<S
         bytes += length;
     }
     let (train, valid) = documents.into_iter().partition(|text| hash(text, seed) > last);
-    Ok(Split { train, valid, valid_fraction: Some(valid_fraction), seed, dropped: 0 })
+    Ok(Split { train, valid, valid_fraction: Some(valid_fraction), seed, dropped: 0, cut: false })
+}
+
+/// Divides what is one document, or copies of one, where a paragraph ends near the fraction; failing that a line, or
+/// a word.
+fn cut(documents: &[String], valid_fraction: f64, seed: u64) -> Result<Split> {
+    let text = documents.first().map_or("", |text| text.trim());
+    let valid = (valid_fraction * text.len() as f64) as usize;
+    let wanted = text.len() - valid;
+    let nearest = |mark: &str, most: usize| {
+        let ends = text.match_indices(mark).map(|(at, mark)| at + mark.len());
+        let end = ends.min_by_key(|end| end.abs_diff(wanted))?;
+        (end.abs_diff(wanted) <= most).then_some(end)
+    };
+    let near = (valid / 2).max(80); // about a line
+    let end = nearest("\n\n", near).or_else(|| nearest("\n", near)).or_else(|| nearest(" ", usize::MAX));
+    match end.or_else(|| nearest("\n", usize::MAX)).map(|end| text.split_at(end)) {
+        Some((train, valid)) if train.trim() != valid.trim() => {
+            let (train, valid) = (vec![train.to_owned()], vec![valid.to_owned()]);
+            Ok(Split { train, valid, valid_fraction: Some(valid_fraction), seed, dropped: 0, cut: true })
+        }
+        _ => Err(Error::Config(
+            "the text is a single document and cannot be divided into training and validation: add documents, \
+             put blank lines between paragraphs, or name a validation file"
+                .into(),
+        )),
+    }
 }
 
 /// Takes `valid` as validation text and drops every training document that occurs in it.
@@ -208,7 +230,7 @@ pub fn separate(train: Vec<String>, valid: Vec<String>) -> Result<Split> {
             "every training document is also in the validation text: choose another validation file".into(),
         ));
     }
-    Ok(Split { train, valid, valid_fraction: None, seed: 0, dropped })
+    Ok(Split { train, valid, valid_fraction: None, seed: 0, dropped, cut: false })
 }
 
 /// FNV-1a of the text without the white space around it, seeded and mixed.

@@ -20,6 +20,7 @@ pub use tokens::{Dtype, Tokens};
 
 use crate::corpus::{END_OF_TEXT, Split, fnv1a};
 use crate::error::{Error, Result};
+use crate::files;
 
 /// Documents that are encoded before any is written: bounds the memory for tokens that wait.
 const ROUND: usize = 4096;
@@ -111,6 +112,11 @@ impl Dataset {
     }
 }
 
+/// True for a file that [`prepare`] writes, the tokenizer's aside, or leaves when it is interrupted.
+pub fn owns(name: &str) -> bool {
+    ["train.bin", "train.part", "valid.bin", "valid.part", META, "meta.json.new"].contains(&name)
+}
+
 /// Encodes both sides of `split` into shards under `directory`. `progress` is told how many documents of how many are
 /// done, from several threads.
 pub fn prepare(
@@ -137,7 +143,8 @@ pub fn prepare(
         dropped: split.dropped,
     };
     tokenizer.save(directory)?;
-    write_meta(directory, &meta)?;
+    let json = serde_json::to_string_pretty(&meta).expect("numbers and texts");
+    files::write(directory, META, &json)?;
     Ok(meta)
 }
 
@@ -216,12 +223,4 @@ fn read_meta(directory: &Path) -> Result<Option<Meta>> {
         message: format!("{error}: delete the directory and prepare the data again"),
     })?;
     Ok(Some(meta))
-}
-
-fn write_meta(directory: &Path, meta: &Meta) -> Result<()> {
-    let (part, path) = (directory.join("meta.part"), directory.join(META));
-    let json = serde_json::to_vec_pretty(meta)
-        .map_err(|error| Error::Data { path: path.clone(), message: error.to_string() })?;
-    fs::write(&part, json).map_err(RuntimeError::io(&part))?;
-    Ok(fs::rename(&part, &path).map_err(RuntimeError::io(&path))?)
 }

@@ -50,7 +50,7 @@ pub fn evaluate(
     progress: impl FnMut(usize),
 ) -> Result<Evaluation> {
     let tokenizer = model
-        .tokenizer()
+        .tokenizer()?
         .ok_or_else(|| Error::Config("the model has no tokenizer: nothing to read text with".into()))?;
     let tokens = tokenizer.encode(text)?;
     let options = PerplexityOptions { window, exact, ..PerplexityOptions::default() };
@@ -93,7 +93,7 @@ fn argmax(logits: &[f32]) -> usize {
 /// `tokens` tokens that continue `prompt`, prompt included.
 pub fn sample(model: &Model, prompt: &str, tokens: usize, seed: u64) -> Result<String> {
     let tokenizer = model
-        .tokenizer()
+        .tokenizer()?
         .ok_or_else(|| Error::Config("the model has no tokenizer: nothing to write text with".into()))?;
     let options =
         SamplerOptions { temperature: 0.7, top_k: 40, top_p: 0.95, seed, ..SamplerOptions::default() };

@@ -90,7 +90,7 @@ pub fn open_run(dir: &Path) -> Result<(Saved, CpuBackend, Params<CpuBackend>)> {
 /// A run as the runtime sees it.
 pub fn run_as_model(dir: &Path) -> Result<Model> {
     let (saved, backend, params) = open_run(dir)?;
-    in_memory(&backend, &params, saved.model.tokenizer.as_ref())
+    in_memory(&backend, &params, saved.model.tokenizer()?)
 }
 
 /// Exports the run in `dir` to a GGUF file and proves the file equal.
@@ -101,7 +101,7 @@ pub fn export(dir: &Path, format: PackedFormat, out: &Path) -> Result<Proof> {
     }
     let name = out.file_stem().map_or("bonsai".into(), |stem| stem.to_string_lossy());
     write_atomically(out, |file| {
-        write_gguf(file, &backend, &params, saved.model.tokenizer.as_ref(), &name, format)
+        write_gguf(file, &backend, &params, saved.model.tokenizer()?, &name, format)
     })?;
     prove(&mut backend, &params, out)
 }
@@ -115,7 +115,7 @@ pub fn export_hf(dir: &Path, out: &Path) -> Result<Proof> {
     };
     let tensors = params.list.iter().map(|p| (p.spec.name.clone(), p.spec.shape(), values(p))).collect();
     checkpoint::write_model(out, &params.config, tensors)?;
-    if let Some(tokenizer) = &saved.model.tokenizer {
+    if let Some(tokenizer) = saved.model.tokenizer()? {
         tokenizer.save(out)?;
     }
     prove(&mut backend, &params, out)

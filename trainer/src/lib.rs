@@ -13,6 +13,7 @@ pub mod data;
 pub mod error;
 pub mod eval;
 pub mod export;
+pub mod files;
 pub mod fit;
 pub mod metrics;
 pub mod model;

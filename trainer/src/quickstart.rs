@@ -6,9 +6,9 @@ use bonsai_runtime::gguf::PackedFormat;
 use bonsai_runtime::session::Model;
 
 use crate::config::{OptimizerKind, RunConfig};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::run::{self, Outcome, Watch};
-use crate::{eval, export, stories, verify};
+use crate::{checkpoint, data, eval, export, metrics, stories, verify};
 
 /// Training steps: about seven minutes of processor time, shared by all cores.
 pub const STEPS: u64 = 440;
@@ -40,14 +40,12 @@ pub fn config(out: &Path, steps: u64) -> RunConfig {
 
 /// Runs the whole story and prints a closing summary to stdout.
 pub fn quickstart(out: &Path, steps: u64, watch: &Watch<'_>) -> Result<()> {
-    let say = |line: &str| {
-        if !watch.quiet {
-            eprintln!("{line}")
-        }
-    };
+    let say = |line: &str| watch.say(line);
+    let config = config(out, steps);
+    let run_dir = config.out.clone();
+    clear(&run_dir)?;
     std::fs::create_dir_all(out).map_err(bonsai_runtime::Error::io(out))?;
     say("1/6  writing stories, the training text");
-    let config = config(out, steps);
     let documents = stories::corpus(config.seed, CORPUS_BYTES);
     let stories = &config.data[0];
     std::fs::write(stories, documents.join("\n<|endoftext|>\n"))
@@ -59,10 +57,6 @@ pub fn quickstart(out: &Path, steps: u64, watch: &Watch<'_>) -> Result<()> {
         stories.display()
     ));
     say("2/6  learning a tokenizer and training");
-    let run_dir = config.out.clone();
-    if run_dir.exists() {
-        std::fs::remove_dir_all(&run_dir).map_err(bonsai_runtime::Error::io(&run_dir))?;
-    }
     let outcome = run::start(config.clone(), watch)?;
     if outcome.interrupted {
         return Err(bonsai_runtime::Error::Cancelled.into());
@@ -77,7 +71,7 @@ pub fn quickstart(out: &Path, steps: u64, watch: &Watch<'_>) -> Result<()> {
     let scores = evaluate(&model, &config, outcome, watch)?;
     say("6/6  generating from the exported file");
     let plot = out.join("loss.svg");
-    crate::plot::plot(&[("quickstart".into(), run_dir.join(crate::metrics::FILE))], &plot)?;
+    crate::plot::plot(&[("quickstart".into(), run_dir.join(metrics::FILE))], &plot)?;
     let samples = PROMPTS.iter().zip(1..).map(|(prompt, seed)| eval::sample(&model, prompt, 150, seed));
     let samples: Vec<String> = samples.collect::<Result<_>>()?;
     println!(
@@ -85,6 +79,37 @@ pub fn quickstart(out: &Path, steps: u64, watch: &Watch<'_>) -> Result<()> {
         summary(&Files { gguf, run: run_dir, plot }, outcome, &scores, &report.summary(), &proof, &samples)
     );
     Ok(())
+}
+
+/// Removes the run of an earlier quickstart. A directory that holds anything else is somebody's: it stays.
+fn clear(run: &Path) -> Result<()> {
+    if !run.exists() {
+        return Ok(());
+    }
+    let shards = run.join("data");
+    let (names, data) = (names(run)?, if shards.exists() { names(&shards)? } else { Vec::new() });
+    let tokenizer = |name: &str| matches!(name, "tokenizer.json" | "tokenizer_config.json");
+    let ours =
+        |name: &str| checkpoint::owns(name) || tokenizer(name) || [metrics::FILE, "data"].contains(&name);
+    // A model downloaded from somewhere has some of these names, too: only a trainer leaves metrics or its state.
+    let trained =
+        names.is_empty() || names.iter().any(|name| name == metrics::FILE) || checkpoint::exists(run);
+    let known =
+        names.iter().all(|name| ours(name)) && data.iter().all(|name| data::owns(name) || tokenizer(name));
+    if !(trained && known) {
+        let run = run.display();
+        return Err(Error::Config(format!(
+            "{run}: holds something else than the run of an earlier quickstart: move it away, or choose another --out"
+        )));
+    }
+    Ok(std::fs::remove_dir_all(run).map_err(bonsai_runtime::Error::io(run))?)
+}
+
+/// What lies in a directory.
+fn names(dir: &Path) -> Result<Vec<String>> {
+    let entries = std::fs::read_dir(dir).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
+    let entries = entries.map_err(bonsai_runtime::Error::io(dir))?;
+    Ok(entries.iter().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
 }
 
 const PROMPTS: [&str; 3] = ["Once upon a time", "One day", "There was a"];
@@ -113,7 +138,7 @@ fn evaluate(model: &Model, config: &RunConfig, outcome: Outcome, watch: &Watch<'
         text.push_str("<|endoftext|>");
     }
     let trained = eval::evaluate(model, &text, config.seq_len, false, |_| {})?;
-    let data = crate::data::Dataset::open(&config.out.join("data"))?;
+    let data = data::Dataset::open(&config.out.join("data"))?;
     let unigram = eval::unigram_perplexity(&data.train, &data.valid, data.meta.vocab);
     Ok(Scores { trained, untrained: outcome.first_loss.map_or(f64::NAN, f64::exp), unigram })
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use bonsai_runtime::ModelFile;
 use bonsai_runtime::config::Kind;
 use bonsai_runtime::tensor::{Format, StoredTensor};
-use bonsai_runtime::ternary::{CODES_PER_BYTE, q2_0};
+use bonsai_runtime::ternary::{CODES_PER_BYTE, Packing};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -62,7 +62,9 @@ pub fn verify(path: &Path) -> Result<Report> {
 
 /// Weights that share a scale in the packed tensors, if any is packed.
 fn group_of(file: &ModelFile) -> Option<usize> {
-    file.tensors.values().find_map(|t| if let Format::Q2_0 { group } = t.format { Some(group) } else { None })
+    file.tensors
+        .values()
+        .find_map(|t| if let Format::Ternary(packing) = t.format { Some(packing.group()) } else { None })
 }
 
 fn check(path: &Path, file: &ModelFile, group: usize) -> Result<Report> {
@@ -87,22 +89,22 @@ type Found = ([u64; 3], f64);
 /// What a tensor holds, or where the first weight is that is none of -s, 0, +s.
 fn check_tensor(tensor: &StoredTensor, group: usize) -> Result<Found, String> {
     match tensor.format {
-        Format::Q2_0 { group } => check_packed(tensor, group),
+        Format::Ternary(packing) => check_packed(tensor, packing),
         _ => check_unpacked(tensor, group),
     }
 }
 
 /// A packed tensor against the codes and scales that it stores. A code 3 would read as +2s: beside zeros alone its
 /// values look like a group of another scale, so codes are checked as codes.
-fn check_packed(tensor: &StoredTensor, group: usize) -> Result<Found, String> {
-    let ternary = q2_0::unpack(tensor.rows, tensor.cols, group, &tensor.bytes)?;
+fn check_packed(tensor: &StoredTensor, packing: Packing) -> Result<Found, String> {
+    let ternary = packing.unpack(tensor.rows, tensor.cols, &tensor.bytes)?;
     let row = |i: usize| {
         let mut w = vec![0.0; tensor.cols];
         tensor.read_row(i, &mut w);
         let mut found = Found::default();
         for (j, &w) in w.iter().enumerate() {
             let at = i * tensor.cols + j;
-            let scale = ternary.scales[at / group].to_f32();
+            let scale = ternary.scales[at / packing.group()].to_f32();
             let code = (ternary.codes[at / CODES_PER_BYTE] >> (2 * (at % CODES_PER_BYTE))) & 3;
             count(&mut found, w, scale, Some(i8::try_from(code).unwrap_or(3) - 1), (i, j))?;
         }

@@ -136,6 +136,29 @@ fn split_leaves_a_text_on_each_side_or_says_why_not() {
 }
 
 #[test]
+fn a_single_document_is_cut_near_the_fraction() {
+    let cut = |text: &str, fraction| {
+        let Split { train, valid, cut, .. } = split(vec![text.into()], fraction, 1).unwrap();
+        assert!(cut && train.len() == 1 && valid.len() == 1);
+        assert_eq!(format!("{}{}", train[0], valid[0]), text.trim(), "nothing is lost");
+        (train[0].clone(), valid[0].clone())
+    };
+    let line = "Seven words that make up a line.\n";
+    let lines = line.repeat(100);
+    let paragraphs = format!("{}\n{}", line.repeat(88), line.repeat(12));
+    assert_eq!(cut(&paragraphs, 0.1).1.lines().count(), 12, "where a paragraph ends");
+    assert_eq!(cut(&lines, 0.1).1.lines().count(), 10, "where a line ends");
+    let far = format!("Title\n\n{lines}");
+    assert_eq!(cut(&far, 0.1).1.lines().count(), 10, "a paragraph that ends far off is no place to cut");
+    let (train, valid) = cut(&"one line with no end ".repeat(50), 0.1);
+    assert!(train.ends_with(' ') && (80..130).contains(&valid.len()), "after a word: {valid:?}");
+    assert_eq!(cut("ä ö", 0.5), ("ä ".into(), "ö".into()));
+    let copies = split(vec!["a\n\nb".into(), "a\n\nb".into()], 0.5, 1).unwrap();
+    assert_eq!((copies.train, copies.valid), (vec!["a\n\n".to_string()], vec!["b".to_string()]));
+    assert!(split(vec!["same same".into()], 0.5, 1).is_err(), "not the same text on both sides");
+}
+
+#[test]
 fn a_validation_file_drops_its_texts_from_training() {
     let documents = |texts: &[&str]| texts.iter().map(|text| text.to_string()).collect::<Vec<_>>();
     let division = separate(documents(&["a", "b", "b\n", "c"]), documents(&["b", "d"])).unwrap();
@@ -285,5 +308,5 @@ fn validation_windows_are_spread_and_share_no_target() {
     assert_eq!(valid_windows(&tokens, 100, 1000), (0..9).map(|at| at * 100).collect::<Vec<_>>());
     assert_eq!(valid_windows(&tokens, 100, 3), [0, 300, 600]);
     assert_eq!(valid_windows(&tokens, 999, 3), [0]);
-    assert!(valid_windows(&tokens, 1000, 3).is_empty());
+    assert_eq!(valid_windows(&tokens, 1000, 3), [0], "one short window");
 }

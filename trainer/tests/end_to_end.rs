@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use bonsai_trainer::checkpoint::Saved;
+use bonsai_trainer::checkpoint::{self, Saved};
 use bonsai_trainer::stories;
 
 fn trainer(arguments: &[&str]) -> Output {
@@ -76,6 +76,33 @@ fn quickstart_goes_all_the_way() {
     }
     assert!(done(&["verify", &format!("{out}/stories.gguf")]).contains("ternary: all "));
     assert!(Path::new(&out).join("loss.svg").exists());
+    // Its own run gives way to the next one; anything else stays.
+    let again = ["quickstart", "--steps", "1", "--out", &out];
+    done(&again);
+    let note = Path::new(&out).join("run/notes.txt");
+    std::fs::write(&note, "mine").unwrap();
+    fails(&again, 2, &["run", "earlier quickstart", "--out"]);
+    assert!(note.exists() && checkpoint::exists(note.parent().unwrap()));
+    let model = place.at("download");
+    std::fs::create_dir_all(format!("{model}/run")).unwrap();
+    std::fs::write(format!("{model}/run/model.safetensors"), "weights").unwrap();
+    fails(&["quickstart", "--steps", "1", "--out", &model], 2, &["run", "earlier quickstart"]);
+    assert!(!Path::new(&model).join("stories.txt").exists(), "refused before anything is written");
+}
+
+#[test]
+fn a_single_document_is_trained_on() {
+    let place = Place::new();
+    let text = place.at("one.txt");
+    std::fs::write(&text, stories::corpus(3, 3_000).join("\n")).unwrap();
+    let command =
+        ["train", "--data", &text, "--out", &place.at("one"), "--steps", "1", "--set", "sample_every=0"];
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_bonsai-trainer")).args(command).args(TINY).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && stderr.contains("single document"), "{stderr}");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(printed.starts_with("step 1: valid loss 5."), "the loss of a short window: {printed}");
 }
 
 #[test]

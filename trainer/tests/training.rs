@@ -346,6 +346,7 @@ fn a_ternary_model_learns_a_small_text_by_heart() {
         valid_fraction: None,
         seed: 0,
         dropped: 0,
+        cut: false,
     };
     let options = bpe::BpeOptions { vocab_size: VOCAB, ..bpe::BpeOptions::default() };
     let tokenizer = bpe::learn(split.train.iter(), &options).unwrap();

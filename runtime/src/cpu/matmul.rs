@@ -36,7 +36,7 @@ impl Scratch {
     ) {
         let cols = w[0].cols;
         assert!(x.len() == tokens * cols && w.iter().all(|w| w.cols == cols), "shapes of a matmul");
-        let fast = |w: &StoredTensor| !exact && matches!(w.format, Format::Q2_0 { .. });
+        let fast = |w: &StoredTensor| !exact && matches!(w.format, Format::Ternary(_));
         if w.iter().any(|w| fast(w)) {
             self.rounded.fill(isa, x, cols);
         }
@@ -48,9 +48,11 @@ impl Scratch {
             // With one token the output is a row of pieces already.
             let to = if tokens > 1 { free.split_off_mut(..w.rows * tokens) } else { Some(&mut **out) };
             let pieces = to.expect("as long as the sum above").chunks_mut(piece_rows(w, tokens) * tokens);
-            tasks.extend(
-                pieces.enumerate().map(|(n, out)| Task { w, first_row: n * piece_rows(w, tokens), out }),
-            );
+            tasks.extend(pieces.enumerate().map(|(n, out)| Task {
+                w,
+                first_row: n * piece_rows(w, tokens),
+                out,
+            }));
         }
         let rounded = &self.rounded;
         threads::for_each(tasks, |task| {

@@ -5,10 +5,11 @@ pub mod ops;
 pub mod ternary_matmul;
 pub mod threads;
 
-mod team;
-
-mod cache;
+mod attention;
+mod cores;
+mod kv_cache;
 mod matmul;
+mod team;
 
 use std::ops::Range;
 
@@ -17,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::tensor::StoredTensor;
 use isa::Isa;
 
-pub use cache::Cache;
+pub use kv_cache::{Cache, KvFormat};
 
 /// Values that a thread should at least get, so that starting it pays.
 const GRAIN: usize = 8192;
@@ -27,7 +28,11 @@ pub struct CpuBackend {
     isa: Isa,
     /// f32 activations, instead of i8, before ternary matrices.
     exact: bool,
+    /// Of the caches that it makes.
+    kv: KvFormat,
     scratch: matmul::Scratch,
+    /// Scratch of attention.
+    sums: Vec<f32>,
 }
 
 /// Rows of f32.
@@ -37,9 +42,10 @@ pub struct CpuTensor {
 }
 
 impl CpuBackend {
-    /// `exact` keeps activations in f32 where the fast kernels round them to i8.
-    pub fn new(isa: Isa, exact: bool) -> Self {
-        Self { isa, exact, scratch: matmul::Scratch::default() }
+    /// `exact` keeps activations in f32 where the fast kernels round them to i8;
+    /// caches hold keys and values as `kv` says.
+    pub fn new(isa: Isa, exact: bool, kv: KvFormat) -> Self {
+        Self { isa, exact, kv, scratch: matmul::Scratch::default(), sums: Vec::new() }
     }
 
     /// Calls `f(row, x)` for rows of `cols` values of `x`.
@@ -79,7 +85,7 @@ impl Backend for CpuBackend {
     }
 
     fn cache(&self, heads: usize, head_dim: usize, context: usize) -> Result<Cache> {
-        Ok(Cache::new(heads, head_dim, context))
+        Ok(Cache::new(heads, head_dim, context, self.kv))
     }
 
     fn reserve(&self, cache: &mut Cache, positions: usize) -> Result<()> {
@@ -140,7 +146,8 @@ impl Backend for CpuBackend {
         tokens: usize,
     ) {
         cache.append(k.rows(tokens), v.rows(tokens), position);
-        cache.attend(self.isa, out.rows_mut(tokens), q.rows(tokens), position, tokens);
+        let (out, q) = (out.rows_mut(tokens), q.rows(tokens));
+        attention::attention(self.isa, out, q, cache, [position, tokens], &mut self.sums);
     }
 
     fn swiglu(&mut self, gate: &mut CpuTensor, up: &CpuTensor, tokens: usize) {

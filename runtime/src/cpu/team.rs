@@ -72,7 +72,9 @@ impl Team {
         // this loop, or they are seen asleep below.
         shared.ticket.store(number << 32 | tasks as u64, Ordering::SeqCst);
         let wanted = self.workers.iter().zip(&shared.asleep).take(tasks - 1);
-        wanted.filter(|(_, asleep)| asleep.load(Ordering::SeqCst)).for_each(|(worker, _)| worker.thread().unpark());
+        wanted
+            .filter(|(_, asleep)| asleep.load(Ordering::SeqCst))
+            .for_each(|(worker, _)| worker.thread().unpark());
         while shared.take_one() {}
         wait(|| shared.finished.load(Ordering::Acquire) == tasks);
         match shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take() {

@@ -10,20 +10,23 @@
 //! Float lane l then takes `acc[l] += (s * s_a[l / 2]) * lane[l]`, multiplied and added separately, group after
 //! group, and at the end of the row the eight lanes are added in one fixed tree ([`crate::cpu::ops::tree`]).
 //!
-//! Files with groups of 64 are the same thing with two scales: lanes 0-3 take the first, lanes 4-7 the second.
-//! A row of an odd number of 64s ends in half a group, whose upper lanes add zero.
+//! The other packings are the same thing once their codes lie in the four planes: groups of 64 have two scales (lanes
+//! 0-3 take the first, lanes 4-7 the second, and a row of an odd number of 64s ends in half a group, whose upper lanes
+//! add zero), groups of 256 are two groups that share a scale. The same weights give the same bits in any packing.
 //!
 //! `scalar.rs` defines the result; every other kernel must give its bits.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
+mod avx2_blocks;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 mod scalar;
 
 use super::isa::{Isa, Level};
 use crate::tensor::{Format, StoredTensor};
-use crate::ternary::q2_0::block_bytes;
+use crate::ternary::Packing;
 
 /// Weights that a step of a kernel takes.
 const GROUP: usize = 128;
@@ -118,15 +121,15 @@ fn round_32(x: &[f32; 32], out: &mut [i8; 32]) -> f32 {
     scale
 }
 
-/// `out[t, i] = sum over c of w[first_row + i, c] * x[t, c]`: the product with some rows of `w`, a Q2_0 matrix.
+/// `out[t, i] = sum over c of w[first_row + i, c] * x[t, c]`: the product with some rows of `w`, a ternary matrix.
 ///
 /// `out` is `[tokens, rows]`; its length says how many rows.
 pub fn rows(isa: Isa, out: &mut [f32], w: &StoredTensor, first_row: usize, x: &Rounded) {
-    let Format::Q2_0 { group } = w.format else { panic!("not a ternary matrix: {}", w.format.name()) };
+    let Format::Ternary(packing) = w.format else { panic!("not a ternary matrix: {}", w.format.name()) };
     assert_eq!(x.groups_per_token, w.cols.div_ceil(GROUP), "activations of another width");
     let rows = out.len() / x.tokens();
     let bytes = &w.bytes[first_row * w.row_bytes()..(first_row + rows) * w.row_bytes()];
-    let weights = Rows { bytes, row_bytes: w.cols / group * block_bytes(group), group };
+    let weights = Rows { bytes, row_bytes: w.row_bytes(), packing };
     match isa.level() {
         Level::Scalar => scalar::rows(out, weights, x),
         #[cfg(target_arch = "x86_64")]
@@ -144,13 +147,12 @@ pub fn rows(isa: Isa, out: &mut [f32], w: &StoredTensor, first_row: usize, x: &R
     }
 }
 
-/// Some rows of a Q2_0 matrix as they lie in the file.
+/// Some rows of a ternary matrix as they lie in the file.
 #[derive(Clone, Copy)]
 struct Rows<'a> {
     bytes: &'a [u8],
     row_bytes: usize,
-    /// Weights that share a scale: 64 or 128.
-    group: usize,
+    packing: Packing,
 }
 
 impl<'a> Rows<'a> {

@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::cores::fast_cores;
 use super::team::Team;
 use crate::error::{Error, Result};
 
@@ -24,13 +25,14 @@ thread_local! {
 }
 
 impl Threads {
-    /// `count` threads, the caller's included; `None`: one per core.
+    /// `count` threads, the caller's included; `None`: one per fast core.
     pub fn new(count: Option<usize>) -> Result<Self> {
-        let count = count.unwrap_or_else(cores);
+        let count = count.unwrap_or_else(fast_cores);
         if count == 0 {
             return Err(Error::Argument("the number of threads must be at least 1".into()));
         }
-        let team = Team::new(count - 1).map_err(|e| Error::Memory(format!("cannot start {count} threads: {e}")))?;
+        let team =
+            Team::new(count - 1).map_err(|e| Error::Memory(format!("cannot start {count} threads: {e}")))?;
         Ok(Self { team: Arc::new(Mutex::new(Some(team))), count })
     }
 
@@ -52,11 +54,6 @@ impl Threads {
     pub fn count(&self) -> usize {
         self.count
     }
-}
-
-/// Cores that this process may use; without two threads on one core where the system tells.
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Threads that the current work may spread over.
@@ -119,7 +116,7 @@ mod tests {
         let threads = Threads::new(Some(3)).unwrap();
         let other = threads.clone();
         let count = std::sync::atomic::AtomicUsize::new(0);
-        let add = |n| drop(count.fetch_add(n, std::sync::atomic::Ordering::Relaxed));
+        let add = |n| _ = count.fetch_add(n, std::sync::atomic::Ordering::Relaxed);
         threads.run(|| {
             assert_eq!(current(), 3);
             for_each(vec![1; 10], |_| for_each(vec![1; 10], add));

@@ -12,7 +12,7 @@ use super::write::{NewTensor, Source, write};
 use crate::config::{Config, Kind, TensorSpec};
 use crate::error::{Error, Result};
 use crate::tensor::{Format, StoredTensor};
-use crate::ternary::{TernaryMatrix, q2_0};
+use crate::ternary::{Packing, TernaryMatrix};
 use crate::tokenizer::Tokenizer;
 
 /// How ternary matrices are packed.
@@ -24,22 +24,38 @@ pub enum PackedFormat {
     Q2_0G64,
     /// "pq2_0": type 142 in groups of 128, for PrismML's current fork.
     Pq2_0,
+    /// "ptq1_0": type 143, dense trits in groups of 128, for PrismML's current fork: the smallest.
+    Ptq1_0,
+    /// "tq2_0": type 35 in groups of 256, for any llama.cpp; only for models that were trained in groups of 256.
+    Tq2_0,
+    /// "tq1_0": type 34, dense trits in groups of 256, for any llama.cpp; for the same models.
+    Tq1_0,
 }
 
 impl PackedFormat {
     /// Every format, for help texts and tests.
-    pub const ALL: [Self; 3] = [Self::Q2_0, Self::Q2_0G64, Self::Pq2_0];
+    pub const ALL: [Self; 6] =
+        [Self::Q2_0, Self::Q2_0G64, Self::Pq2_0, Self::Ptq1_0, Self::Tq2_0, Self::Tq1_0];
 
-    /// Weights that share a scale.
-    pub fn group(self) -> usize {
-        if self == Self::Q2_0G64 { 64 } else { 128 }
+    /// The blocks that are written.
+    pub fn packing(self) -> Packing {
+        match self {
+            Self::Q2_0 | Self::Pq2_0 => Packing::Q2_0,
+            Self::Q2_0G64 => Packing::Q2_0G64,
+            Self::Ptq1_0 => Packing::Ptq1_0,
+            Self::Tq2_0 => Packing::Tq2_0,
+            Self::Tq1_0 => Packing::Tq1_0,
+        }
     }
 
     /// The tensor type that is written.
     pub fn tensor_type(self) -> TensorType {
         match self {
-            Self::Q2_0 | Self::Q2_0G64 => TensorType::Q2_0 { group: self.group() },
+            Self::Q2_0 | Self::Q2_0G64 => TensorType::Q2_0 { group: self.packing().group() },
             Self::Pq2_0 => TensorType::Pq2_0,
+            Self::Ptq1_0 => TensorType::Ptq1_0,
+            Self::Tq2_0 => TensorType::Tq2_0,
+            Self::Tq1_0 => TensorType::Tq1_0,
         }
     }
 
@@ -48,6 +64,9 @@ impl PackedFormat {
             Self::Q2_0 => "q2_0",
             Self::Q2_0G64 => "q2_0_g64",
             Self::Pq2_0 => "pq2_0",
+            Self::Ptq1_0 => "ptq1_0",
+            Self::Tq2_0 => "tq2_0",
+            Self::Tq1_0 => "tq1_0",
         }
     }
 }
@@ -63,7 +82,9 @@ impl FromStr for PackedFormat {
 
     fn from_str(name: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|format| format.name() == name);
-        found.ok_or_else(|| format!("unknown format '{name}': expected q2_0, q2_0_g64 or pq2_0"))
+        found.ok_or_else(|| {
+            format!("unknown format '{name}': expected q2_0, q2_0_g64, pq2_0, ptq1_0, tq2_0 or tq1_0")
+        })
     }
 }
 
@@ -78,7 +99,7 @@ pub enum ModelTensor<'a> {
 }
 
 /// Everything llama.cpp wants to know about a model. `file_type` is its number for people (LLAMA_FTYPE): 0 for
-/// F32, 41 for Q2_0, 141 for PQ2_0; readers go by the tensors.
+/// F32, 36 for TQ1_0, 37 for TQ2_0, 41 for Q2_0, 141 for PQ2_0, 143 for PTQ1_0; readers go by the tensors.
 pub fn metadata_for(
     config: &Config,
     name: &str,
@@ -179,6 +200,9 @@ fn file_type(tensors: &[NewTensor]) -> u32 {
         Some(TensorType::Bf16) => 32,
         Some(TensorType::Q2_0 { .. }) => 41,
         Some(TensorType::Pq2_0) => 141,
+        Some(TensorType::Ptq1_0) => 143,
+        Some(TensorType::Tq1_0) => 36,
+        Some(TensorType::Tq2_0) => 37,
     }
 }
 
@@ -224,8 +248,8 @@ fn stored<'a>(
             let values = tensor.to_f32();
             return Ok((TensorType::F32, Box::new(move |out| write_f32(&values, out))));
         }
-        Format::Q2_0 { group } => {
-            let matrix = q2_0::unpack(tensor.rows, tensor.cols, group, &tensor.bytes);
+        Format::Ternary(packing) => {
+            let matrix = packing.unpack(tensor.rows, tensor.cols, &tensor.bytes);
             let matrix = matrix.map_err(|e| Error::Argument(format!("tensor '{}': {e}", spec.name)))?;
             return packed(spec, Cow::Owned(matrix), format);
         }
@@ -243,8 +267,8 @@ fn packed<'a>(
     format: PackedFormat,
 ) -> Result<(TensorType, Source<'a>)> {
     let mut blocks = Vec::new();
-    q2_0::encode(&matrix, format.group(), &mut blocks)
-        .map_err(|e| Error::Argument(format!("tensor '{}' as {format}: {e}", spec.name)))?;
+    let encoded = format.packing().encode(&matrix, &mut blocks);
+    encoded.map_err(|e| Error::Argument(format!("tensor '{}' as {format}: {e}", spec.name)))?;
     Ok((format.tensor_type(), Box::new(move |out| out.write_all(&blocks))))
 }
 

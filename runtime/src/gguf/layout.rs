@@ -5,6 +5,7 @@
 //! block size reproduces the stored offsets (docs/formats.md).
 
 use crate::tensor::Format;
+use crate::ternary::Packing;
 
 /// How the numbers of a tensor are written, as files name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -22,6 +23,12 @@ pub enum TensorType {
     },
     /// Ternary, number 142: PrismML's groups of 128 under a number of their own.
     Pq2_0,
+    /// Ternary, number 143: PrismML's dense trits in groups of 128.
+    Ptq1_0,
+    /// Ternary, number 34: llama.cpp's dense trits in groups of 256.
+    Tq1_0,
+    /// Ternary, number 35: llama.cpp's 2-bit codes in groups of 256.
+    Tq2_0,
 }
 
 impl TensorType {
@@ -33,6 +40,9 @@ impl TensorType {
             30 => Some(Self::Bf16),
             42 => Some(Self::Q2_0 { group: 64 }),
             142 => Some(Self::Pq2_0),
+            143 => Some(Self::Ptq1_0),
+            34 => Some(Self::Tq1_0),
+            35 => Some(Self::Tq2_0),
             _ => None,
         }
     }
@@ -45,6 +55,9 @@ impl TensorType {
             Self::Bf16 => 30,
             Self::Q2_0 { .. } => 42,
             Self::Pq2_0 => 142,
+            Self::Ptq1_0 => 143,
+            Self::Tq1_0 => 34,
+            Self::Tq2_0 => 35,
         }
     }
 
@@ -56,6 +69,9 @@ impl TensorType {
             Self::Bf16 => "BF16",
             Self::Q2_0 { .. } => "Q2_0",
             Self::Pq2_0 => "PQ2_0",
+            Self::Ptq1_0 => "PTQ1_0",
+            Self::Tq1_0 => "TQ1_0",
+            Self::Tq2_0 => "TQ2_0",
         }
     }
 
@@ -65,8 +81,11 @@ impl TensorType {
             Self::F32 => Format::F32,
             Self::F16 => Format::F16,
             Self::Bf16 => Format::Bf16,
-            Self::Q2_0 { group } => Format::Q2_0 { group },
-            Self::Pq2_0 => Format::Q2_0 { group: 128 },
+            Self::Q2_0 { group: 64 } => Format::Ternary(Packing::Q2_0G64),
+            Self::Q2_0 { .. } | Self::Pq2_0 => Format::Ternary(Packing::Q2_0),
+            Self::Ptq1_0 => Format::Ternary(Packing::Ptq1_0),
+            Self::Tq1_0 => Format::Ternary(Packing::Tq1_0),
+            Self::Tq2_0 => Format::Ternary(Packing::Tq2_0),
         }
     }
 
@@ -91,12 +110,9 @@ pub(super) fn foreign_type_name(id: u32) -> &'static str {
         26 => "I32",
         27 => "I64",
         28 => "F64",
-        34 => "TQ1_0",
-        35 => "TQ2_0",
         39 => "MXFP4",
         40 => "NVFP4",
         41 => "Q1_0",
-        143 => "PTQ1_0",
         _ => "an unknown type",
     }
 }
@@ -210,7 +226,7 @@ impl Walk<'_> {
                 return Err(Misfit::Offset { tensor, expected: at });
             }
             let kind = if info.kind.id() == 42 { TensorType::Q2_0 { group: self.group } } else { info.kind };
-            let group = if let Format::Q2_0 { group } = kind.format() { group } else { 1 };
+            let group = if let Format::Ternary(packing) = kind.format() { packing.group() } else { 1 };
             if !info.ne[0].is_multiple_of(group) {
                 return Err(Misfit::Row { tensor, group });
             }

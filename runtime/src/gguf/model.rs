@@ -243,6 +243,9 @@ fn describe(gguf: &Gguf) -> String {
                  by {evidence})"
             ),
             TensorType::Pq2_0 => format!(", {count} ternary tensors as PQ2_0 in groups of 128 (type 142)"),
+            TensorType::Ptq1_0 => format!(", {count} ternary tensors as PTQ1_0 in groups of 128 (type 143)"),
+            TensorType::Tq1_0 => format!(", {count} ternary tensors as TQ1_0 in groups of 256 (type 34)"),
+            TensorType::Tq2_0 => format!(", {count} ternary tensors as TQ2_0 in groups of 256 (type 35)"),
             dense => format!(", {count} as {}", dense.name()),
         };
     }

@@ -4,7 +4,7 @@ use super::metadata::Metadata;
 use super::value::{Array, Value};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::tokenizer::{Tokenizer, Vocabulary};
+use crate::tokenizer::{LazyTokenizer, Tokenizer, TokenizerFacts, Vocabulary};
 
 const BOS: &str = "tokenizer.ggml.bos_token_id";
 const EOS: &str = "tokenizer.ggml.eos_token_id";
@@ -12,6 +12,9 @@ const EOS: &str = "tokenizer.ggml.eos_token_id";
 const MORE_ENDS: [&str; 2] = ["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
 const PADDING: &str = "tokenizer.ggml.padding_token_id";
 const TOKENS: &str = "tokenizer.ggml.tokens";
+const MERGES: &str = "tokenizer.ggml.merges";
+const TYPES: &str = "tokenizer.ggml.token_type";
+const TEMPLATE: &str = "tokenizer.chat_template";
 
 /// Numbers of `tokenizer.ggml.token_type`.
 const NORMAL: i32 = 1;
@@ -57,14 +60,16 @@ pub(super) fn check_ids(metadata: &Metadata, config: &Config) -> Result<()> {
     }
 }
 
-/// The tokenizer of a file; `None` when it has no tokens. `rows`: of the embedding.
-pub(super) fn read(metadata: &Metadata, rows: usize) -> Result<Option<Tokenizer>> {
-    let Some(tokens) = metadata.strings(TOKENS)? else { return Ok(None) };
-    let tokens: Vec<String> = tokens.map(str::to_string).collect();
-    if tokens.len() > rows {
+/// The tokenizer of a file; `None` when it has no tokens. `rows`: of the embedding. What can be told without
+/// walking over 150,000 strings is checked now, the rest when the tokenizer is built.
+pub(super) fn read(metadata: &Metadata, rows: usize) -> Result<Option<LazyTokenizer>> {
+    if metadata.strings(TOKENS)?.is_none() {
+        return Ok(None);
+    }
+    let tokens = metadata.array(TOKENS)?.map_or(0, Array::len);
+    if tokens > rows {
         return Err(metadata.error(format!(
-            "the tokenizer has {} tokens, but the embedding only {rows} rows: they do not belong together",
-            tokens.len()
+            "the tokenizer has {tokens} tokens, but the embedding only {rows} rows: they do not belong together"
         )));
     }
     match metadata.str("tokenizer.ggml.model")? {
@@ -76,28 +81,32 @@ pub(super) fn read(metadata: &Metadata, rows: usize) -> Result<Option<Tokenizer>
             )));
         }
     }
-    let merges = metadata.strings("tokenizer.ggml.merges")?.into_iter().flatten().map(str::to_string);
-    let token_types =
-        metadata.i32s("tokenizer.ggml.token_type")?.unwrap_or_else(|| vec![NORMAL; tokens.len()]);
-    if token_types.len() != tokens.len() {
-        return Err(metadata.error(format!(
-            "'tokenizer.ggml.token_type' has {} entries for {} tokens",
-            token_types.len(),
-            tokens.len()
-        )));
+    let token_types = metadata.i32s(TYPES)?.unwrap_or_else(|| vec![NORMAL; tokens]);
+    if token_types.len() != tokens {
+        let types = token_types.len();
+        return Err(metadata.error(format!("'{TYPES}' has {types} entries for {tokens} tokens")));
     }
-    let vocabulary = Vocabulary {
+    metadata.strings(MERGES)?;
+    let without_lists = Vocabulary {
         pre: metadata.str("tokenizer.ggml.pre")?.unwrap_or("default").into(),
-        tokens,
+        tokens: vec![],
         token_types,
-        merges: merges.collect(),
+        merges: vec![],
         bos: bos(metadata)?,
         eos: metadata.u32(EOS)?,
         padding: metadata.u32(PADDING)?,
         add_bos: metadata.bool("tokenizer.ggml.add_bos_token")?.unwrap_or(false),
-        chat_template: metadata.str("tokenizer.chat_template")?.map(str::to_string),
+        chat_template: metadata.str(TEMPLATE)?.map(str::to_string),
     };
-    Tokenizer::from_vocabulary(vocabulary).map(Some)
+    let Vocabulary { bos, eos, .. } = without_lists;
+    let facts = TokenizerFacts { tokens, bos, eos, chat_template: without_lists.chat_template.is_some() };
+    let metadata = metadata.clone(); // its arrays stay in the file
+    let build = move || {
+        let strings = |key| Ok::<_, Error>(metadata.strings(key)?.into_iter().flatten().map(str::to_string));
+        let (tokens, merges) = (strings(TOKENS)?.collect(), strings(MERGES)?.collect());
+        Tokenizer::from_vocabulary(Vocabulary { tokens, merges, ..without_lists.clone() })
+    };
+    Ok(Some(LazyTokenizer::new(Some(facts), build)))
 }
 
 /// The special ids, as keys.
@@ -128,12 +137,12 @@ pub(super) fn write(vocabulary: &Vocabulary, rows: usize, entries: &mut Vec<(Str
     add("tokenizer.ggml.model", "gpt2".into());
     add("tokenizer.ggml.pre", vocabulary.pre.as_str().into());
     add(TOKENS, Value::Array(Array::strings(tokens)));
-    add("tokenizer.ggml.token_type", Value::Array(Array::i32s(&types)));
-    add("tokenizer.ggml.merges", Value::Array(Array::strings(merges)));
+    add(TYPES, Value::Array(Array::i32s(&types)));
+    add(MERGES, Value::Array(Array::strings(merges)));
     add("tokenizer.ggml.add_bos_token", Value::Bool(vocabulary.add_bos));
     vocabulary.padding.into_iter().for_each(|id| add(PADDING, Value::U32(id)));
     if let Some(template) = &vocabulary.chat_template {
-        add("tokenizer.chat_template", template.as_str().into());
+        add(TEMPLATE, template.as_str().into());
     }
     Ok(())
 }

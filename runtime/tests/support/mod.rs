@@ -63,6 +63,11 @@ pub fn tiny_128() -> Config {
     Config { hidden: 256, intermediate: 384, ..tiny() }
 }
 
+/// The same in groups of 256.
+pub fn tiny_256() -> Config {
+    Config { hidden: 256, intermediate: 512, heads: 32, kv_heads: 16, head_dim: 16, ..tiny() }
+}
+
 /// A random model whose matrices are written as `format`.
 pub fn model_file(config: &Config, format: Format, seed: u64) -> ModelFile {
     let mut random = Random(seed);
@@ -100,18 +105,14 @@ pub fn stored(rows: usize, cols: usize, values: &[f32], format: Format) -> Store
         Format::F32 => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
         Format::F16 => values.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
         Format::Bf16 => values.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect(),
-        Format::Q2_0 { group } => {
-            blocks(&TernaryMatrix::project(values, rows, cols, group, ScaleRule::Absmean), group)
+        Format::Ternary(packing) => {
+            let matrix = TernaryMatrix::project(values, rows, cols, packing.group(), ScaleRule::Absmean);
+            let mut blocks = Vec::new();
+            packing.encode(&matrix, &mut blocks).expect("groups of the packing");
+            blocks
         }
     };
     StoredTensor { format, rows, cols, bytes: bytes.into() }
-}
-
-/// Q2_0 bytes with blocks of `group`, which divides the matrix's own group.
-pub fn blocks(matrix: &TernaryMatrix, group: usize) -> Vec<u8> {
-    let blocks = matrix.codes.chunks_exact(group / 4).enumerate();
-    let scale = |block: usize| matrix.scales[block * group / matrix.group].to_le_bytes();
-    blocks.flat_map(|(n, codes)| [&scale(n)[..], codes].concat()).collect()
 }
 
 /// A folder that a checkout may have beside it.

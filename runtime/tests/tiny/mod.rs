@@ -86,7 +86,9 @@ pub fn ternary(spec: &TensorSpec, group: usize) -> ModelTensor<'static> {
 pub fn gguf(config: &Config, format: PackedFormat) -> Vec<u8> {
     let tokenizer = Tokenizer::from_vocabulary(vocabulary()).unwrap();
     let mut out = Vec::new();
-    write_model(&mut out, config, "tiny", Some(&tokenizer), format, |spec| ternary(spec, format.group()))
-        .unwrap();
+    write_model(&mut out, config, "tiny", Some(&tokenizer), format, |spec| {
+        ternary(spec, format.packing().group())
+    })
+    .unwrap();
     out
 }

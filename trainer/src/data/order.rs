@@ -130,9 +130,10 @@ fn permute(index: u64, n: u64, key: u64) -> u64 {
 }
 
 /// Starts of at most `most` windows of `seq + 1` tokens, evenly spread, that share no target: the same ones every
-/// time, so that validation losses can be compared.
+/// time, so that validation losses can be compared. Fewer tokens than a window has are one short window.
 pub fn valid_windows(tokens: &Tokens, seq: usize, most: usize) -> Vec<usize> {
-    let windows = tokens.len().saturating_sub(1) / seq;
+    let targets = tokens.len().saturating_sub(1);
+    let windows = (targets / seq).max(targets.min(1));
     let count = windows.min(most);
     (0..count).map(|index| index * windows / count * seq).collect()
 }

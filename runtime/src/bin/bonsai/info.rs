@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use bonsai_runtime::{ModelFile, Result};
+use bonsai_runtime::tokenizer::{LazyTokenizer, TokenizerFacts};
+use bonsai_runtime::{KvFormat, ModelFile, Result};
 use serde_json::{Value, json};
 
 use crate::output;
@@ -34,7 +35,12 @@ struct Total {
 pub fn run(args: &Args) -> Result<()> {
     let file = ModelFile::open(&args.model)?;
     let formats = formats(&file);
-    if args.json { output::json(&as_json(&file, &formats)) } else { output::print(&as_text(&file, &formats)) }
+    let tokenizer = file.tokenizer.as_ref().map(LazyTokenizer::facts).transpose()?;
+    if args.json {
+        output::json(&as_json(&file, &formats, tokenizer))
+    } else {
+        output::print(&as_text(&file, &formats, tokenizer))
+    }
 }
 
 fn formats(file: &ModelFile) -> BTreeMap<&'static str, Total> {
@@ -48,19 +54,13 @@ fn formats(file: &ModelFile) -> BTreeMap<&'static str, Total> {
     formats
 }
 
-/// Bytes of keys and values of one token, f32.
-fn kv_bytes(file: &ModelFile) -> usize {
-    let c = &file.config;
-    2 * 4 * c.layers * c.kv_heads * c.head_dim
-}
-
 fn bits_per_weight(formats: &BTreeMap<&str, Total>) -> f64 {
     let bytes: usize = formats.values().map(|t| t.bytes).sum();
     let weights: usize = formats.values().map(|t| t.weights).sum();
     bytes as f64 * 8.0 / weights as f64
 }
 
-fn as_json(file: &ModelFile, formats: &BTreeMap<&str, Total>) -> Value {
+fn as_json(file: &ModelFile, formats: &BTreeMap<&str, Total>, tokenizer: Option<TokenizerFacts>) -> Value {
     let format = |(name, t): (&&str, &Total)| {
         ((*name).to_string(), json!({ "tensors": t.tensors, "weights": t.weights, "bytes": t.bytes }))
     };
@@ -70,14 +70,14 @@ fn as_json(file: &ModelFile, formats: &BTreeMap<&str, Total>) -> Value {
         "parameters": file.config.parameters(),
         "bits_per_weight": bits_per_weight(formats),
         "formats": formats.iter().map(format).collect::<serde_json::Map<_, _>>(),
-        "tokenizer": file.tokenizer.as_ref().map(|t| json!({
-            "tokens": t.vocab_size(), "eos": t.eos(), "bos": t.bos(), "chat_template": t.chat_template().is_some(),
+        "tokenizer": tokenizer.map(|t| json!({
+            "tokens": t.tokens, "eos": t.eos, "bos": t.bos, "chat_template": t.chat_template,
         })),
-        "kv_bytes_per_token": kv_bytes(file),
+        "kv_bytes_per_token": KvFormat::default().bytes_per_token(&file.config),
     })
 }
 
-fn as_text(file: &ModelFile, formats: &BTreeMap<&str, Total>) -> String {
+fn as_text(file: &ModelFile, formats: &BTreeMap<&str, Total>, tokenizer: Option<TokenizerFacts>) -> String {
     let c = &file.config;
     let millions = |n: usize| format!("{:.1} M", n as f64 / 1e6);
     let mebibytes = |n: usize| format!("{:.1} MiB", n as f64 / f64::from(1 << 20));
@@ -103,21 +103,24 @@ fn as_text(file: &ModelFile, formats: &BTreeMap<&str, Total>) -> String {
         let (weights, bytes) = (millions(t.weights), mebibytes(t.bytes));
         lines.push(format!("tensors       {} x {name}: {weights} weights, {bytes}", t.tensors));
     }
-    lines.push(match &file.tokenizer {
+    lines.push(match tokenizer {
         Some(t) => format!(
             "tokenizer     {} tokens, end {:?}, {} chat template",
-            t.vocab_size(),
+            t.tokens,
             c.eos,
-            if t.chat_template().is_some() { "with a" } else { "no" }
+            if t.chat_template { "with a" } else { "no" }
         ),
         None => "tokenizer     none: give token ids with --tokens".into(),
     });
-    let per_token = kv_bytes(file);
     let usual = c.context.min(4096);
-    lines.push(format!(
-        "KV cache      {:.1} KiB a token, {} for {usual}",
-        per_token as f64 / 1024.0,
-        mebibytes(per_token * usual)
-    ));
+    for format in [KvFormat::F16, KvFormat::Int8, KvFormat::F32] {
+        let per_token = format.bytes_per_token(c);
+        lines.push(format!(
+            "KV cache      {}: {:.1} KiB a token, {} for {usual}",
+            format.name(),
+            per_token as f64 / 1024.0,
+            mebibytes(per_token * usual)
+        ));
+    }
     lines.join("\n") + "\n"
 }

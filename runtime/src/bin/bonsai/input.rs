@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use bonsai_runtime::cpu::isa::Isa;
 use bonsai_runtime::cpu::threads::Threads;
-use bonsai_runtime::{Error, Model, Result, Tokenizer};
+use bonsai_runtime::{Error, KvFormat, Model, ModelFile, Result, SessionOptions, Tokenizer};
 
 use crate::output::status;
 
@@ -21,6 +21,12 @@ pub struct ModelArgs {
     /// Keep activations in f32 instead of rounding them to i8: slower, closest to the definition
     #[arg(long)]
     pub exact: bool,
+    /// Keys and values of the context as f16, int8 or f32: less memory, or more exact [default: f16; f32 with --exact]
+    #[arg(long, value_name = "FORMAT")]
+    pub kv: Option<KvFormat>,
+    /// Copy the weights into huge pages instead of using the mapped file: a slower start, often faster tokens
+    #[arg(long)]
+    pub no_mmap: bool,
     /// No status lines
     #[arg(short, long)]
     pub quiet: bool,
@@ -44,13 +50,23 @@ pub struct PromptArgs {
 impl ModelArgs {
     /// Opens the model and says what it is and how it will be run.
     pub fn open(&self) -> Result<Model> {
-        let model = Model::open(&self.model)?;
+        let mut file = ModelFile::open(&self.model)?;
+        if self.no_mmap {
+            file.copy_tensors()?;
+        }
+        let model = Model::from_file(file)?;
         let threads = Threads::new(self.threads)?.count();
         let mode = if self.exact { ", exact" } else { "" };
+        let kv = self.session().kv_format().name();
         let kernel = Isa::detect().name();
         self.status(model.description());
-        self.status(&format!("cpu, kernel {kernel}, {threads} threads{mode}, KV cache f32"));
+        self.status(&format!("cpu, kernel {kernel}, {threads} threads{mode}, KV cache {kv}"));
         Ok(model)
+    }
+
+    /// How to compute.
+    pub fn session(&self) -> SessionOptions {
+        SessionOptions { exact: self.exact, kv: self.kv, threads: self.threads, ..Default::default() }
     }
 
     /// A status line, unless unwanted.
@@ -79,7 +95,7 @@ impl PromptArgs {
 /// The tokenizer, or an error that says what to do.
 pub fn tokenizer(model: &Model) -> Result<&Tokenizer> {
     let missing = || Error::Tokenizer("this model came without one: give token ids with --tokens".into());
-    model.tokenizer().ok_or_else(missing)
+    model.tokenizer()?.ok_or_else(missing)
 }
 
 /// A text file, or standard input for `-`.

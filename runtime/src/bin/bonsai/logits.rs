@@ -28,12 +28,8 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     let model = args.model.open()?;
     let ids = args.prompt.ids(&model)?;
-    let options = SessionOptions {
-        context: Some(ids.len().clamp(1, model.config().context)),
-        exact: args.model.exact,
-        threads: args.model.threads,
-        ..Default::default()
-    };
+    let options =
+        SessionOptions { context: Some(ids.len().clamp(1, model.config().context)), ..args.model.session() };
     let logits = model.session(options)?.logits(&ids)?;
     let shape = vec![ids.len(), model.config().vocab];
     let failed = |e: safetensors::SafeTensorError| Error::format(&args.output, e.to_string());

@@ -1,11 +1,13 @@
 //! The program `bonsai`: runs ternary language models. Arguments and exit codes; each command has a file.
 
+mod bench;
 mod info;
 mod input;
 mod logits;
 mod output;
 mod perplexity;
 mod run;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -25,9 +27,11 @@ Examples:
   bonsai run -m model.gguf -f question.txt --temp 0 > answer.txt
   bonsai info -m model.gguf
   bonsai perplexity -m model.gguf -f wiki.txt
+  bonsai bench                          how fast is this machine? (needs no model)
+  bonsai verify -m model.gguf
 
 Standard output carries the result only; everything else goes to standard error.
-Exit codes: 0 ok, 2 wrong usage, 3 bad input file, 4 out of memory or context, 130 cancelled.
+Exit codes: 0 ok, 1 verify found something wrong, 2 wrong usage, 3 bad input file, 4 out of memory or context, 130 cancelled.
 BONSAI_ISA=scalar|avx2 lowers the instructions used; results are the same bits at every level.";
 
 #[derive(Subcommand)]
@@ -41,6 +45,12 @@ enum Command {
     /// Writes the logits of every position to a safetensors file
     #[command(after_help = logits::EXAMPLES)]
     Logits(logits::Args),
+    /// Measures tokens a second, beside what the memory can deliver
+    #[command(after_help = bench::EXAMPLES)]
+    Bench(bench::Args),
+    /// Checks a model, and this machine's kernels on it
+    #[command(after_help = verify::EXAMPLES)]
+    Verify(verify::Args),
     /// Measures how well a model predicts a text
     #[command(visible_alias = "ppl", after_help = perplexity::EXAMPLES)]
     Perplexity(perplexity::Args),
@@ -51,6 +61,8 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Info(args) => info::run(&args),
         Command::Logits(args) => logits::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Perplexity(args) => perplexity::run(&args),
     };
     match result {

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use bonsai_runtime::perplexity::{PerplexityOptions, perplexity};
-use bonsai_runtime::{Result, Tokenizer};
-use indicatif::{ProgressBar, ProgressStyle};
+use bonsai_runtime::{Result, SessionOptions, Tokenizer};
+use indicatif::ProgressBar;
 use serde_json::json;
 
 use crate::input::{ModelArgs, read_text, tokenizer};
@@ -38,10 +38,10 @@ pub fn run(args: &Args) -> Result<()> {
     let model = args.model.open()?;
     let tokenizer = tokenizer(&model)?;
     let tokens = tokenizer.encode(&read_text(&args.file)?)?;
-    let options =
-        PerplexityOptions { window: args.window, exact: args.model.exact, threads: args.model.threads };
+    let SessionOptions { exact, kv, threads, .. } = args.model.session();
+    let options = PerplexityOptions { window: args.window, exact, kv, threads };
     let window = options.window.min(model.config().context);
-    let bar = if args.model.quiet { ProgressBar::hidden() } else { progress_bar(tokens.len()) };
+    let bar = if args.model.quiet { ProgressBar::hidden() } else { output::progress(tokens.len(), "tokens") };
     let start = Instant::now();
     let result = perplexity(&model, &tokens, &options, |done| bar.set_position(done as u64))?;
     bar.finish_and_clear();
@@ -55,7 +55,8 @@ pub fn run(args: &Args) -> Result<()> {
             "scored_tokens": result.tokens,
             "windows": result.windows,
             "window": window,
-            "exact": args.model.exact,
+            "exact": exact,
+            "kv": args.model.session().kv_format().name(),
             "tokens_per_second": speed,
         }));
     }
@@ -69,10 +70,4 @@ pub fn run(args: &Args) -> Result<()> {
 fn scored_bytes(tokenizer: &Tokenizer, tokens: &[u32], window: usize) -> Option<usize> {
     let scored = tokens.chunks(window).flat_map(|tokens| &tokens[1..]);
     scored.map(|&id| tokenizer.token_bytes(id).map(<[u8]>::len)).sum()
-}
-
-/// Shown on a terminal only.
-fn progress_bar(tokens: usize) -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} tokens, {eta} left");
-    ProgressBar::new(tokens as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }

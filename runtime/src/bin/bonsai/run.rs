@@ -98,16 +98,11 @@ pub fn run(args: &Args) -> Result<()> {
 
 /// Generates, printing whole characters as they come (ids where there is no tokenizer).
 fn write(args: &Args, model: &Model, prompt: &[u32], sampler: &mut Sampler) -> Result<Written> {
-    let options = SessionOptions {
-        context: args.ctx_size,
-        exact: args.model.exact,
-        threads: args.model.threads,
-        ..Default::default()
-    };
+    let options = SessionOptions { context: args.ctx_size, ..args.model.session() };
     let mut session = model.session(options)?;
     let room = (session.context() + 1).saturating_sub(prompt.len());
     let wanted = usize::try_from(args.n_predict).unwrap_or(usize::MAX);
-    let mut decoder = model.tokenizer().map(|tokenizer| tokenizer.stream());
+    let mut decoder = model.tokenizer()?.map(|tokenizer| tokenizer.stream());
     let mut written =
         Written { ids: Vec::new(), text: None, stop: "limit", prompt_seconds: 0.0, decode_seconds: 0.0 };
     let mut text = String::new();
@@ -144,7 +139,7 @@ fn write(args: &Args, model: &Model, prompt: &[u32], sampler: &mut Sampler) -> R
     } else if most < wanted {
         written.stop = "full context";
     }
-    written.text = model.tokenizer().map(|_| text);
+    written.text = model.tokenizer()?.map(|_| text);
     Ok(written)
 }
 

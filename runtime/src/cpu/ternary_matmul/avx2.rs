@@ -9,7 +9,9 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::{CODE_BYTES, Rounded, RoundedGroup, Rows};
+use super::avx2_blocks::{Unpacked, half_block, parts, unpack};
+use super::{Rounded, RoundedGroup, Rows};
+use crate::ternary::Packing;
 
 /// Rows that one token meets together.
 const DECODE_ROWS: usize = 4;
@@ -22,36 +24,40 @@ const TOKENS: usize = 4;
 /// Tokens whose sums wait in memory while a tile of weights is in use.
 const PANEL: usize = 64;
 
-/// 128 weights, unpacked.
-#[derive(Clone, Copy)]
-struct Unpacked {
-    planes: [__m256i; 4],
-    /// Scale of each lane.
-    scales: __m256,
-}
-
 /// Sums of each row of a tile with each token of a panel, eight lanes each.
 type Sums = [[__m256; PANEL]; TILE_ROWS];
 
 /// See [`super::rows`].
 #[target_feature(enable = "avx2,f16c")]
 pub(super) fn rows(out: &mut [f32], weights: Rows, x: &Rounded) {
-    any_rows::<false>(out, weights, x);
+    any_packing::<false>(out, weights, x);
 }
 
 /// See [`super::rows`].
 #[target_feature(enable = "avx2,f16c,avxvnni")]
 pub(super) fn rows_vnni(out: &mut [f32], weights: Rows, x: &Rounded) {
-    any_rows::<true>(out, weights, x);
+    any_packing::<true>(out, weights, x);
 }
 
+#[inline]
 #[target_feature(enable = "avx2,f16c")]
-fn any_rows<const VNNI: bool>(out: &mut [f32], weights: Rows, x: &Rounded) {
-    match (weights.group, x.tokens()) {
-        (128, 1) => one_token::<VNNI, 34>(out, weights, x.token(0)),
-        (128, _) => many_tokens::<VNNI, 34>(out, weights, x),
-        (_, 1) => one_token::<VNNI, 36>(out, weights, x.token(0)),
-        _ => many_tokens::<VNNI, 36>(out, weights, x),
+fn any_packing<const VNNI: bool>(out: &mut [f32], weights: Rows, x: &Rounded) {
+    match weights.packing {
+        Packing::Q2_0 => packed_rows::<VNNI, 34>(out, weights, x),
+        Packing::Q2_0G64 => packed_rows::<VNNI, 36>(out, weights, x),
+        Packing::Tq2_0 => packed_rows::<VNNI, 66>(out, weights, x),
+        Packing::Ptq1_0 => packed_rows::<VNNI, 28>(out, weights, x),
+        Packing::Tq1_0 => packed_rows::<VNNI, 54>(out, weights, x),
+    }
+}
+
+/// `BLOCK` bytes hold 128 weights (one block, or two of 64) or 256; each packing has a length of its own.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+fn packed_rows<const VNNI: bool, const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &Rounded) {
+    match x.tokens() {
+        1 => one_token::<VNNI, BLOCK>(out, weights, x.token(0)),
+        _ => many_tokens::<VNNI, BLOCK>(out, weights, x),
     }
 }
 
@@ -67,7 +73,7 @@ fn one_token<const VNNI: bool, const BLOCK: usize>(out: &mut [f32], weights: Row
     }
 }
 
-/// Products of `R` rows from `first` on with one token. `BLOCK` bytes hold 128 weights: one block of 34 or two of 18.
+/// Products of `R` rows from `first` on with one token.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
 fn dots<const VNNI: bool, const BLOCK: usize, const R: usize>(
@@ -81,14 +87,17 @@ fn dots<const VNNI: bool, const BLOCK: usize, const R: usize>(
     for r in 0..R {
         rows[r] = &weights.row(first + r).as_chunks().0[..whole];
     }
-    for (g, x) in x[..whole].iter().enumerate() {
-        for r in 0..R {
-            add_products::<VNNI>(&mut sums[r], &unpack(&rows[r][g]), x);
+    for b in 0..whole {
+        for part in 0..parts(BLOCK) {
+            let x = &x[b * parts(BLOCK) + part];
+            for r in 0..R {
+                add_products::<VNNI>(&mut sums[r], &unpack(&rows[r][b], part), x);
+            }
         }
     }
     for r in 0..R {
-        if let Some(x) = x.get(whole) {
-            add_products::<VNNI>(&mut sums[r], &unpack(&half_block::<BLOCK>(weights.row(first + r))), x);
+        if let Some(x) = x.get(whole * parts(BLOCK)) {
+            add_products::<VNNI>(&mut sums[r], &unpack(&half_block::<BLOCK>(weights.row(first + r)), 0), x);
         }
         out[r] = tree(sums[r]);
     }
@@ -168,20 +177,13 @@ fn tile_products<const VNNI: bool, const T: usize>(
 fn unpack_groups<const BLOCK: usize>(tile: &mut [Unpacked; TILE_GROUPS], row: &[u8], first: usize) {
     let (blocks, half) = row.as_chunks::<BLOCK>();
     for (g, out) in tile.iter_mut().enumerate() {
-        match blocks.get(first + g) {
-            Some(block) => *out = unpack(block),
-            None if first + g == blocks.len() && !half.is_empty() => *out = unpack(&half_block::<BLOCK>(row)),
+        let (block, part) = ((first + g) / parts(BLOCK), (first + g) % parts(BLOCK));
+        match blocks.get(block) {
+            Some(block) => *out = unpack(block, part),
+            None if block == blocks.len() && !half.is_empty() => *out = unpack(&half_block::<BLOCK>(row), 0),
             None => break,
         }
     }
-}
-
-/// The half group that a row of an odd number of 64s ends in: a scale of zero for the upper lanes.
-fn half_block<const BLOCK: usize>(row: &[u8]) -> [u8; BLOCK] {
-    let half = row.as_chunks::<BLOCK>().1;
-    let mut padded = [0; BLOCK];
-    padded[..half.len()].copy_from_slice(half);
-    padded
 }
 
 /// Adds the products of 128 weights with one token's activations: the one arithmetic of this file.
@@ -189,7 +191,7 @@ fn half_block<const BLOCK: usize>(row: &[u8]) -> [u8; BLOCK] {
 #[target_feature(enable = "avx2,f16c")]
 fn add_products<const VNNI: bool>(sums: &mut __m256, w: &Unpacked, x: &RoundedGroup) {
     let lanes = _mm256_cvtepi32_ps(if VNNI { lanes_vnni(w, x) } else { lanes(w, x) });
-    let scales = _mm256_mul_ps(w.scales, _mm256_castsi256_ps(load(&x.scales)));
+    let scales = _mm256_mul_ps(w.scales, _mm256_castsi256_ps(vector(x, SCALES)));
     *sums = _mm256_add_ps(*sums, _mm256_mul_ps(scales, lanes));
 }
 
@@ -198,20 +200,20 @@ fn add_products<const VNNI: bool>(sums: &mut __m256, w: &Unpacked, x: &RoundedGr
 #[target_feature(enable = "avx2")]
 fn lanes(w: &Unpacked, x: &RoundedGroup) -> __m256i {
     // Pairs of products are at most 2 * 3 * 127, four of those fit i16 easily: nothing saturates.
-    let a = _mm256_maddubs_epi16(w.planes[0], load(&x.planes[0]));
-    let b = _mm256_maddubs_epi16(w.planes[1], load(&x.planes[1]));
-    let c = _mm256_maddubs_epi16(w.planes[2], load(&x.planes[2]));
-    let d = _mm256_maddubs_epi16(w.planes[3], load(&x.planes[3]));
+    let a = _mm256_maddubs_epi16(w.planes[0], vector(x, 0));
+    let b = _mm256_maddubs_epi16(w.planes[1], vector(x, 1));
+    let c = _mm256_maddubs_epi16(w.planes[2], vector(x, 2));
+    let d = _mm256_maddubs_epi16(w.planes[3], vector(x, 3));
     let pairs = _mm256_add_epi16(_mm256_add_epi16(a, b), _mm256_add_epi16(c, d));
     let lanes = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-    _mm256_add_epi32(lanes, load(&x.minus_sums))
+    _mm256_add_epi32(lanes, vector(x, MINUS_SUMS))
 }
 
 /// The same by AVX-VNNI. Assembly, because a function compiled for it would not be inlined into those for AVX2.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn lanes_vnni(w: &Unpacked, x: &RoundedGroup) -> __m256i {
-    let mut lanes = load(&x.minus_sums);
+    let mut lanes = vector(x, MINUS_SUMS);
     #[expect(unsafe_code, reason = "assembly")]
     // SAFETY: only `rows_vnni` leads here, so the processor has AVX-VNNI. 128 readable bytes lie behind the pointer.
     unsafe {
@@ -232,46 +234,6 @@ fn lanes_vnni(w: &Unpacked, x: &RoundedGroup) -> __m256i {
     lanes
 }
 
-/// Codes and scales of one block of 128 or two of 64.
-#[inline]
-#[target_feature(enable = "avx2,f16c")]
-fn unpack<const BLOCK: usize>(block: &[u8; BLOCK]) -> Unpacked {
-    let (codes, scales) = if BLOCK == 34 { block_of_128(block) } else { blocks_of_64(block) };
-    let mask = _mm256_set1_epi8(3);
-    let planes = [
-        _mm256_and_si256(codes, mask),
-        _mm256_and_si256(_mm256_srli_epi16::<2>(codes), mask),
-        _mm256_and_si256(_mm256_srli_epi16::<4>(codes), mask),
-        _mm256_and_si256(_mm256_srli_epi16::<6>(codes), mask),
-    ];
-    Unpacked { planes, scales }
-}
-
-#[inline]
-#[target_feature(enable = "avx2,f16c")]
-fn block_of_128(block: &[u8]) -> (__m256i, __m256) {
-    let codes: &[u8; CODE_BYTES] = block[2..].as_array().expect("34 bytes");
-    (load(codes), _mm256_broadcastss_ps(scale([block[0], block[1]])))
-}
-
-#[inline]
-#[target_feature(enable = "avx2,f16c")]
-fn blocks_of_64(blocks: &[u8]) -> (__m256i, __m256) {
-    let mut codes = [0u8; CODE_BYTES];
-    codes[..16].copy_from_slice(&blocks[2..18]);
-    codes[16..].copy_from_slice(&blocks[20..36]);
-    let low = _mm_broadcastss_ps(scale([blocks[0], blocks[1]]));
-    let high = _mm_broadcastss_ps(scale([blocks[18], blocks[19]]));
-    (load(&codes), _mm256_set_m128(high, low))
-}
-
-/// An f16 as f32, in the lowest lane.
-#[inline]
-#[target_feature(enable = "avx2,f16c")]
-fn scale(bytes: [u8; 2]) -> __m128 {
-    _mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(u16::from_le_bytes(bytes))))
-}
-
 /// The eight lanes in the one fixed tree.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
@@ -281,14 +243,19 @@ pub(super) fn tree(lanes: __m256) -> f32 {
     _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
 }
 
-/// 32 bytes from anywhere. Not `loadu`: for a processor that it knows nothing of, LLVM splits that in two.
+/// Vectors of a group of activations, behind its four planes.
+const MINUS_SUMS: usize = 4;
+const SCALES: usize = 5;
+
+/// Vector `n` of a group: aligned, so that it becomes an operand of the instruction that uses it.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn load<T: bytemuck::Pod, const N: usize>(from: &[T; N]) -> __m256i {
-    const { assert!(size_of::<T>() * N == 32) };
-    #[expect(unsafe_code, reason = "an unaligned load takes a raw pointer")]
-    // SAFETY: 32 readable bytes lie behind the reference, as asserted above; alignment is not asked for.
+fn vector(x: &RoundedGroup, n: usize) -> __m256i {
+    const { assert!(size_of::<RoundedGroup>() == 32 * (SCALES + 1) && align_of::<RoundedGroup>() == 32) };
+    assert!(n <= SCALES);
+    #[expect(unsafe_code, reason = "a load takes a raw pointer")]
+    // SAFETY: a group is six vectors of 32 bytes in a row, aligned to 32, as asserted above.
     unsafe {
-        _mm256_lddqu_si256(from.as_ptr().cast())
+        _mm256_load_si256(std::ptr::from_ref(x).cast::<__m256i>().add(n))
     }
 }

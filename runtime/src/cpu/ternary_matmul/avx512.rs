@@ -17,8 +17,10 @@
 use std::arch::x86_64::*;
 use std::mem::offset_of;
 
-use super::avx2::{load, tree};
+use super::avx2::tree;
+use super::avx2_blocks::{self, load, parts};
 use super::{Rounded, RoundedGroup, Rows};
+use crate::ternary::Packing;
 
 /// Rows that are computed together.
 const ROWS: usize = 8;
@@ -54,11 +56,22 @@ type Sums = [[__m512; PANEL]; PAIRS];
 /// See [`super::rows`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn rows(out: &mut [f32], weights: Rows, x: &Rounded) {
-    match (weights.group, x.tokens()) {
-        (128, 1) => one_token::<34>(out, weights, x.token(0)),
-        (128, _) => many_tokens::<34>(out, weights, x),
-        (_, 1) => one_token::<36>(out, weights, x.token(0)),
-        _ => many_tokens::<36>(out, weights, x),
+    match weights.packing {
+        Packing::Q2_0 => packed_rows::<34>(out, weights, x),
+        Packing::Q2_0G64 => packed_rows::<36>(out, weights, x),
+        Packing::Tq2_0 => packed_rows::<66>(out, weights, x),
+        Packing::Ptq1_0 => packed_rows::<28>(out, weights, x),
+        Packing::Tq1_0 => packed_rows::<54>(out, weights, x),
+    }
+}
+
+/// `BLOCK` bytes hold 128 weights (one block, or two of 64) or 256; each packing has a length of its own.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn packed_rows<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &Rounded) {
+    match x.tokens() {
+        1 => one_token::<BLOCK>(out, weights, x.token(0)),
+        _ => many_tokens::<BLOCK>(out, weights, x),
     }
 }
 
@@ -67,11 +80,15 @@ fn one_token<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &[RoundedGro
     for (n, out) in out.chunks_mut(ROWS).enumerate() {
         let rows = EightRows::<BLOCK>::new(weights, n * ROWS, out.len());
         let mut sums = [_mm512_setzero_ps(); PAIRS];
-        for (g, x) in x[..rows.groups].iter().enumerate() {
-            add_group(&mut sums, &rows.group(g), x);
+        for b in 0..rows.whole {
+            for part in 0..parts(BLOCK) {
+                add_group(&mut sums, &rows.blocks(b), part, &x[b * parts(BLOCK) + part]);
+            }
         }
-        if let Some(x) = x.get(rows.groups) {
-            add_group(&mut sums, &rows.half_group(), x);
+        if BLOCK == 36
+            && let Some(x) = x.get(rows.whole)
+        {
+            add_group(&mut sums, &rows.half_blocks(), 0, x);
         }
         for (out, sums) in out.chunks_mut(2).zip(sums) {
             out.copy_from_slice(&trees(sums)[..out.len()]);
@@ -83,8 +100,7 @@ fn one_token<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &[RoundedGro
 fn many_tokens<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &Rounded) {
     let (tokens, groups) = (x.tokens(), x.groups_per_token);
     let rows = out.len() / tokens;
-    let zero = Unpacked { planes: [_mm512_setzero_si512(); 4], scales: _mm512_setzero_ps() };
-    let mut tile = [[zero; PAIRS]; TILE_GROUPS];
+    let mut tile = [[zero(); PAIRS]; TILE_GROUPS];
     let mut sums: Sums = [[_mm512_setzero_ps(); PANEL]; PAIRS];
     for first_row in (0..rows).step_by(ROWS) {
         let tile_rows = ROWS.min(rows - first_row);
@@ -97,8 +113,13 @@ fn many_tokens<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &Rounded) 
             for first_group in (0..groups).step_by(TILE_GROUPS) {
                 let some = first_group..groups.min(first_group + TILE_GROUPS);
                 for (g, tile) in some.clone().zip(&mut tile) {
-                    let blocks = if g < weights.groups { weights.group(g) } else { weights.half_group() };
-                    *tile = unpack(&blocks);
+                    let (b, part) = (g / parts(BLOCK), g % parts(BLOCK));
+                    let blocks = if BLOCK != 36 || b < weights.whole {
+                        weights.blocks(b)
+                    } else {
+                        weights.half_blocks()
+                    };
+                    *tile = unpack(&blocks, part);
                 }
                 for t in (0..panel).step_by(TOKENS) {
                     match panel - t {
@@ -162,9 +183,10 @@ fn tile_products<const T: usize>(
 fn add_group<const BLOCK: usize>(
     sums: &mut [__m512; PAIRS],
     blocks: &[&[u8; BLOCK]; ROWS],
+    part: usize,
     x: &RoundedGroup,
 ) {
-    let (weights, x) = (unpack(blocks), activations(x));
+    let (weights, x) = (unpack(blocks, part), activations(x));
     for p in 0..PAIRS {
         add_products(&mut sums[p], &weights[p], &x);
     }
@@ -182,11 +204,11 @@ fn add_products(sums: &mut __m512, w: &Unpacked, x: &Activations) {
     *sums = _mm512_add_ps(*sums, _mm512_mul_ps(scales, _mm512_cvtepi32_ps(lanes)));
 }
 
-/// Eight rows of weights in blocks of 128 weights, `BLOCK` bytes: one block of 34 or two of 18.
+/// Eight rows of weights.
 struct EightRows<'a, const BLOCK: usize> {
-    /// Whole groups of each row.
-    groups: usize,
-    blocks: [&'a [[u8; BLOCK]]; ROWS],
+    /// Whole blocks of each row.
+    whole: usize,
+    rows: [&'a [[u8; BLOCK]]; ROWS],
     /// The half group that a row of an odd number of 64s ends in: a scale of zero for the upper lanes.
     half: [[u8; BLOCK]; ROWS],
 }
@@ -195,41 +217,59 @@ impl<'a, const BLOCK: usize> EightRows<'a, BLOCK> {
     /// `count` rows from `first` on; if that is less than eight, the last one again and again.
     #[inline(always)]
     fn new(weights: Rows<'a>, first: usize, count: usize) -> Self {
-        let groups = weights.row_bytes / BLOCK;
-        let mut rows = Self { groups, blocks: [&[]; ROWS], half: [[0; BLOCK]; ROWS] };
+        let whole = weights.row_bytes / BLOCK;
+        let mut rows = Self { whole, rows: [&[]; ROWS], half: [[0; BLOCK]; ROWS] };
         for r in 0..ROWS {
             let (blocks, half) = weights.row(first + r.min(count - 1)).as_chunks();
-            rows.blocks[r] = &blocks[..groups];
+            rows.rows[r] = &blocks[..whole];
             rows.half[r][..half.len()].copy_from_slice(half);
         }
         rows
     }
 
     #[inline(always)]
-    fn group(&self, g: usize) -> [&[u8; BLOCK]; ROWS] {
-        let mut group = [&[0; BLOCK]; ROWS];
+    fn blocks(&self, b: usize) -> [&[u8; BLOCK]; ROWS] {
+        let mut blocks = [&[0; BLOCK]; ROWS];
         for r in 0..ROWS {
-            group[r] = &self.blocks[r][g];
+            blocks[r] = &self.rows[r][b];
         }
-        group
+        blocks
     }
 
-    fn half_group(&self) -> [&[u8; BLOCK]; ROWS] {
+    fn half_blocks(&self) -> [&[u8; BLOCK]; ROWS] {
         self.half.each_ref()
     }
 }
 
-/// Codes and scales of one group of eight rows.
+/// Codes and scales of the 128 weights `part` of a block of each of eight rows.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn unpack<const BLOCK: usize>(blocks: &[&[u8; BLOCK]; ROWS]) -> [Unpacked; PAIRS] {
+fn unpack<const BLOCK: usize>(blocks: &[&[u8; BLOCK]; ROWS], part: usize) -> [Unpacked; PAIRS] {
+    if BLOCK == 34 || BLOCK == 36 {
+        return unpack_q2_0(blocks);
+    }
+    let mut unpacked = [zero(); PAIRS];
+    for p in 0..PAIRS {
+        let first = avx2_blocks::unpack(blocks[2 * p], part);
+        let second = avx2_blocks::unpack(blocks[2 * p + 1], part);
+        for k in 0..4 {
+            unpacked[p].planes[k] = two(first.planes[k], second.planes[k]);
+        }
+        let scales = two(_mm256_castps_si256(first.scales), _mm256_castps_si256(second.scales));
+        unpacked[p].scales = _mm512_castsi512_ps(scales);
+    }
+    unpacked
+}
+
+/// The same for blocks of Q2_0, whose scales come first: those of eight rows are converted together.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn unpack_q2_0<const BLOCK: usize>(blocks: &[&[u8; BLOCK]; ROWS]) -> [Unpacked; PAIRS] {
     let (scales, lanes) = scales(blocks);
     let mask = _mm512_set1_epi8(3);
-    let zero = Unpacked { planes: [_mm512_setzero_si512(); 4], scales: _mm512_setzero_ps() };
-    let mut unpacked = [zero; PAIRS];
+    let mut unpacked = [zero(); PAIRS];
     for p in 0..PAIRS {
-        let first = _mm512_castsi256_si512(codes(blocks[2 * p]));
-        let codes = _mm512_inserti64x4::<1>(first, codes(blocks[2 * p + 1]));
+        let codes = two(codes(blocks[2 * p]), codes(blocks[2 * p + 1]));
         unpacked[p].planes = [
             _mm512_and_si512(codes, mask),
             _mm512_and_si512(_mm512_srli_epi16::<2>(codes), mask),
@@ -240,6 +280,19 @@ fn unpack<const BLOCK: usize>(blocks: &[&[u8; BLOCK]; ROWS]) -> [Unpacked; PAIRS
         unpacked[p].scales = _mm512_permutexvar_ps(lanes, scales);
     }
     unpacked
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn zero() -> Unpacked {
+    Unpacked { planes: [_mm512_setzero_si512(); 4], scales: _mm512_setzero_ps() }
+}
+
+/// Two vectors, the first in the lower half.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn two(first: __m256i, second: __m256i) -> __m512i {
+    _mm512_inserti64x4::<1>(_mm512_castsi256_si512(first), second)
 }
 
 /// The scales of eight rows, the second ones of blocks of 64 in the upper lanes, and where the lanes of the first

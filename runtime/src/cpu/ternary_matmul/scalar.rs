@@ -1,46 +1,47 @@
 //! The definition of the result, one weight at a time.
 
-use super::{CODE_BYTES, GROUP, LANES, Rounded, RoundedGroup, Rows};
+use super::{GROUP, LANES, Rounded, RoundedGroup, Rows};
 use crate::cpu::ops;
-use crate::ternary::q2_0::{block_bytes, scale};
+
+/// Weights that may have a scale of their own: half of a group.
+const HALF: usize = GROUP / 2;
 
 /// See [`super::rows`].
 pub(super) fn rows(out: &mut [f32], weights: Rows, x: &Rounded) {
     let rows = out.len() / x.tokens();
-    for (token, out) in out.chunks_exact_mut(rows).enumerate() {
-        for (row, out) in out.iter_mut().enumerate() {
-            *out = row_dot(weights.row(row), weights.group, x.token(token));
+    for row in 0..rows {
+        let (codes, scales) = unpack(weights, row, x.groups_per_token);
+        for (token, out) in out.chunks_exact_mut(rows).enumerate() {
+            out[row] = row_dot(&codes, &scales, x.token(token));
         }
     }
 }
 
-fn row_dot(row: &[u8], group: usize, x: &[RoundedGroup]) -> f32 {
-    let mut acc = [0.0f32; LANES];
-    for (blocks, x) in row.chunks(GROUP / group * block_bytes(group)).zip(x) {
-        let (codes, scales) = read_group(blocks, group);
-        for l in 0..LANES {
-            let products: i32 = (16 * l..16 * l + 16).map(|i| code(&codes, i) * activation(x, i)).sum();
-            acc[l] += (scales[l / 4] * x.scales[l]) * (products + x.minus_sums[l]) as f32;
-        }
-    }
-    ops::tree(acc)
-}
-
-/// Codes and the scales of the two halves of 128 weights, from one block of 128 or one or two of 64.
-fn read_group(blocks: &[u8], group: usize) -> ([u8; CODE_BYTES], [f32; 2]) {
-    let (mut codes, mut scales) = ([0; CODE_BYTES], [0.0; 2]);
-    for (half, block) in blocks.chunks_exact(block_bytes(group)).enumerate() {
-        codes[half * 16..half * 16 + group / 4].copy_from_slice(&block[2..]);
-        scales[half..].fill(scale(block).to_f32());
-    }
-    if blocks.len() == block_bytes(64) {
-        scales[1] = 0.0; // half a group at the end of a row: the upper lanes add zero
+/// Codes of a row, one to a byte, and a scale for each half group. Where a row ends in half a group, the scale of the
+/// other half is zero.
+fn unpack(weights: Rows, row: usize, groups: usize) -> (Vec<[u8; GROUP]>, Vec<[f32; 2]>) {
+    let (packing, group) = (weights.packing, weights.packing.group());
+    let (mut codes, mut scales) = (vec![[0; GROUP]; groups], vec![[0.0; 2]; groups]);
+    let blocks = weights.row(row).chunks_exact(packing.block_bytes());
+    for (n, block) in blocks.enumerate() {
+        let weights = n * group..(n + 1) * group;
+        packing.read_codes(block, &mut codes.as_flattened_mut()[weights.clone()]);
+        scales.as_flattened_mut()[weights.start / HALF..weights.end / HALF]
+            .fill(packing.scale(block).to_f32());
     }
     (codes, scales)
 }
 
-fn code(codes: &[u8; CODE_BYTES], i: usize) -> i32 {
-    i32::from(codes[i / 4] >> (2 * (i % 4)) & 3)
+fn row_dot(codes: &[[u8; GROUP]], scales: &[[f32; 2]], x: &[RoundedGroup]) -> f32 {
+    let mut acc = [0.0f32; LANES];
+    for ((codes, scales), x) in codes.iter().zip(scales).zip(x) {
+        for l in 0..LANES {
+            let weights = GROUP / LANES * l..GROUP / LANES * (l + 1);
+            let products: i32 = weights.map(|i| i32::from(codes[i]) * activation(x, i)).sum();
+            acc[l] += (scales[l / 4] * x.scales[l]) * (products + x.minus_sums[l]) as f32;
+        }
+    }
+    ops::tree(acc)
 }
 
 fn activation(x: &RoundedGroup, i: usize) -> i32 {

@@ -1,0 +1,234 @@
+//! Keys and values of one layer, laid out as attention reads them: head by head, in tiles of [`TILE`] positions.
+//!
+//! A tile is one stretch of memory: keys `[head_dim, TILE]`, so that a vector holds one dimension of several
+//! positions and a score needs no sum across a vector; values `[TILE, head_dim]`; and for int8 the scales of the
+//! keys and of the values. Tiles begin at multiples of [`TILE`], however the positions were fed.
+
+use std::str::FromStr;
+
+use bytemuck::{cast_slice, cast_slice_mut};
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::pages::{HUGE, Pages};
+
+/// Positions that lie together.
+pub(super) const TILE: usize = 32;
+
+/// How a cache holds keys and values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KvFormat {
+    /// As they are computed.
+    F32,
+    /// Rounded to f16, to nearest, halves to even; numbers beyond its range become its largest. Half the memory.
+    #[default]
+    F16,
+    /// Rounded to i8, with an f32 scale for the key and one for the value of each head. A quarter of the memory.
+    Int8,
+}
+
+impl KvFormat {
+    /// Every format, largest first.
+    pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::Int8];
+
+    /// Name for people and command lines.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Int8 => "int8",
+        }
+    }
+
+    /// Bytes that the caches of all layers take for each token of context. What is allocated is this for the
+    /// tokens seen so far, rounded up in every layer to a block of about 2 MiB or of the whole context.
+    pub fn bytes_per_token(self, config: &Config) -> usize {
+        config.layers * config.kv_heads * self.position_bytes(config.head_dim)
+    }
+
+    /// Bytes of the key and the value of one head at one position.
+    fn position_bytes(self, head_dim: usize) -> usize {
+        let vector = match self {
+            Self::F32 => head_dim * size_of::<f32>(),
+            Self::F16 => head_dim * size_of::<f16>(),
+            Self::Int8 => head_dim + size_of::<f32>(),
+        };
+        2 * vector
+    }
+}
+
+impl FromStr for KvFormat {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let unknown = || Error::Argument(format!("a KV cache of '{name}': expected f16, int8 or f32"));
+        Self::ALL.into_iter().find(|format| format.name() == name).ok_or_else(unknown)
+    }
+}
+
+/// Keys and values of one layer, allocated in blocks as a conversation grows; nothing moves.
+pub struct Cache {
+    heads: usize,
+    head_dim: usize,
+    format: KvFormat,
+    /// Tiles of a head in a block.
+    block: usize,
+    blocks: Vec<Pages>,
+}
+
+/// Numbers of a tile.
+#[derive(Clone, Copy)]
+pub(super) enum Numbers<'a> {
+    F32(&'a [f32]),
+    F16(&'a [f16]),
+    Int8(&'a [i8]),
+}
+
+impl Numbers<'_> {
+    pub(super) fn len(self) -> usize {
+        match self {
+            Self::F32(numbers) => numbers.len(),
+            Self::F16(numbers) => numbers.len(),
+            Self::Int8(numbers) => numbers.len(),
+        }
+    }
+}
+
+/// A tile of one head.
+pub(super) struct Tile<'a> {
+    /// `[head_dim, TILE]`.
+    pub keys: Numbers<'a>,
+    /// `[TILE, head_dim]`.
+    pub values: Numbers<'a>,
+    /// What to multiply each position's key and value by.
+    pub scales: Option<[&'a [f32; TILE]; 2]>,
+}
+
+impl Cache {
+    /// Room for nothing yet, and never more than `context` positions.
+    pub(super) fn new(heads: usize, head_dim: usize, context: usize, format: KvFormat) -> Self {
+        let tile = heads * TILE * format.position_bytes(head_dim); // of all heads
+        let block = (HUGE / tile).clamp(1, context.div_ceil(TILE));
+        Self { heads, head_dim, format, block, blocks: Vec::new() }
+    }
+
+    /// Makes room for positions `0..positions`.
+    pub(super) fn reserve(&mut self, positions: usize) -> Result<()> {
+        while self.blocks.len() * self.block * TILE < positions {
+            self.blocks.push(Pages::new(self.heads * self.block * self.tile_bytes())?);
+        }
+        Ok(())
+    }
+
+    /// Bytes allocated.
+    pub fn bytes(&self) -> usize {
+        self.blocks.iter().map(|block| block.bytes().len()).sum()
+    }
+
+    pub(super) fn heads(&self) -> usize {
+        self.heads
+    }
+
+    pub(super) fn head_dim(&self) -> usize {
+        self.head_dim
+    }
+
+    fn tile_bytes(&self) -> usize {
+        TILE * self.format.position_bytes(self.head_dim)
+    }
+
+    /// Positions `TILE * tile..TILE * (tile + 1)` of a head.
+    #[inline]
+    pub(super) fn tile(&self, head: usize, tile: usize) -> Tile<'_> {
+        let size = self.tile_bytes();
+        let at = (head * self.block + tile % self.block) * size;
+        let tile = &self.blocks[tile / self.block].bytes()[at..at + size];
+        let numbers = TILE * self.head_dim;
+        match self.format {
+            KvFormat::F32 => {
+                let (keys, values) = cast_slice(tile).split_at(numbers);
+                Tile { keys: Numbers::F32(keys), values: Numbers::F32(values), scales: None }
+            }
+            KvFormat::F16 => {
+                let (keys, values) = cast_slice(tile).split_at(numbers);
+                Tile { keys: Numbers::F16(keys), values: Numbers::F16(values), scales: None }
+            }
+            KvFormat::Int8 => {
+                let (numbers, scales) = tile.split_at(2 * numbers);
+                let (keys, values) = cast_slice(numbers).split_at(numbers.len() / 2);
+                let (scales, _) = cast_slice(scales).as_chunks();
+                let scales = Some([&scales[0], &scales[1]]);
+                Tile { keys: Numbers::Int8(keys), values: Numbers::Int8(values), scales }
+            }
+        }
+    }
+
+    /// Stores `k` and `v` (`[tokens, heads * head_dim]`) from `position` on.
+    pub(super) fn append(&mut self, k: &[f32], v: &[f32], position: usize) {
+        let (dim, size) = (self.head_dim, self.tile_bytes());
+        for (n, (k, v)) in k.chunks_exact(dim).zip(v.chunks_exact(dim)).enumerate() {
+            let (position, head) = (position + n / self.heads, n % self.heads);
+            let (tile, place) = (position / TILE, position % TILE);
+            let at = (head * self.block + tile % self.block) * size;
+            let tile = &mut self.blocks[tile / self.block].bytes_mut()[at..at + size];
+            match self.format {
+                KvFormat::F32 => store_f32(cast_slice_mut(tile), place, k, v),
+                KvFormat::F16 => store_f16(cast_slice_mut(tile), place, k, v),
+                KvFormat::Int8 => store_int8(tile, place, k, v),
+            }
+        }
+    }
+}
+
+fn store_f32(tile: &mut [f32], place: usize, k: &[f32], v: &[f32]) {
+    let (keys, values) = tile.split_at_mut(TILE * k.len());
+    keys.as_chunks_mut::<TILE>().0.iter_mut().zip(k).for_each(|(keys, &k)| keys[place] = k);
+    values[place * v.len()..][..v.len()].copy_from_slice(v);
+}
+
+fn store_f16(tile: &mut [f16], place: usize, k: &[f32], v: &[f32]) {
+    let (keys, values) = tile.split_at_mut(TILE * k.len());
+    let mut keys = keys.as_chunks_mut::<TILE>().0.iter_mut();
+    let mut values = values[place * v.len()..][..v.len()].iter_mut();
+    to_f16(k, |k| keys.next().into_iter().for_each(|keys| keys[place] = k));
+    to_f16(v, |v| values.next().into_iter().for_each(|value| *value = v));
+}
+
+/// Rounds a row; what is beyond the range but finite stays finite.
+fn to_f16(row: &[f32], mut store: impl FnMut(f16)) {
+    const LARGEST: f32 = 65504.0;
+    let bounded = |x: f32| if x.is_infinite() { x } else { x.clamp(-LARGEST, LARGEST) };
+    for row in row.chunks(64) {
+        let (mut from, mut to) = ([0.0; 64], [f16::ZERO; 64]);
+        from.iter_mut().zip(row).for_each(|(from, &x)| *from = bounded(x));
+        to.convert_from_f32_slice(&from);
+        to[..row.len()].iter().for_each(|&x| store(x));
+    }
+}
+
+fn store_int8(tile: &mut [u8], place: usize, k: &[f32], v: &[f32]) {
+    let (numbers, scales) = tile.split_at_mut(2 * TILE * k.len());
+    let (keys, values) = cast_slice_mut(numbers).split_at_mut(TILE * k.len());
+    let (scales, _) = cast_slice_mut(scales).as_chunks_mut::<TILE>();
+    let mut keys = keys.as_chunks_mut::<TILE>().0.iter_mut();
+    let mut values = values[place * v.len()..][..v.len()].iter_mut();
+    scales[0][place] = to_int8(k, |k| keys.next().into_iter().for_each(|keys| keys[place] = k));
+    scales[1][place] = to_int8(v, |v| values.next().into_iter().for_each(|value| *value = v));
+}
+
+/// Rounds a row to absmax / 127, halves to even, and returns this scale: not a number if any of the row is not.
+fn to_int8(row: &[f32], mut store: impl FnMut(i8)) -> f32 {
+    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer, half to even
+    // Bit patterns of magnitudes are ordered like the magnitudes, with the non-numbers above all.
+    let largest = f32::from_bits(row.iter().fold(0, |max, x| max.max(x.to_bits() & 0x7fff_ffff)));
+    // Below 1e-30 the inverse could overflow; such rows are zeros.
+    let (scale, inverse) = match largest {
+        x if !x.is_finite() => (f32::NAN, 0.0),
+        x if x > 1e-30 => (x / 127.0, 127.0 / x),
+        _ => (0.0, 0.0),
+    };
+    row.iter().for_each(|x| store((x * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i8));
+    scale
+}

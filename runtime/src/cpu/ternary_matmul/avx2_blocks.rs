@@ -1,0 +1,213 @@
+//! AVX2: blocks of a file, in any packing, to 128 codes in the four planes and the scale of each lane.
+
+use std::arch::x86_64::*;
+
+/// 128 weights, unpacked.
+#[derive(Clone, Copy)]
+pub(super) struct Unpacked {
+    pub(super) planes: [__m256i; 4],
+    /// Scale of each lane.
+    pub(super) scales: __m256,
+}
+
+/// Groups of 128 in a block of that many bytes.
+pub(super) const fn parts(block: usize) -> usize {
+    if block == 54 || block == 66 { 2 } else { 1 }
+}
+
+/// The half group that a row of an odd number of 64s ends in: a scale of zero for the upper lanes.
+pub(super) fn half_block<const BLOCK: usize>(row: &[u8]) -> [u8; BLOCK] {
+    let half = row.as_chunks::<BLOCK>().1;
+    let mut padded = [0; BLOCK];
+    padded[..half.len()].copy_from_slice(half);
+    padded
+}
+
+/// Codes and scales of the 128 weights `part` of a block. Its length tells the packing: 28 PTQ1_0, 34 Q2_0 and 36 two
+/// blocks of its groups of 64, 54 TQ1_0, 66 TQ2_0.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+pub(super) fn unpack<const BLOCK: usize>(block: &[u8; BLOCK], part: usize) -> Unpacked {
+    if BLOCK == 36 {
+        return two_blocks_of_64(block);
+    }
+    let at = if BLOCK == 34 { 0 } else { BLOCK - 2 };
+    let scales = _mm256_broadcastss_ps(scale(block, at));
+    let planes = match BLOCK {
+        34 => two_bits(load_from(block, 2)),
+        66 => planes(two_bits(load_from(block, 32 * part))),
+        28 => planes(digits(ptq1_0(block))),
+        _ if part == 0 => planes(digits(tq1_0_first(block))),
+        _ => planes(digits(tq1_0_second(block))),
+    };
+    Unpacked { planes, scales }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+fn two_blocks_of_64(blocks: &[u8]) -> Unpacked {
+    let codes = _mm256_set_m128i(load_half(blocks, 20), load_half(blocks, 2));
+    let (low, high) = (_mm_broadcastss_ps(scale(blocks, 0)), _mm_broadcastss_ps(scale(blocks, 18)));
+    Unpacked { planes: two_bits(codes), scales: _mm256_set_m128(high, low) }
+}
+
+/// The f16 at `at` as f32, in the lowest lane.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+fn scale(block: &[u8], at: usize) -> __m128 {
+    _mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(u16::from_le_bytes([block[at], block[at + 1]]))))
+}
+
+/// The four codes of each byte.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn two_bits(codes: __m256i) -> [__m256i; 4] {
+    let mask = _mm256_set1_epi8(3);
+    [
+        _mm256_and_si256(codes, mask),
+        _mm256_and_si256(_mm256_srli_epi16::<2>(codes), mask),
+        _mm256_and_si256(_mm256_srli_epi16::<4>(codes), mask),
+        _mm256_and_si256(_mm256_srli_epi16::<6>(codes), mask),
+    ]
+}
+
+/// 128 codes in the order of the weights into the four planes: byte 4j+k to plane k, byte j.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn planes(codes: [__m256i; 4]) -> [__m256i; 4] {
+    // In each half of a register: the bytes of plane 0, then those of plane 1, 2, 3, four of each.
+    let gather =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    let [a, b, c, d] = codes;
+    let (a, b) = (_mm256_shuffle_epi8(a, gather), _mm256_shuffle_epi8(b, gather));
+    let (c, d) = (_mm256_shuffle_epi8(c, gather), _mm256_shuffle_epi8(d, gather));
+    let (ab_01, ab_23) = (_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+    let (cd_01, cd_23) = (_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+    // Each plane has its four-byte pieces 0 2 4 6 in the lower half and 1 3 5 7 in the upper.
+    let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    [
+        _mm256_permutevar8x32_epi32(_mm256_unpacklo_epi64(ab_01, cd_01), order),
+        _mm256_permutevar8x32_epi32(_mm256_unpackhi_epi64(ab_01, cd_01), order),
+        _mm256_permutevar8x32_epi32(_mm256_unpacklo_epi64(ab_23, cd_23), order),
+        _mm256_permutevar8x32_epi32(_mm256_unpackhi_epi64(ab_23, cd_23), order),
+    ]
+}
+
+/// Code n of a base-3 byte is the whole part of three times `byte * 3^n mod 256` as a fraction of 256
+/// (`ternary/trits.rs`). These are the fractions; [`digits`] takes the whole parts.
+///
+/// PTQ1_0: 16 bytes of five codes, then 8 of five and 2 of four.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn ptq1_0(block: &[u8]) -> [__m256i; 4] {
+    let x_01 = and_thrice(_mm256_broadcastsi128_si256(load_half(block, 0)));
+    let x_23 = nine_times(x_01);
+    let x_4 = _mm256_castsi256_si128(nine_times(x_23));
+    let tail = _mm_bsrli_si128::<4>(load_half(block, 12)); // bytes 16 to 27
+    let y = _mm256_permute4x64_epi64::<0b00_00_00_00>(_mm256_castsi128_si256(tail));
+    let y_01 = _mm256_permute4x64_epi64::<0b10_00_10_00>(and_thrice(y)); // 8 bytes of y, 8 of 3 y; twice
+    let y_23 = nine_times(y_01);
+    let y_4 = _mm256_castsi256_si128(nine_times(y_23));
+    let last = _mm_shuffle_epi8(tail, _mm_set1_epi16(0x0908));
+    let last = powers(last, _mm256_setr_epi16(1, 1, 3, 3, 9, 9, 27, 27, 0, 0, 0, 0, 0, 0, 0, 0));
+    let (y_01, y_23) = (_mm256_castsi256_si128(y_01), _mm256_castsi256_si128(y_23));
+    [x_01, x_23, _mm256_set_m128i(y_01, x_4), _mm256_set_m128i(_mm_unpacklo_epi64(y_4, last), y_23)]
+}
+
+/// TQ1_0, weights 0..128: the first four codes of 32 bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn tq1_0_first(block: &[u8]) -> [__m256i; 4] {
+    let x = load_from(block, 0);
+    let x_1 = three_times(x);
+    let x_2 = three_times(x_1);
+    [x, x_1, x_2, three_times(x_2)]
+}
+
+/// TQ1_0, weights 128..256: the fifth code of those, 16 bytes of five, 4 of four.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn tq1_0_second(block: &[u8]) -> [__m256i; 4] {
+    let x_4 = nine_times(nine_times(load_from(block, 0)));
+    let z_01 = and_thrice(_mm256_broadcastsi128_si256(load_half(block, 32)));
+    let z_23 = nine_times(z_01);
+    let z_4 = _mm256_castsi256_si128(nine_times(z_23));
+    let last = _mm_shuffle_epi8(load_half(block, 38), _mm_set1_epi32(0x0d0c_0b0a)); // bytes 48 to 51
+    let last = powers(last, _mm256_setr_epi16(1, 1, 1, 1, 3, 3, 3, 3, 9, 9, 9, 9, 27, 27, 27, 27));
+    [x_4, z_01, z_23, _mm256_set_m128i(last, z_4)]
+}
+
+/// Whole parts of `3 x / 256`: the average of x and half of it is three quarters of x, whose upper two bits they are.
+/// The instruction rounds up where whole parts need rounding down, so it averages complements.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn digits(x: [__m256i; 4]) -> [__m256i; 4] {
+    let mut digits = x;
+    for x in &mut digits {
+        let ones = _mm256_set1_epi8(-1);
+        let complement = _mm256_xor_si256(*x, ones);
+        let three_quarters = _mm256_avg_epu8(complement, _mm256_avg_epu8(complement, ones));
+        *x = _mm256_andnot_si256(_mm256_srli_epi16::<6>(three_quarters), _mm256_set1_epi8(3));
+    }
+    digits
+}
+
+/// x in the lower half, 3 x in the upper.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn and_thrice(x: __m256i) -> __m256i {
+    let upper = _mm256_setr_epi64x(0, 0, -1, -1);
+    _mm256_add_epi8(x, _mm256_and_si256(_mm256_add_epi8(x, x), upper))
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn three_times(x: __m256i) -> __m256i {
+    _mm256_add_epi8(x, _mm256_add_epi8(x, x))
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn nine_times(x: __m256i) -> __m256i {
+    three_times(three_times(x))
+}
+
+/// Each byte times its factor, modulo 256.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn powers(bytes: __m128i, factors: __m256i) -> __m128i {
+    let products = _mm256_mullo_epi16(_mm256_cvtepu8_epi16(bytes), factors);
+    let products = _mm256_and_si256(products, _mm256_set1_epi16(255));
+    _mm_packus_epi16(_mm256_castsi256_si128(products), _mm256_extracti128_si256::<1>(products))
+}
+
+/// 32 bytes of a slice from `at` on.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load_from(bytes: &[u8], at: usize) -> __m256i {
+    load::<u8, 32>(bytes[at..at + 32].as_array().expect("32 bytes"))
+}
+
+/// 16 bytes of a slice from `at` on.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load_half(bytes: &[u8], at: usize) -> __m128i {
+    let bytes: &[u8; 16] = bytes[at..at + 16].as_array().expect("16 bytes");
+    #[expect(unsafe_code, reason = "an unaligned load takes a raw pointer")]
+    // SAFETY: 16 readable bytes lie behind the reference; alignment is not asked for.
+    unsafe {
+        _mm_loadu_si128(bytes.as_ptr().cast())
+    }
+}
+
+/// 32 bytes from anywhere. Not `loadu`: for a processor that it knows nothing of, LLVM splits that in two.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn load<T: bytemuck::Pod, const N: usize>(from: &[T; N]) -> __m256i {
+    const { assert!(size_of::<T>() * N == 32) };
+    #[expect(unsafe_code, reason = "an unaligned load takes a raw pointer")]
+    // SAFETY: 32 readable bytes lie behind the reference, as asserted above; alignment is not asked for.
+    unsafe {
+        _mm256_lddqu_si256(from.as_ptr().cast())
+    }
+}

@@ -1,0 +1,158 @@
+//! What a run tells while it goes: lines in `metrics.jsonl` for programs, a bar and lines on stderr for people.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use crate::backend::Codes;
+use crate::config::RunConfig;
+use crate::error::Result;
+use crate::metrics::Metrics;
+use crate::train::{State, Step};
+
+/// Who watches a run: the bar, and the flag that Ctrl-C sets.
+pub struct Watch<'a> {
+    /// Set when the user wants to stop: the loop saves and ends.
+    pub cancelled: &'a AtomicBool,
+    /// No bar and no lines on stderr.
+    pub quiet: bool,
+}
+
+impl Watch<'_> {
+    /// Whether the user wants to stop.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// A remark on stderr.
+    pub fn say(&self, line: &str) {
+        if !self.quiet {
+            eprintln!("{line}");
+        }
+    }
+
+    pub(super) fn bar(&self, len: u64, template: &str) -> ProgressBar {
+        if self.quiet {
+            return ProgressBar::hidden();
+        }
+        let style = ProgressStyle::with_template(template).expect("the templates of a run are well-formed");
+        ProgressBar::new(len).with_style(style)
+    }
+
+    pub(super) fn spinner(&self, message: String) -> ProgressBar {
+        let bar = if self.quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
+        bar.set_message(message);
+        bar.enable_steady_tick(std::time::Duration::from_millis(120));
+        bar
+    }
+}
+
+/// The metrics and the bar of one run.
+pub(super) struct Report<'a> {
+    metrics: Metrics,
+    bar: ProgressBar,
+    watch: &'a Watch<'a>,
+    window: Window,
+}
+
+/// Counts between two lines of metrics; `codes` counts from one validation to the next.
+#[derive(Default)]
+struct Window {
+    loss: f64,
+    steps: u64,
+    tokens: u64,
+    codes: Codes,
+    seconds: f64,
+}
+
+impl<'a> Report<'a> {
+    /// Opens the metrics of a run that stands at `state`; a fresh one begins with the loss of untrained weights.
+    pub fn open(
+        config: &RunConfig,
+        state: &State,
+        first_loss: Option<f64>,
+        watch: &'a Watch<'a>,
+    ) -> Result<Self> {
+        let mut metrics = Metrics::open(&config.out, state.step)?;
+        if let Some(loss) = first_loss {
+            metrics.log(&json!({"step": 0, "valid_loss": loss}))?;
+        }
+        let bar = watch.bar(config.steps, "{bar:30} {pos}/{len} steps  {msg}  {elapsed} (about {eta} left)");
+        bar.set_position(state.step);
+        bar.reset_eta();
+        Ok(Self { metrics, bar, watch, window: Window::default() })
+    }
+
+    /// A step was taken in `seconds`: every tenth, and the `last`, is a line of metrics.
+    pub fn step(&mut self, state: &State, step: &Step, seconds: f64, last: bool) -> Result<()> {
+        let window = &mut self.window;
+        window.add(step, seconds);
+        if state.step.is_multiple_of(10) || last {
+            let speed = window.tokens as f64 / window.seconds;
+            self.metrics.log(&json!({
+                "step": state.step,
+                "loss": window.loss / window.steps as f64,
+                "lr": step.lr,
+                "grad_norm": step.grad_norm,
+                "tokens_per_second": speed.round(),
+            }))?;
+            self.bar.set_message(format!("loss {:.3}  {speed:.0} tokens/s", state.mean_loss));
+            *window = Window { codes: window.codes, ..Window::default() };
+        }
+        self.bar.set_position(state.step);
+        Ok(())
+    }
+
+    /// Step `at` changed no weights, for `reason`.
+    pub fn skipped(&mut self, at: u64, step: &Step, reason: &str) -> Result<()> {
+        let Step { loss, grad_norm, .. } = step;
+        self.metrics.log(&json!({"step": at, "skipped": reason, "loss": loss, "grad_norm": grad_norm}))?;
+        self.say(&format!("step {at} skipped: {reason} (loss {loss:.3})"));
+        Ok(())
+    }
+
+    /// A validation. Codes are summed over the steps since the last one: shares are means per step.
+    pub fn validation(&mut self, at: u64, loss: f64) -> Result<()> {
+        let codes = std::mem::take(&mut self.window.codes);
+        let mut line = json!({"step": at, "valid_loss": loss, "perplexity": loss.exp()});
+        let mut remark = format!("step {at:>6}  valid loss {loss:.4}  perplexity {:.2}", loss.exp());
+        if codes.total > 0 {
+            let share = |n: u64| n as f64 / codes.total as f64;
+            let (zeros, flips) = (share(codes.zeros), share(codes.flips));
+            line["zero_fraction"] = zeros.into();
+            line["flip_rate"] = flips.into();
+            remark += &format!("  zeros {:.1}%  flips {:.3}% a step", 100.0 * zeros, 100.0 * flips);
+        }
+        self.metrics.log(&line)?;
+        self.say(&remark);
+        Ok(())
+    }
+
+    /// A text that the model wrote.
+    pub fn sample(&mut self, at: u64, text: &str) -> Result<()> {
+        self.metrics.log(&json!({"step": at, "sample": text}))?;
+        self.say(&format!("        sample: {}", text.replace('\n', " ")));
+        Ok(())
+    }
+
+    /// Takes the bar off the screen.
+    pub fn close(self) {
+        self.bar.finish_and_clear();
+    }
+
+    /// A remark above the bar.
+    fn say(&self, line: &str) {
+        self.bar.suspend(|| self.watch.say(line));
+    }
+}
+
+impl Window {
+    fn add(&mut self, step: &Step, seconds: f64) {
+        self.loss += step.loss;
+        self.steps += 1;
+        self.tokens += step.tokens;
+        self.codes = self.codes + step.codes;
+        self.seconds += seconds;
+    }
+}
