@@ -60,6 +60,23 @@ proptest! {
     }
 }
 
+/// More tokens, rows and groups than any kernel keeps in its caches at a time.
+#[test]
+fn many_tokens() {
+    let mut random = Random(3);
+    for packing in Packing::ALL {
+        let w = raw(17, 19 * packing.group(), packing, || random.bits() as u8);
+        same_at_every_level(&w, &random.normals(139 * w.cols));
+    }
+}
+
+/// For people, and for tools/emulate: which levels the tests here are about.
+#[test]
+fn levels() {
+    let names: Vec<_> = Isa::available().into_iter().map(Isa::name).collect();
+    println!("levels: {}", names.join(" "));
+}
+
 #[test]
 fn extremes() {
     for packing in Packing::ALL {

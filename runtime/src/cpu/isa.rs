@@ -18,6 +18,12 @@ pub(super) enum Level {
     /// AVX2, FMA (for its registers' sake: no kernel fuses) and F16C: x86 since 2013.
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// AVX2 with byte-wise dot products: Intel's processors without AVX-512, since 2021.
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni,
+    /// AVX-512 F, BW, DQ, VL and VNNI: Intel's servers since 2019, AMD since 2022.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
 }
 
 impl Isa {
@@ -34,6 +40,17 @@ impl Isa {
             && is_x86_feature_detected!("f16c")
         {
             levels.push(Self(Level::Avx2));
+            if is_x86_feature_detected!("avxvnni") {
+                levels.push(Self(Level::AvxVnni));
+            }
+            if is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512vnni")
+            {
+                levels.push(Self(Level::Avx512));
+            }
         }
         levels
     }
@@ -55,6 +72,10 @@ impl Isa {
             Level::Scalar => "scalar",
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Level::AvxVnni => "avx-vnni",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => "avx512",
         }
     }
 
@@ -74,6 +95,14 @@ impl Isa {
             #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
             // SAFETY: an `Isa` of this level exists only where these instructions were detected.
             Level::Avx2 => unsafe { avx2(f) },
+            #[cfg(target_arch = "x86_64")]
+            #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
+            // SAFETY: as above. Plain loops gain nothing from AVX-VNNI.
+            Level::AvxVnni => unsafe { avx2(f) },
+            #[cfg(target_arch = "x86_64")]
+            #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
+            // SAFETY: as above.
+            Level::Avx512 => unsafe { avx512(f) },
         }
     }
 }
@@ -87,6 +116,12 @@ pub fn vectorized<R>(f: impl FnOnce() -> R) -> R {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn avx2<R>(f: impl FnOnce() -> R) -> R {
+    f()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn avx512<R>(f: impl FnOnce() -> R) -> R {
     f()
 }
 

@@ -20,6 +20,8 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx2_blocks;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod scalar;
 
 use super::isa::{Isa, Level};
@@ -39,8 +41,8 @@ const LANES: usize = 8;
 struct RoundedGroup {
     /// Element 4j+k at plane k, byte j; -127..=127.
     planes: [[i8; CODE_BYTES]; 4],
-    /// Sum of the 16 activations of each lane.
-    sums: [i32; LANES],
+    /// Minus the sum of the 16 activations of each lane.
+    minus_sums: [i32; LANES],
     /// Scale of each lane's activations; two lanes share one.
     scales: [f32; LANES],
 }
@@ -83,14 +85,15 @@ impl Rounded {
 #[inline(always)]
 fn round_group(x: &[f32; GROUP]) -> RoundedGroup {
     let mut rounded = [0i8; GROUP];
-    let mut group = RoundedGroup { planes: [[0; CODE_BYTES]; 4], sums: [0; LANES], scales: [0.0; LANES] };
+    let mut group =
+        RoundedGroup { planes: [[0; CODE_BYTES]; 4], minus_sums: [0; LANES], scales: [0.0; LANES] };
     for (part, (x, out)) in x.as_chunks::<32>().0.iter().zip(rounded.as_chunks_mut::<32>().0).enumerate() {
         let scale = round_32(x, out);
         group.scales[2 * part] = scale;
         group.scales[2 * part + 1] = scale;
     }
-    for (sum, part) in group.sums.iter_mut().zip(rounded.as_chunks::<16>().0) {
-        *sum = part.iter().map(|&a| i32::from(a)).sum();
+    for (minus_sum, part) in group.minus_sums.iter_mut().zip(rounded.as_chunks::<16>().0) {
+        *minus_sum = -part.iter().map(|&a| i32::from(a)).sum::<i32>();
     }
     for (j, four) in rounded.as_chunks::<4>().0.iter().enumerate() {
         for (plane, &a) in group.planes.iter_mut().zip(four) {
@@ -133,6 +136,14 @@ pub fn rows(isa: Isa, out: &mut [f32], w: &StoredTensor, first_row: usize, x: &R
         #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
         // SAFETY: an `Isa` of this level exists only where AVX2 and F16C were detected.
         Level::Avx2 => unsafe { avx2::rows(out, weights, x) },
+        #[cfg(target_arch = "x86_64")]
+        #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
+        // SAFETY: an `Isa` of this level exists only where AVX2, F16C and AVX-VNNI were detected.
+        Level::AvxVnni => unsafe { avx2::rows_vnni(out, weights, x) },
+        #[cfg(target_arch = "x86_64")]
+        #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
+        // SAFETY: an `Isa` of this level exists only where AVX-512 F, BW, DQ, VL and VNNI were detected.
+        Level::Avx512 => unsafe { avx512::rows(out, weights, x) },
     }
 }
 

@@ -1,9 +1,12 @@
-//! AVX2: a group of 128 in four byte-wise multiply-adds.
+//! AVX2: a group of 128 in four byte-wise multiply-adds; with AVX-VNNI (`VNNI`) they add up by themselves.
 //!
 //! One token (decode): four rows at once, so that the chain of additions of one row hides behind the others, and
 //! codes are unpacked straight from the file's blocks. Many tokens (prefill): a tile of weights is unpacked once
 //! into the first-level cache and used for all tokens, four at a time with the weights in registers.
 
+#![expect(clippy::needless_range_loop, reason = "registers are numbered; closures are not compiled for AVX2")]
+
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::avx2_blocks::{Unpacked, half_block, parts, unpack};
@@ -30,41 +33,57 @@ type Sums = [[__m256; PANEL]; TILE_ROWS];
 /// See [`super::rows`].
 #[target_feature(enable = "avx2,f16c")]
 pub(super) fn rows(out: &mut [f32], weights: Rows, x: &Rounded) {
+    any_packing::<false>(out, weights, x);
+}
+
+/// See [`super::rows`].
+#[target_feature(enable = "avx2,f16c,avxvnni")]
+pub(super) fn rows_vnni(out: &mut [f32], weights: Rows, x: &Rounded) {
+    any_packing::<true>(out, weights, x);
+}
+
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+fn any_packing<const VNNI: bool>(out: &mut [f32], weights: Rows, x: &Rounded) {
     match weights.packing {
-        Packing::Q2_0 => packed_rows::<34>(out, weights, x),
-        Packing::Q2_0G64 => packed_rows::<36>(out, weights, x),
-        Packing::Tq2_0 => packed_rows::<66>(out, weights, x),
-        Packing::Ptq1_0 => packed_rows::<28>(out, weights, x),
-        Packing::Tq1_0 => packed_rows::<54>(out, weights, x),
+        Packing::Q2_0 => packed_rows::<VNNI, 34>(out, weights, x),
+        Packing::Q2_0G64 => packed_rows::<VNNI, 36>(out, weights, x),
+        Packing::Tq2_0 => packed_rows::<VNNI, 66>(out, weights, x),
+        Packing::Ptq1_0 => packed_rows::<VNNI, 28>(out, weights, x),
+        Packing::Tq1_0 => packed_rows::<VNNI, 54>(out, weights, x),
     }
 }
 
 /// `BLOCK` bytes hold 128 weights (one block, or two of 64) or 256; each packing has a length of its own.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-fn packed_rows<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &Rounded) {
+fn packed_rows<const VNNI: bool, const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &Rounded) {
     match x.tokens() {
-        1 => one_token::<BLOCK>(out, weights, x.token(0)),
-        _ => many_tokens::<BLOCK>(out, weights, x),
+        1 => one_token::<VNNI, BLOCK>(out, weights, x.token(0)),
+        _ => many_tokens::<VNNI, BLOCK>(out, weights, x),
     }
 }
 
 #[target_feature(enable = "avx2,f16c")]
-fn one_token<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &[RoundedGroup]) {
+fn one_token<const VNNI: bool, const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &[RoundedGroup]) {
     let (tiles, rest) = out.as_chunks_mut::<DECODE_ROWS>();
     let done = tiles.len() * DECODE_ROWS;
     for (n, tile) in tiles.iter_mut().enumerate() {
-        *tile = dots::<BLOCK, DECODE_ROWS>(weights, n * DECODE_ROWS, x);
+        *tile = dots::<VNNI, BLOCK, DECODE_ROWS>(weights, n * DECODE_ROWS, x);
     }
     for (n, out) in rest.iter_mut().enumerate() {
-        [*out] = dots::<BLOCK, 1>(weights, done + n, x);
+        [*out] = dots::<VNNI, BLOCK, 1>(weights, done + n, x);
     }
 }
 
 /// Products of `R` rows from `first` on with one token.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-fn dots<const BLOCK: usize, const R: usize>(weights: Rows, first: usize, x: &[RoundedGroup]) -> [f32; R] {
+fn dots<const VNNI: bool, const BLOCK: usize, const R: usize>(
+    weights: Rows,
+    first: usize,
+    x: &[RoundedGroup],
+) -> [f32; R] {
     let mut rows: [&[[u8; BLOCK]]; R] = [&[]; R];
     let (mut sums, mut out) = ([_mm256_setzero_ps(); R], [0.0; R]);
     let whole = weights.row_bytes / BLOCK;
@@ -81,13 +100,13 @@ fn dots<const BLOCK: usize, const R: usize>(weights: Rows, first: usize, x: &[Ro
         for part in 0..parts(BLOCK) {
             let x = &x[b * parts(BLOCK) + part];
             for r in 0..R {
-                add_products(&mut sums[r], &unpack(&rows[r][b], part), x);
+                add_products::<VNNI>(&mut sums[r], &unpack(&rows[r][b], part), x);
             }
         }
     }
     for r in 0..R {
         if let Some(x) = x.get(whole * parts(BLOCK)) {
-            add_products(&mut sums[r], &unpack(&half_block::<BLOCK>(weights.row(first + r)), 0), x);
+            add_products::<VNNI>(&mut sums[r], &unpack(&half_block::<BLOCK>(weights.row(first + r)), 0), x);
         }
         out[r] = tree(sums[r]);
     }
@@ -95,7 +114,7 @@ fn dots<const BLOCK: usize, const R: usize>(weights: Rows, first: usize, x: &[Ro
 }
 
 #[target_feature(enable = "avx2,f16c")]
-fn many_tokens<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &Rounded) {
+fn many_tokens<const VNNI: bool, const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &Rounded) {
     let (tokens, groups) = (x.tokens(), x.groups_per_token);
     let rows = out.len() / tokens;
     let zero = Unpacked { planes: [_mm256_setzero_si256(); 4], scales: _mm256_setzero_ps() };
@@ -116,10 +135,10 @@ fn many_tokens<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &Rounded) 
                 for t in (0..panel).step_by(TOKENS) {
                     let sums = &mut sums[..tile_rows];
                     match panel - t {
-                        1 => tile_products::<1>(sums, t, &tile, x, first_token, some.clone()),
-                        2 => tile_products::<2>(sums, t, &tile, x, first_token, some.clone()),
-                        3 => tile_products::<3>(sums, t, &tile, x, first_token, some.clone()),
-                        _ => tile_products::<TOKENS>(sums, t, &tile, x, first_token, some.clone()),
+                        1 => tile_products::<VNNI, 1>(sums, t, &tile, x, first_token, some.clone()),
+                        2 => tile_products::<VNNI, 2>(sums, t, &tile, x, first_token, some.clone()),
+                        3 => tile_products::<VNNI, 3>(sums, t, &tile, x, first_token, some.clone()),
+                        _ => tile_products::<VNNI, TOKENS>(sums, t, &tile, x, first_token, some.clone()),
                     }
                 }
             }
@@ -136,7 +155,7 @@ fn many_tokens<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &Rounded) 
 /// Adds the products of a tile of weights with tokens `t..t + T` of the panel that starts at `first_token`.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-fn tile_products<const T: usize>(
+fn tile_products<const VNNI: bool, const T: usize>(
     sums: &mut [[__m256; PANEL]],
     t: usize,
     tile: &[[Unpacked; TILE_GROUPS]; TILE_ROWS],
@@ -154,7 +173,7 @@ fn tile_products<const T: usize>(
         acc.copy_from_slice(sums);
         for (g, weights) in weights[..groups.len()].iter().enumerate() {
             for i in 0..T {
-                add_products(&mut acc[i], weights, &tokens[i][g]);
+                add_products::<VNNI>(&mut acc[i], weights, &tokens[i][g]);
             }
         }
         sums.copy_from_slice(&acc);
@@ -179,7 +198,16 @@ fn unpack_groups<const BLOCK: usize>(tile: &mut [Unpacked; TILE_GROUPS], row: &[
 /// Adds the products of 128 weights with one token's activations: the one arithmetic of this file.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-fn add_products(sums: &mut __m256, w: &Unpacked, x: &RoundedGroup) {
+fn add_products<const VNNI: bool>(sums: &mut __m256, w: &Unpacked, x: &RoundedGroup) {
+    let lanes = _mm256_cvtepi32_ps(if VNNI { lanes_vnni(w, x) } else { lanes(w, x) });
+    let scales = _mm256_mul_ps(w.scales, _mm256_castsi256_ps(vector(x, SCALES)));
+    *sums = _mm256_add_ps(*sums, _mm256_mul_ps(scales, lanes));
+}
+
+/// Products of the codes with the activations, less the sums of the activations.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn lanes(w: &Unpacked, x: &RoundedGroup) -> __m256i {
     // Pairs of products are at most 2 * 3 * 127, four of those fit i16 easily: nothing saturates.
     let a = _mm256_maddubs_epi16(w.planes[0], vector(x, 0));
     let b = _mm256_maddubs_epi16(w.planes[1], vector(x, 1));
@@ -187,22 +215,45 @@ fn add_products(sums: &mut __m256, w: &Unpacked, x: &RoundedGroup) {
     let d = _mm256_maddubs_epi16(w.planes[3], vector(x, 3));
     let pairs = _mm256_add_epi16(_mm256_add_epi16(a, b), _mm256_add_epi16(c, d));
     let lanes = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-    let lanes = _mm256_cvtepi32_ps(_mm256_sub_epi32(lanes, vector(x, SUMS)));
-    let scales = _mm256_mul_ps(w.scales, _mm256_castsi256_ps(vector(x, SCALES)));
-    *sums = _mm256_add_ps(*sums, _mm256_mul_ps(scales, lanes));
+    _mm256_add_epi32(lanes, vector(x, MINUS_SUMS))
+}
+
+/// The same by AVX-VNNI. Assembly, because a function compiled for it would not be inlined into those for AVX2.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn lanes_vnni(w: &Unpacked, x: &RoundedGroup) -> __m256i {
+    let mut lanes = vector(x, MINUS_SUMS);
+    #[expect(unsafe_code, reason = "assembly")]
+    // SAFETY: only `rows_vnni` leads here, so the processor has AVX-VNNI. 128 readable bytes lie behind the pointer.
+    unsafe {
+        asm!(
+            "{{vex}} vpdpbusd {lanes}, {a}, ymmword ptr [{x}]",
+            "{{vex}} vpdpbusd {lanes}, {b}, ymmword ptr [{x} + 32]",
+            "{{vex}} vpdpbusd {lanes}, {c}, ymmword ptr [{x} + 64]",
+            "{{vex}} vpdpbusd {lanes}, {d}, ymmword ptr [{x} + 96]",
+            lanes = inout(ymm_reg) lanes,
+            a = in(ymm_reg) w.planes[0],
+            b = in(ymm_reg) w.planes[1],
+            c = in(ymm_reg) w.planes[2],
+            d = in(ymm_reg) w.planes[3],
+            x = in(reg) x.planes.as_ptr(),
+            options(pure, readonly, nostack, preserves_flags),
+        );
+    }
+    lanes
 }
 
 /// The eight lanes in the one fixed tree.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-fn tree(lanes: __m256) -> f32 {
+pub(super) fn tree(lanes: __m256) -> f32 {
     let four = _mm_add_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps::<1>(lanes));
     let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
 }
 
 /// Vectors of a group of activations, behind its four planes.
-const SUMS: usize = 4;
+const MINUS_SUMS: usize = 4;
 const SCALES: usize = 5;
 
 /// Vector `n` of a group: aligned, so that it becomes an operand of the instruction that uses it.

@@ -38,7 +38,7 @@ fn row_dot(codes: &[[u8; GROUP]], scales: &[[f32; 2]], x: &[RoundedGroup]) -> f3
         for l in 0..LANES {
             let weights = GROUP / LANES * l..GROUP / LANES * (l + 1);
             let products: i32 = weights.map(|i| i32::from(codes[i]) * activation(x, i)).sum();
-            acc[l] += (scales[l / 4] * x.scales[l]) * (products - x.sums[l]) as f32;
+            acc[l] += (scales[l / 4] * x.scales[l]) * (products + x.minus_sums[l]) as f32;
         }
     }
     ops::tree(acc)

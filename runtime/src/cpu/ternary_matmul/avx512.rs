@@ -1,0 +1,366 @@
+//! AVX-512 with VNNI: two rows to a register. The lower eight lanes are one row's and the upper eight the next
+//! row's, so that every row is added up group after group, as the definition says.
+//!
+//! One token (decode): eight rows at once, unpacked straight from the file's blocks. Many tokens (prefill): a tile of
+//! eight rows is unpacked once into the first-level cache and used for all tokens, six at a time with the weights of
+//! four rows in registers.
+//!
+//! Vector instructions for 128 weights and one token: 4 in prefill (half of 4 `vpdpbusd` and 4 of floats, which the
+//! contract asks for every 128 weights: so half of Intel's peak, two thirds of Zen 5's), 10 in decode, which waits
+//! for memory (34 bytes in 5 clock cycles).
+
+#![expect(
+    clippy::needless_range_loop,
+    reason = "registers are numbered; closures are not compiled for AVX-512"
+)]
+
+use std::arch::x86_64::*;
+use std::mem::offset_of;
+
+use super::avx2::tree;
+use super::avx2_blocks::{self, load, parts};
+use super::{Rounded, RoundedGroup, Rows};
+use crate::ternary::Packing;
+
+/// Rows that are computed together.
+const ROWS: usize = 8;
+const PAIRS: usize = ROWS / 2;
+/// A tile of unpacked weights is [`ROWS`] rows of this many groups: 10 KiB, beside [`TOKENS`] times as many groups of
+/// activations (9 KiB).
+const TILE_GROUPS: usize = 8;
+/// Pairs of rows and tokens that are computed together: their sums take 12 of the 32 registers, the weights 10, the
+/// activations of a token 6.
+const TILE_PAIRS: usize = 2;
+const TOKENS: usize = 6;
+/// Tokens whose sums wait in memory while a tile of weights is in use.
+const PANEL: usize = 11 * TOKENS;
+
+/// 128 weights of each of two rows, unpacked.
+#[derive(Clone, Copy)]
+struct Unpacked {
+    planes: [__m512i; 4],
+    /// Scale of each lane.
+    scales: __m512,
+}
+
+/// A [`RoundedGroup`], once for each of two rows.
+struct Activations {
+    planes: [__m512i; 4],
+    minus_sums: __m512i,
+    scales: __m512,
+}
+
+/// Sums of each pair of rows of a tile with each token of a panel.
+type Sums = [[__m512; PANEL]; PAIRS];
+
+/// See [`super::rows`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn rows(out: &mut [f32], weights: Rows, x: &Rounded) {
+    match weights.packing {
+        Packing::Q2_0 => packed_rows::<34>(out, weights, x),
+        Packing::Q2_0G64 => packed_rows::<36>(out, weights, x),
+        Packing::Tq2_0 => packed_rows::<66>(out, weights, x),
+        Packing::Ptq1_0 => packed_rows::<28>(out, weights, x),
+        Packing::Tq1_0 => packed_rows::<54>(out, weights, x),
+    }
+}
+
+/// `BLOCK` bytes hold 128 weights (one block, or two of 64) or 256; each packing has a length of its own.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn packed_rows<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &Rounded) {
+    match x.tokens() {
+        1 => one_token::<BLOCK>(out, weights, x.token(0)),
+        _ => many_tokens::<BLOCK>(out, weights, x),
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn one_token<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &[RoundedGroup]) {
+    for (n, out) in out.chunks_mut(ROWS).enumerate() {
+        let rows = EightRows::<BLOCK>::new(weights, n * ROWS, out.len());
+        let mut sums = [_mm512_setzero_ps(); PAIRS];
+        for b in 0..rows.whole {
+            for part in 0..parts(BLOCK) {
+                add_group(&mut sums, &rows.blocks(b), part, &x[b * parts(BLOCK) + part]);
+            }
+        }
+        if BLOCK == 36
+            && let Some(x) = x.get(rows.whole)
+        {
+            add_group(&mut sums, &rows.half_blocks(), 0, x);
+        }
+        for (out, sums) in out.chunks_mut(2).zip(sums) {
+            out.copy_from_slice(&trees(sums)[..out.len()]);
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn many_tokens<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &Rounded) {
+    let (tokens, groups) = (x.tokens(), x.groups_per_token);
+    let rows = out.len() / tokens;
+    let mut tile = [[zero(); PAIRS]; TILE_GROUPS];
+    let mut sums: Sums = [[_mm512_setzero_ps(); PANEL]; PAIRS];
+    for first_row in (0..rows).step_by(ROWS) {
+        let tile_rows = ROWS.min(rows - first_row);
+        let weights = EightRows::<BLOCK>::new(weights, first_row, tile_rows);
+        for first_token in (0..tokens).step_by(PANEL) {
+            let panel = PANEL.min(tokens - first_token);
+            for sums in &mut sums {
+                sums[..panel].fill(_mm512_setzero_ps());
+            }
+            for first_group in (0..groups).step_by(TILE_GROUPS) {
+                let some = first_group..groups.min(first_group + TILE_GROUPS);
+                for (g, tile) in some.clone().zip(&mut tile) {
+                    let (b, part) = (g / parts(BLOCK), g % parts(BLOCK));
+                    let blocks = if BLOCK != 36 || b < weights.whole {
+                        weights.blocks(b)
+                    } else {
+                        weights.half_blocks()
+                    };
+                    *tile = unpack(&blocks, part);
+                }
+                for t in (0..panel).step_by(TOKENS) {
+                    match panel - t {
+                        1 => tile_products::<1>(&mut sums, t, &tile, x, first_token, some.clone()),
+                        2 => tile_products::<2>(&mut sums, t, &tile, x, first_token, some.clone()),
+                        3 => tile_products::<3>(&mut sums, t, &tile, x, first_token, some.clone()),
+                        4 => tile_products::<4>(&mut sums, t, &tile, x, first_token, some.clone()),
+                        5 => tile_products::<5>(&mut sums, t, &tile, x, first_token, some.clone()),
+                        _ => tile_products::<TOKENS>(&mut sums, t, &tile, x, first_token, some.clone()),
+                    }
+                }
+            }
+            for t in 0..panel {
+                let out = &mut out[(first_token + t) * rows + first_row..][..tile_rows];
+                for (out, sums) in out.chunks_mut(2).zip(&sums) {
+                    out.copy_from_slice(&trees(sums[t])[..out.len()]);
+                }
+            }
+        }
+    }
+}
+
+/// Adds the products of a tile of weights with tokens `t..t + T` of the panel that starts at `first_token`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn tile_products<const T: usize>(
+    sums: &mut Sums,
+    t: usize,
+    tile: &[[Unpacked; PAIRS]; TILE_GROUPS],
+    x: &Rounded,
+    first_token: usize,
+    groups: std::ops::Range<usize>,
+) {
+    let mut tokens: [&[RoundedGroup]; T] = [&[]; T];
+    for i in 0..T {
+        tokens[i] = &x.token(first_token + t + i)[groups.clone()];
+    }
+    for first in (0..PAIRS).step_by(TILE_PAIRS) {
+        let sums = &mut sums[first..first + TILE_PAIRS];
+        let mut acc = [[_mm512_setzero_ps(); T]; TILE_PAIRS];
+        for p in 0..TILE_PAIRS {
+            acc[p].copy_from_slice(&sums[p][t..t + T]);
+        }
+        for (g, weights) in tile[..groups.len()].iter().enumerate() {
+            for i in 0..T {
+                let x = activations(&tokens[i][g]);
+                for p in 0..TILE_PAIRS {
+                    add_products(&mut acc[p][i], &weights[first + p], &x);
+                }
+            }
+        }
+        for p in 0..TILE_PAIRS {
+            sums[p][t..t + T].copy_from_slice(&acc[p]);
+        }
+    }
+}
+
+/// Adds the products of one group of eight rows with one token's activations.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn add_group<const BLOCK: usize>(
+    sums: &mut [__m512; PAIRS],
+    blocks: &[&[u8; BLOCK]; ROWS],
+    part: usize,
+    x: &RoundedGroup,
+) {
+    let (weights, x) = (unpack(blocks, part), activations(x));
+    for p in 0..PAIRS {
+        add_products(&mut sums[p], &weights[p], &x);
+    }
+}
+
+/// Adds the products of 128 weights of two rows with one token's activations: the one arithmetic of this file.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn add_products(sums: &mut __m512, w: &Unpacked, x: &Activations) {
+    let mut lanes = x.minus_sums;
+    for k in 0..4 {
+        lanes = _mm512_dpbusd_epi32(lanes, w.planes[k], x.planes[k]);
+    }
+    let scales = _mm512_mul_ps(w.scales, x.scales);
+    *sums = _mm512_add_ps(*sums, _mm512_mul_ps(scales, _mm512_cvtepi32_ps(lanes)));
+}
+
+/// Eight rows of weights.
+struct EightRows<'a, const BLOCK: usize> {
+    /// Whole blocks of each row.
+    whole: usize,
+    rows: [&'a [[u8; BLOCK]]; ROWS],
+    /// The half group that a row of an odd number of 64s ends in: a scale of zero for the upper lanes.
+    half: [[u8; BLOCK]; ROWS],
+}
+
+impl<'a, const BLOCK: usize> EightRows<'a, BLOCK> {
+    /// `count` rows from `first` on; if that is less than eight, the last one again and again.
+    #[inline(always)]
+    fn new(weights: Rows<'a>, first: usize, count: usize) -> Self {
+        let whole = weights.row_bytes / BLOCK;
+        let mut rows = Self { whole, rows: [&[]; ROWS], half: [[0; BLOCK]; ROWS] };
+        for r in 0..ROWS {
+            let (blocks, half) = weights.row(first + r.min(count - 1)).as_chunks();
+            rows.rows[r] = &blocks[..whole];
+            rows.half[r][..half.len()].copy_from_slice(half);
+        }
+        rows
+    }
+
+    #[inline(always)]
+    fn blocks(&self, b: usize) -> [&[u8; BLOCK]; ROWS] {
+        let mut blocks = [&[0; BLOCK]; ROWS];
+        for r in 0..ROWS {
+            blocks[r] = &self.rows[r][b];
+        }
+        blocks
+    }
+
+    fn half_blocks(&self) -> [&[u8; BLOCK]; ROWS] {
+        self.half.each_ref()
+    }
+}
+
+/// Codes and scales of the 128 weights `part` of a block of each of eight rows.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn unpack<const BLOCK: usize>(blocks: &[&[u8; BLOCK]; ROWS], part: usize) -> [Unpacked; PAIRS] {
+    if BLOCK == 34 || BLOCK == 36 {
+        return unpack_q2_0(blocks);
+    }
+    let mut unpacked = [zero(); PAIRS];
+    for p in 0..PAIRS {
+        let first = avx2_blocks::unpack(blocks[2 * p], part);
+        let second = avx2_blocks::unpack(blocks[2 * p + 1], part);
+        for k in 0..4 {
+            unpacked[p].planes[k] = two(first.planes[k], second.planes[k]);
+        }
+        let scales = two(_mm256_castps_si256(first.scales), _mm256_castps_si256(second.scales));
+        unpacked[p].scales = _mm512_castsi512_ps(scales);
+    }
+    unpacked
+}
+
+/// The same for blocks of Q2_0, whose scales come first: those of eight rows are converted together.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn unpack_q2_0<const BLOCK: usize>(blocks: &[&[u8; BLOCK]; ROWS]) -> [Unpacked; PAIRS] {
+    let (scales, lanes) = scales(blocks);
+    let mask = _mm512_set1_epi8(3);
+    let mut unpacked = [zero(); PAIRS];
+    for p in 0..PAIRS {
+        let codes = two(codes(blocks[2 * p]), codes(blocks[2 * p + 1]));
+        unpacked[p].planes = [
+            _mm512_and_si512(codes, mask),
+            _mm512_and_si512(_mm512_srli_epi16::<2>(codes), mask),
+            _mm512_and_si512(_mm512_srli_epi16::<4>(codes), mask),
+            _mm512_and_si512(_mm512_srli_epi16::<6>(codes), mask),
+        ];
+        let lanes = _mm512_add_epi32(lanes, _mm512_set1_epi32(2 * p as i32));
+        unpacked[p].scales = _mm512_permutexvar_ps(lanes, scales);
+    }
+    unpacked
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn zero() -> Unpacked {
+    Unpacked { planes: [_mm512_setzero_si512(); 4], scales: _mm512_setzero_ps() }
+}
+
+/// Two vectors, the first in the lower half.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn two(first: __m256i, second: __m256i) -> __m512i {
+    _mm512_inserti64x4::<1>(_mm512_castsi256_si512(first), second)
+}
+
+/// The scales of eight rows, the second ones of blocks of 64 in the upper lanes, and where the lanes of the first
+/// pair of rows find theirs.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn scales<const BLOCK: usize>(blocks: &[&[u8; BLOCK]; ROWS]) -> (__m512, __m512i) {
+    let first = f16s(blocks, 0);
+    if BLOCK == 34 {
+        let lanes = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+        return (_mm512_castps256_ps512(_mm256_cvtph_ps(first)), lanes);
+    }
+    let lanes = _mm512_setr_epi32(0, 0, 0, 0, 8, 8, 8, 8, 1, 1, 1, 1, 9, 9, 9, 9);
+    (_mm512_cvtph_ps(_mm256_set_m128i(f16s(blocks, 18), first)), lanes)
+}
+
+/// The two bytes at `at` of each block, from loads of four (which need no shuffle).
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn f16s<const BLOCK: usize>(blocks: &[&[u8; BLOCK]; ROWS], at: usize) -> __m128i {
+    let mut twos = [_mm_setzero_si128(); PAIRS];
+    for p in 0..PAIRS {
+        let (even, odd) = (&blocks[2 * p][at..], &blocks[2 * p + 1][at..]);
+        let even = _mm_cvtsi32_si128(i32::from_le_bytes([even[0], even[1], even[2], even[3]]));
+        let odd = _mm_cvtsi32_si128(i32::from_le_bytes([odd[0], odd[1], odd[2], odd[3]]));
+        twos[p] = _mm_unpacklo_epi16(even, odd);
+    }
+    _mm_unpacklo_epi64(_mm_unpacklo_epi32(twos[0], twos[1]), _mm_unpacklo_epi32(twos[2], twos[3]))
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn codes<const BLOCK: usize>(block: &[u8; BLOCK]) -> __m256i {
+    if BLOCK == 34 {
+        return load::<u8, 32>(block[2..].as_array().expect("34 bytes"));
+    }
+    let mut codes = [0u8; 32];
+    codes[..16].copy_from_slice(&block[2..18]);
+    codes[16..].copy_from_slice(&block[20..]);
+    load(&codes)
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn activations(x: &RoundedGroup) -> Activations {
+    Activations {
+        planes: [twice::<0>(x), twice::<32>(x), twice::<64>(x), twice::<96>(x)],
+        minus_sums: twice::<{ offset_of!(RoundedGroup, minus_sums) }>(x),
+        scales: _mm512_castsi512_ps(twice::<{ offset_of!(RoundedGroup, scales) }>(x)),
+    }
+}
+
+/// 32 bytes of a group in both halves: one load. An aligned one, because LLVM would split another in two.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn twice<const OFFSET: usize>(x: &RoundedGroup) -> __m512i {
+    const {
+        assert!(OFFSET.is_multiple_of(align_of::<RoundedGroup>()) && OFFSET + 32 <= size_of::<RoundedGroup>())
+    };
+    #[expect(unsafe_code, reason = "a load takes a raw pointer")]
+    // SAFETY: 32 readable bytes lie there, aligned to 32, as asserted above.
+    let half = unsafe { _mm256_load_si256(std::ptr::from_ref(x).cast::<__m256i>().byte_add(OFFSET)) };
+    _mm512_broadcast_i64x4(half)
+}
+
+/// The eight lanes of either row in the one fixed tree.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn trees(pair: __m512) -> [f32; 2] {
+    [tree(_mm512_castps512_ps256(pair)), tree(_mm512_extractf32x8_ps::<1>(pair))]
+}
