@@ -77,7 +77,7 @@ pub fn random_matrix(rows: usize, cols: usize, seed: u64, packing: Packing) -> R
     let no_blocks = || Error::Argument(format!("{cols} columns in groups of {}", packing.group()));
     let row_bytes = packing.row_bytes(cols).ok_or_else(no_blocks)?;
     let mut bytes = Vec::new();
-    let too_large = |_| Error::Memory(format!("{} MiB for a matrix", rows * row_bytes >> 20));
+    let too_large = |_| Error::Memory(format!("{} MiB for a matrix", (rows * row_bytes) >> 20));
     bytes.try_reserve_exact(rows * row_bytes).map_err(too_large)?;
     bytes.resize(rows * row_bytes, 0);
     let four_codes = four_codes();

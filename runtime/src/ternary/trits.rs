@@ -54,7 +54,7 @@ pub(super) fn pack(stages: &[Stage], codes: &[u8], bytes: &mut [u8]) {
 /// Code `n` of a byte.
 fn code_of(byte: u8, n: u32) -> u8 {
     let left = byte.wrapping_mul(3u8.wrapping_pow(n));
-    (u16::from(left) * 3 >> 8) as u8
+    ((u16::from(left) * 3) >> 8) as u8
 }
 
 #[cfg(test)]
