@@ -33,7 +33,7 @@ pub struct MatrixReport {
     pub format: Format,
     /// Number of weights.
     pub weights: usize,
-    /// How many of them are zero, in a ternary matrix.
+    /// How many of them are zero, in a matrix whose codes are ternary.
     pub zeros: Option<usize>,
     /// The first code that is not 0, 1 or 2, or scale that is no number, in words.
     pub not_ternary: Option<String>,

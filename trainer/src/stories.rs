@@ -20,7 +20,7 @@ use teller::Teller;
 
 type Plot = fn(&mut Teller);
 
-/// All plots; a story draws one of them.
+/// All plots; a story draws one of them. Each has a cast of its own.
 const PLOTS: &[Plot] = &[
     alone::lost_thing,
     alone::stuck_in_a_tree,
@@ -51,9 +51,9 @@ const PLOTS: &[Plot] = &[
 
 /// One story: a paragraph of about 6 to 12 sentences.
 pub fn story(random: &mut Random) -> String {
-    let plot = PLOTS[random.below(PLOTS.len())];
-    let mut teller = Teller::new(random);
-    plot(&mut teller);
+    let plot = random.below(PLOTS.len());
+    let mut teller = Teller::new(random, plot);
+    PLOTS[plot](&mut teller);
     teller.finish()
 }
 

@@ -246,7 +246,7 @@ impl Part<'_> {
         self.matrices.iter().map(|matrix| f(matrix)).sum()
     }
 
-    /// `None` for a part that is not ternary.
+    /// `None` for a part that is not ternary, by its format or by its codes.
     fn zeros(&self) -> Option<usize> {
         self.matrices.iter().map(|matrix| matrix.zeros).sum()
     }
@@ -257,7 +257,8 @@ impl Part<'_> {
         let verdict = |bad: usize, good: String| {
             if bad == 0 { good } else { format!("NO: {bad} of {}", self.matrices.len()) }
         };
-        let ternary = self.zeros().is_some();
+        let ternary =
+            self.matrices.iter().any(|m| matches!(m.format, bonsai_runtime::tensor::Format::Ternary(_)));
         let only = |cell: String| if ternary { cell } else { String::new() };
         vec![
             self.name.into(),
