@@ -1,7 +1,7 @@
 //! The one door to parallelism. Work is split by rows of the output, and a row never depends on the split,
 //! so results are the same for any number of threads.
 //!
-//! A decoded token is some 140 parallel loops of a few microseconds each, so the threads are a [`Team`] made for
+//! A decoded token is some 140 parallel loops of a few microseconds each, so the threads are a team made for
 //! that: workers wait for the next loop awake for a while before they sleep.
 
 use std::cell::RefCell;
