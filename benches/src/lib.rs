@@ -16,8 +16,7 @@ pub const GROUP: usize = 128;
 
 /// `n` roughly normal numbers of deviation 1.
 pub fn normals(n: usize, seed: u64) -> Vec<f32> {
-    let mut random = Random(seed);
-    (0..n).map(|_| random.normal()).collect()
+    Random(seed).normals(n)
 }
 
 /// A random ternary model, of a shape of `bonsai bench` or of a preset of the trainer.

@@ -24,6 +24,11 @@ impl Random {
         (sum * 3f64.sqrt()) as f32
     }
 
+    /// `n` of them.
+    pub fn normals(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.normal()).collect()
+    }
+
     /// `n` token ids.
     pub fn ids(&mut self, n: usize, vocab: usize) -> Vec<u32> {
         (0..n).map(|_| (self.bits() % vocab as u64) as u32).collect()

@@ -251,7 +251,7 @@ fn divergence(file: ModelFile, tokens: &[u32], kv: KvFormat) -> f64 {
 /// The small random model: measured 1e-8 and 1e-5; bounds a few times that.
 #[test]
 fn rounded_caches_change_predictions_little() {
-    let tokens = Random(6).tokens(300, tiny().vocab);
+    let tokens = Random(6).ids(300, tiny().vocab);
     for (kv, most) in [(KvFormat::F32, 1e-12), (KvFormat::F16, 1e-6), (KvFormat::Int8, 1e-3)] {
         let q2_0 = bonsai_runtime::tensor::Format::Ternary(bonsai_runtime::ternary::Packing::Q2_0G64);
         let kl = divergence(model_file(&tiny(), q2_0, 7), &tokens, kv);

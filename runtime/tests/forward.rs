@@ -36,7 +36,7 @@ fn variants() -> Vec<(&'static str, Config)> {
 fn every_variant_matches_the_network_in_f64() {
     for (name, config) in variants() {
         let file = model_file(&config, Format::F32, 1);
-        let tokens = Random(2).tokens(12, config.vocab);
+        let tokens = Random(2).ids(12, config.vocab);
         let exact = reference(&file, &tokens);
         let logits = Model::from_file(file).unwrap().session(f32_cache()).unwrap().logits(&tokens).unwrap();
         let error = nmse(&logits, &exact);
@@ -51,7 +51,7 @@ fn exact_mode_is_the_dense_model_of_the_same_weights() {
         let file = model_file(&config, format, 3);
         let dense = Model::from_file(unpacked(&file)).unwrap();
         let packed = Model::from_file(file).unwrap();
-        let tokens = Random(4).tokens(9, config.vocab);
+        let tokens = Random(4).ids(9, config.vocab);
         let exact = SessionOptions { exact: true, ..Default::default() };
         let a = packed.session(exact).unwrap().logits(&tokens).unwrap();
         let b = dense.session(f32_cache()).unwrap().logits(&tokens).unwrap();
@@ -65,7 +65,7 @@ fn exact_mode_is_the_dense_model_of_the_same_weights() {
 #[test]
 fn rounded_activations_stay_near_the_exact_ones() {
     let file = model_file(&tiny(), Q2_0, 5);
-    let tokens = Random(6).tokens(20, tiny().vocab);
+    let tokens = Random(6).ids(20, tiny().vocab);
     let exact = reference(&file, &tokens);
     let logits =
         Model::from_file(file).unwrap().session(SessionOptions::default()).unwrap().logits(&tokens).unwrap();
@@ -78,7 +78,7 @@ fn rounded_activations_stay_near_the_exact_ones() {
 fn a_prompt_gives_the_same_bits_however_it_is_fed() {
     for (format, exact) in [(Q2_0, false), (Q2_0, true), (Format::F16, false), (Format::Bf16, false)] {
         let model = model(&tiny(), format, 7);
-        let tokens = Random(8).tokens(300, tiny().vocab); // more than a chunk, more than a block of the cache
+        let tokens = Random(8).ids(300, tiny().vocab); // more than a chunk, more than a block of the cache
         let session = || model.session(SessionOptions { exact, ..Default::default() }).unwrap();
         let whole = session().logits(&tokens).unwrap();
         let last = whole.len() - tiny().vocab;
@@ -99,7 +99,7 @@ fn a_prompt_gives_the_same_bits_however_it_is_fed() {
 fn threads_and_instructions_never_change_a_bit() {
     for (format, exact) in [(Q2_0, false), (Q2_0, true), (Format::F32, false)] {
         let model = model(&tiny(), format, 9);
-        let tokens = Random(10).tokens(150, tiny().vocab);
+        let tokens = Random(10).ids(150, tiny().vocab);
         let run = |threads, isa| {
             let options =
                 SessionOptions { exact, threads: Some(threads), isa: Some(isa), ..Default::default() };
@@ -118,7 +118,7 @@ fn threads_and_instructions_never_change_a_bit() {
 fn the_same_weights_give_the_same_bits_in_any_packing() {
     let config = tiny_256();
     let file = model_file(&config, Format::Ternary(Packing::Tq2_0), 11);
-    let tokens = Random(12).tokens(40, config.vocab);
+    let tokens = Random(12).ids(40, config.vocab);
     let run = |file| {
         let model = Model::from_file(file).unwrap();
         let mut session = model.session(SessionOptions::default()).unwrap();

@@ -64,8 +64,8 @@ impl Team {
         assert!(u32::try_from(tasks).is_ok(), "{tasks} tasks");
         let shared = &*self.shared;
         let first_to_last = |left: usize| f(tasks - left);
-        let task: *const &Task<'_> = &(&first_to_last as &Task<'_>);
-        shared.task.store(task.cast_mut().cast(), Ordering::Relaxed);
+        let task: &Task<'_> = &first_to_last; // lives until the end of this function, which waits for all calls of it
+        shared.task.store(std::ptr::from_ref(&task).cast_mut().cast(), Ordering::Relaxed);
         shared.finished.store(0, Ordering::Relaxed);
         let number = (shared.ticket.load(Ordering::Relaxed) >> 32) + 1;
         // The order of everything and the workers' look at the ticket after they said that they sleep: either they see

@@ -27,7 +27,7 @@ thread_local! {
 impl Threads {
     /// `count` threads, the caller's included; `None`: one per fast core.
     pub fn new(count: Option<usize>) -> Result<Self> {
-        let count = count.unwrap_or_else(fast_cores);
+        let count = count.unwrap_or_else(Self::default_count);
         if count == 0 {
             return Err(Error::Argument("the number of threads must be at least 1".into()));
         }
@@ -48,6 +48,11 @@ impl Threads {
             *slot() = team;
         }
         result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// How many [`Threads::new`] starts when it is not told.
+    pub fn default_count() -> usize {
+        fast_cores()
     }
 
     /// How many there are.

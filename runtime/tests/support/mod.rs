@@ -7,36 +7,11 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use bonsai_runtime::config::{Config, Kind, Rope};
+pub use bonsai_runtime::random::Random;
 use bonsai_runtime::tensor::{Format, StoredTensor};
 use bonsai_runtime::ternary::{ScaleRule, TernaryMatrix};
 use bonsai_runtime::{Model, ModelFile};
 use half::{bf16, f16};
-
-/// A generator of numbers that never changes: SplitMix64.
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Roughly normal, with deviation 1: the sum of four uniform numbers.
-    pub fn normal(&mut self) -> f32 {
-        let uniform = |bits: u64| (bits >> 40) as f32 / (1 << 24) as f32 - 0.5;
-        (0..4).map(|_| uniform(self.bits())).sum::<f32>() * 1.732
-    }
-
-    pub fn normals(&mut self, n: usize) -> Vec<f32> {
-        (0..n).map(|_| self.normal()).collect()
-    }
-
-    pub fn tokens(&mut self, n: usize, vocab: usize) -> Vec<u32> {
-        (0..n).map(|_| (self.bits() % vocab as u64) as u32).collect()
-    }
-}
 
 /// A Qwen3 of a few thousand weights: widths are multiples of 64 but not all of 128.
 pub fn tiny() -> Config {

@@ -147,7 +147,7 @@ impl Plan {
             return Err(Error::Argument("nothing to measure: give -p or -n a number above 0".into()));
         }
         let threads =
-            if args.threads.is_empty() { vec![Threads::new(None)?.count()] } else { args.threads.clone() };
+            if args.threads.is_empty() { vec![Threads::default_count()] } else { args.threads.clone() };
         Ok(Self { threads, depths: args.n_depth.clone(), works, repetitions: args.repetitions as usize })
     }
 

@@ -55,7 +55,7 @@ impl ModelArgs {
             file.copy_tensors()?;
         }
         let model = Model::from_file(file)?;
-        let threads = Threads::new(self.threads)?.count();
+        let threads = self.threads.unwrap_or_else(Threads::default_count);
         let mode = if self.exact { ", exact" } else { "" };
         let kv = self.session().kv_format().name();
         let kernel = Isa::detect().name();
