@@ -94,6 +94,12 @@ pub struct RunConfig {
     pub weight_decay: f32,
     /// Largest norm of the whole gradient. 0: no clipping.
     pub clip: f64,
+    /// Update each tensor inside the backward pass, as soon as its gradient is whole, and drop the gradient: saves 4 bytes a
+    /// weight. Needs the whole batch in memory (micro_batch 0); each tensor is then clipped by its own norm.
+    pub optimizer_in_backward: bool,
+    /// Keep only the residual stream of each layer and make the rest again in the backward pass: saves most of the memory
+    /// of long batches for about a third more time.
+    pub activation_checkpointing: bool,
     /// Steps of linear warm-up.
     pub warmup: u64,
     /// Shape of the learning rate after warm-up: linear, cosine or constant.
@@ -149,6 +155,8 @@ impl Default for RunConfig {
             eps: 1e-8,
             weight_decay: 0.0,
             clip: 1.0,
+            optimizer_in_backward: false,
+            activation_checkpointing: false,
             warmup: 50,
             schedule: Decay::Linear,
             decay: 0.4,
@@ -208,6 +216,12 @@ impl RunConfig {
                 "micro_batch {} does not divide batch_size {}",
                 self.micro_batch, self.batch_size
             ));
+        }
+        if self.optimizer_in_backward && self.micro_batch() != self.batch_size {
+            return wrong(
+                "optimizer_in_backward needs each gradient whole in one backward pass: set micro_batch to 0"
+                    .into(),
+            );
         }
         if ![64, 128, 256].contains(&self.group) {
             return wrong(format!("group is {}: choose 64, 128 or 256", self.group));

@@ -1,7 +1,9 @@
 //! Memory forecast: what a run will hold at its peak, before it starts.
 
+use std::collections::BTreeSet;
+
 use bonsai_runtime::Config;
-use bonsai_runtime::config::Kind;
+use bonsai_runtime::config::{Kind, TensorSpec};
 use serde::Serialize;
 
 use crate::config::RunConfig;
@@ -39,15 +41,16 @@ impl Forecast {
         let ternary: usize = tensors.iter().filter(|t| t.kind != Kind::Norm).map(|t| t.len()).sum();
         let codes = run.projection()?.map_or(0, |p| ternary / 4 + ternary / p.group * 2);
         let tokens = run.micro_batch() * run.seq_len;
+        let (batch, recompute) = (run.micro_batch(), run.activation_checkpointing);
         let largest = tensors.iter().filter(|t| t.kind == Kind::Linear).map(|t| t.len()).max().unwrap_or(0);
         let head = cross_entropy_scratch_bytes(tokens, model.vocab, model.hidden);
         Ok(Self {
             parameters: numbers,
             latents: 4 * numbers,
-            gradients: 4 * numbers,
+            gradients: 4 * if run.optimizer_in_backward { distinct(&tensors) } else { numbers },
             moments: 4 * moments,
             codes,
-            activations: 4 * Activations::<CpuBackend>::len(model, run.micro_batch(), run.seq_len),
+            activations: 4 * Activations::<CpuBackend>::len(model, batch, run.seq_len, recompute),
             scratch: head.max(4 * largest),
         })
     }
@@ -56,6 +59,11 @@ impl Forecast {
     pub fn total(&self) -> usize {
         self.latents + self.gradients + self.moments + self.codes + self.activations + self.scratch
     }
+}
+
+/// Numbers of one gradient of each size: what is held when tensors of one size use the same buffer in turn.
+fn distinct(tensors: &[TensorSpec]) -> usize {
+    tensors.iter().map(TensorSpec::len).collect::<BTreeSet<_>>().into_iter().sum()
 }
 
 impl std::fmt::Display for Forecast {

@@ -1,7 +1,8 @@
 //! The network: `forward`, which keeps what `backward` needs, and `backward` as its mirror. Start here.
 //!
 //! Shapes: t = batch * seq tokens in flight; x is `[t, hidden]`. What is cheap to make again (norms, swiglu, the
-//! rotated q and k) is made again in `backward` rather than kept: 5.6 numbers per hidden unit and layer instead of 9.
+//! rotated q and k) is made again in `backward` rather than kept: 5.6 numbers per hidden unit and layer instead of 9;
+//! with activation checkpointing all but the residual stream is made again.
 
 use bonsai_runtime::config::Config;
 
@@ -9,10 +10,8 @@ use crate::backend::{AttentionShape, Backend};
 use crate::data::Batch;
 use crate::params::{EMBED, LayerIndex, Params};
 
-/// What one layer's forward pass leaves for its backward pass.
+/// What one layer's forward pass leaves for its backward pass, beside its input.
 struct Kept<B: Backend> {
-    /// Residual stream before the layer, `[t, hidden]`.
-    x: B::Buffer,
     /// Queries before norm and rotation, `[t, heads * head_dim]`.
     q: B::Buffer,
     /// Keys before norm and rotation, `[t, kv_heads * head_dim]`.
@@ -31,12 +30,9 @@ struct Kept<B: Backend> {
     up: B::Buffer,
 }
 
-/// Buffers of the forward and backward passes for batches of one shape.
-pub struct Activations<B: Backend> {
-    shape: AttentionShape,
-    layers: Vec<Kept<B>>,
-    /// Residual stream after the last layer, and its gradient.
-    x: B::Buffer,
+/// Buffers that every layer uses in its turn.
+struct Shared<B: Backend> {
+    /// Gradient of the residual stream.
     dx: B::Buffer,
     /// A normed residual stream, and its gradient.
     h: B::Buffer,
@@ -54,16 +50,32 @@ pub struct Activations<B: Backend> {
     d_attended: B::Buffer,
 }
 
+/// Buffers of the forward and backward passes for batches of one shape.
+pub struct Activations<B: Backend> {
+    shape: AttentionShape,
+    /// The residual stream before each layer, and after the last one: `[t, hidden]` each.
+    x: Vec<B::Buffer>,
+    /// One a layer; or a single one, which `backward` fills again for each layer.
+    kept: Vec<Kept<B>>,
+    /// Activation checkpointing (Chen et al., arXiv 1604.06174): `kept` is the single one.
+    recompute: bool,
+    shared: Shared<B>,
+}
+
 impl<B: Backend> Activations<B> {
     /// Buffers for `batch` sequences of `seq` tokens.
     pub fn new(b: &B, c: &Config, batch: usize, seq: usize) -> Self {
+        Self::with_checkpointing(b, c, batch, seq, false)
+    }
+
+    /// Buffers that, with `recompute`, keep only the residual stream of each layer.
+    pub fn with_checkpointing(b: &B, c: &Config, batch: usize, seq: usize, recompute: bool) -> Self {
         let shape = AttentionShape { batch, seq, heads: c.heads, kv_heads: c.kv_heads, head_dim: c.head_dim };
         let t = batch * seq;
         let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
         let (hidden, wide) = (|| b.buffer(t * c.hidden), || b.buffer(t * c.intermediate));
         let (query, key) = (|| b.buffer(t * q), || b.buffer(t * kv));
         let kept = |_| Kept {
-            x: hidden(),
             q: query(),
             k: key(),
             v: key(),
@@ -75,62 +87,89 @@ impl<B: Backend> Activations<B> {
         };
         Self {
             shape,
-            layers: (0..c.layers).map(kept).collect(),
-            x: hidden(),
-            dx: hidden(),
-            h: hidden(),
-            dh: hidden(),
-            q: query(),
-            k: key(),
-            inner: wide(),
-            d_inner: wide(),
-            d_qkv: [query(), key(), key()],
-            d_raw: [query(), key()],
-            d_attended: query(),
+            x: (0..=c.layers).map(|_| hidden()).collect(),
+            kept: (0..if recompute { 1 } else { c.layers }).map(kept).collect(),
+            recompute,
+            shared: Shared {
+                dx: hidden(),
+                h: hidden(),
+                dh: hidden(),
+                q: query(),
+                k: key(),
+                inner: wide(),
+                d_inner: wide(),
+                d_qkv: [query(), key(), key()],
+                d_raw: [query(), key()],
+                d_attended: query(),
+            },
         }
     }
 
     /// Numbers that these buffers hold for a shape: the memory forecast asks.
-    pub fn len(c: &Config, batch: usize, seq: usize) -> usize {
+    pub fn len(c: &Config, batch: usize, seq: usize, recompute: bool) -> usize {
         let (q, kv, h, ff) = (c.heads * c.head_dim, c.kv_heads * c.head_dim, c.hidden, c.intermediate);
-        let kept = 2 * h + 2 * q + 2 * kv + 2 * ff + c.heads;
-        let shared = 4 * h + 4 * q + 4 * kv + 2 * ff;
-        batch * seq * (c.layers * kept + shared)
+        let kept = h + 2 * q + 2 * kv + 2 * ff + c.heads;
+        let shared = 3 * h + 4 * q + 4 * kv + 2 * ff;
+        batch * seq * ((c.layers + 1) * h + if recompute { 1 } else { c.layers } * kept + shared)
     }
 }
 
 /// Runs the network over a batch and leaves the normed final residual stream, which the head reads, in the buffers.
 pub fn forward<B: Backend>(b: &mut B, p: &Params<B>, a: &mut Activations<B>, batch: &Batch) {
-    let c = &p.config;
     assert!(batch.batch == a.shape.batch && batch.seq == a.shape.seq, "buffers for another batch shape");
-    let w = |index: usize| &p.list[index].value;
-    b.embed(&mut a.x, w(EMBED), &batch.tokens);
-    for (n, kept) in a.layers.iter_mut().enumerate() {
-        let l = p.layer(n);
-        std::mem::swap(&mut kept.x, &mut a.x);
-        // attention: middle = x + wo attend(rope(norm(wq h)), rope(norm(wk h)), wv h), where h = norm(x)
-        b.rms_norm(&mut a.h, &kept.x, w(l.attn_norm), c.norm_eps);
-        b.linear(&mut kept.q, &a.h, w(l.q));
-        b.linear(&mut kept.k, &a.h, w(l.k));
-        b.linear(&mut kept.v, &a.h, w(l.v));
-        rotated(b, p, l, [&mut a.q, &mut a.k], [&kept.q, &kept.k], a.shape);
-        b.attention(&mut kept.attended, &mut kept.lse, [&a.q, &a.k, &kept.v], a.shape);
-        b.linear(&mut kept.middle, &kept.attended, w(l.o));
-        b.add(&mut kept.middle, &kept.x);
-        // feed-forward: x = middle + down (silu(gate h) * (up h)), where h = norm(middle)
-        b.rms_norm(&mut a.h, &kept.middle, w(l.ffn_norm), c.norm_eps);
-        b.linear(&mut kept.gate, &a.h, w(l.gate));
-        b.linear(&mut kept.up, &a.h, w(l.up));
-        b.swiglu(&mut a.inner, &kept.gate, &kept.up);
-        b.linear(&mut a.x, &a.inner, w(l.down));
-        b.add(&mut a.x, &kept.middle);
+    b.embed(&mut a.x[0], &p.list[EMBED].value, &batch.tokens);
+    for n in 0..p.config.layers {
+        let (before, after) = a.x.split_at_mut(n + 1);
+        let kept = &mut a.kept[if a.recompute { 0 } else { n }];
+        layer(b, p, p.layer(n), (&before[n], kept), &mut a.shared, a.shape);
+        feed_forward(b, p, p.layer(n), &mut after[0], kept, &mut a.shared);
     }
-    b.rms_norm(&mut a.h, &a.x, w(p.final_norm()), c.norm_eps);
+    let last = &a.x[p.config.layers];
+    b.rms_norm(&mut a.shared.h, last, &p.list[p.final_norm()].value, p.config.norm_eps);
+}
+
+/// One layer up to the two inner activations of its feed-forward half: all that its backward pass needs.
+fn layer<B: Backend>(
+    b: &mut B,
+    p: &Params<B>,
+    l: LayerIndex,
+    (x, kept): (&B::Buffer, &mut Kept<B>),
+    s: &mut Shared<B>,
+    shape: AttentionShape,
+) {
+    let w = |index: usize| &p.list[index].value;
+    // attention: middle = x + wo attend(rope(norm(wq h)), rope(norm(wk h)), wv h), where h = norm(x)
+    b.rms_norm(&mut s.h, x, w(l.attn_norm), p.config.norm_eps);
+    b.linear(&mut kept.q, &s.h, w(l.q));
+    b.linear(&mut kept.k, &s.h, w(l.k));
+    b.linear(&mut kept.v, &s.h, w(l.v));
+    rotated(b, p, l, [&mut s.q, &mut s.k], [&kept.q, &kept.k], shape);
+    b.attention(&mut kept.attended, &mut kept.lse, [&s.q, &s.k, &kept.v], shape);
+    b.linear(&mut kept.middle, &kept.attended, w(l.o));
+    b.add(&mut kept.middle, x);
+    // feed-forward: x' = middle + down (silu(gate h) * (up h)), where h = norm(middle)
+    b.rms_norm(&mut s.h, &kept.middle, w(l.ffn_norm), p.config.norm_eps);
+    b.linear(&mut kept.gate, &s.h, w(l.gate));
+    b.linear(&mut kept.up, &s.h, w(l.up));
+}
+
+/// The end of a layer: `x' = middle + down (silu(gate) * up)`.
+fn feed_forward<B: Backend>(
+    b: &mut B,
+    p: &Params<B>,
+    l: LayerIndex,
+    out: &mut B::Buffer,
+    kept: &Kept<B>,
+    s: &mut Shared<B>,
+) {
+    b.swiglu(&mut s.inner, &kept.gate, &kept.up);
+    b.linear(out, &s.inner, &p.list[l.down].value);
+    b.add(out, &kept.middle);
 }
 
 /// Summed loss of a batch, in nats: after [`forward`].
 pub fn loss<B: Backend>(b: &mut B, p: &Params<B>, a: &Activations<B>, batch: &Batch) -> f64 {
-    b.cross_entropy(&a.h, &p.list[p.head()].value, &batch.targets)
+    b.cross_entropy(&a.shared.h, &p.list[p.head()].value, &batch.targets)
 }
 
 /// Adds the gradients of `scale * summed loss` to the parameters' and returns the summed loss: after [`forward`],
@@ -142,46 +181,58 @@ pub fn backward<B: Backend>(
     batch: &Batch,
     scale: f32,
 ) -> f64 {
-    let c = p.config.clone();
-    let (head, final_norm) = (p.head(), p.final_norm());
-    let Params { list, .. } = p;
-    let (value, grad) = value_and_grad(list, head);
-    let loss = b.cross_entropy_backward(&mut a.dh, grad, &a.h, value, &batch.targets, scale);
-    b.clear(&mut a.dx);
-    let (gain, d_gain) = value_and_grad(list, final_norm);
-    b.rms_norm_backward(&mut a.dx, d_gain, &a.dh, &a.x, gain, c.norm_eps);
-    for (n, kept) in a.layers.iter_mut().enumerate().rev() {
-        let l = p.layer(n);
-        // feed-forward
-        b.rms_norm(&mut a.h, &kept.middle, &p.list[l.ffn_norm].value, c.norm_eps);
-        b.swiglu(&mut a.inner, &kept.gate, &kept.up);
-        linear_backward(b, p, l.down, (&mut a.d_inner, false), &a.dx, &a.inner);
-        b.swiglu_backward(&mut kept.gate, &mut kept.up, &a.d_inner);
-        linear_backward(b, p, l.up, (&mut a.dh, false), &kept.up, &a.h);
-        linear_backward(b, p, l.gate, (&mut a.dh, true), &kept.gate, &a.h);
-        let (gain, d_gain) = value_and_grad(&mut p.list, l.ffn_norm);
-        b.rms_norm_backward(&mut a.dx, d_gain, &a.dh, &kept.middle, gain, c.norm_eps);
-        // attention
-        linear_backward(b, p, l.o, (&mut a.d_attended, false), &a.dx, &kept.attended);
-        rotated(b, p, l, [&mut a.q, &mut a.k], [&kept.q, &kept.k], a.shape);
-        let [dq, dk, dv] = &mut a.d_qkv;
-        b.attention_backward(
-            [dq, dk, dv],
-            &a.d_attended,
-            &kept.attended,
-            &kept.lse,
-            [&a.q, &a.k, &kept.v],
-            a.shape,
-        );
-        rotated_backward(b, p, l, [dq, dk], &mut a.d_raw, [&kept.q, &kept.k], a.shape);
-        b.rms_norm(&mut a.h, &kept.x, &p.list[l.attn_norm].value, c.norm_eps);
-        linear_backward(b, p, l.v, (&mut a.dh, false), &a.d_qkv[2], &a.h);
-        linear_backward(b, p, l.k, (&mut a.dh, true), &a.d_qkv[1], &a.h);
-        linear_backward(b, p, l.q, (&mut a.dh, true), &a.d_qkv[0], &a.h);
-        let (gain, d_gain) = value_and_grad(&mut p.list, l.attn_norm);
-        b.rms_norm_backward(&mut a.dx, d_gain, &a.dh, &kept.x, gain, c.norm_eps);
+    backward_with(b, p, a, batch, scale, |_, _, _, _| {})
+}
+
+/// [`backward`], which calls `finished(backend, parameters, index, summed loss)` as soon as the gradient of parameter
+/// `index` is whole and its value is needed no more.
+pub fn backward_with<B: Backend>(
+    b: &mut B,
+    p: &mut Params<B>,
+    a: &mut Activations<B>,
+    batch: &Batch,
+    scale: f32,
+    finished: impl FnMut(&mut B, &mut Params<B>, usize, f64),
+) -> f64 {
+    let (layers, head, final_norm, eps) = (p.config.layers, p.head(), p.final_norm(), p.config.norm_eps);
+    let Activations { shape, x, kept, recompute, shared: s } = a;
+    let (value, grad) = p.value_and_grad(b, head);
+    let loss = b.cross_entropy_backward(&mut s.dh, grad, &s.h, value, &batch.targets, scale);
+    let mut g = Gradients { b, p, finished, loss };
+    if head != EMBED {
+        g.finish(head); // a tied head is the embedding, which gets the rest of its gradient at the end
     }
-    b.embed_backward(&mut p.list[EMBED].grad, &a.dx, &batch.tokens);
+    g.b.clear(&mut s.dx);
+    g.rms_norm(final_norm, &mut s.dx, &s.dh, &x[layers], eps);
+    for n in (0..layers).rev() {
+        let l = g.p.layer(n);
+        let kept = &mut kept[if *recompute { 0 } else { n }];
+        if *recompute {
+            layer(g.b, g.p, l, (&x[n], kept), s, *shape);
+        }
+        // feed-forward
+        g.b.rms_norm(&mut s.h, &kept.middle, &g.p.list[l.ffn_norm].value, eps);
+        g.b.swiglu(&mut s.inner, &kept.gate, &kept.up);
+        g.linear(l.down, (&mut s.d_inner, false), &s.dx, &s.inner);
+        g.b.swiglu_backward(&mut kept.gate, &mut kept.up, &s.d_inner);
+        g.linear(l.up, (&mut s.dh, false), &kept.up, &s.h);
+        g.linear(l.gate, (&mut s.dh, true), &kept.gate, &s.h);
+        g.rms_norm(l.ffn_norm, &mut s.dx, &s.dh, &kept.middle, eps);
+        // attention
+        g.linear(l.o, (&mut s.d_attended, false), &s.dx, &kept.attended);
+        rotated(g.b, g.p, l, [&mut s.q, &mut s.k], [&kept.q, &kept.k], *shape);
+        let [dq, dk, dv] = &mut s.d_qkv;
+        let qkv = [&s.q, &s.k, &kept.v];
+        g.b.attention_backward([dq, dk, dv], &s.d_attended, &kept.attended, &kept.lse, qkv, *shape);
+        g.rotated(l, [dq, dk], &mut s.d_raw, [&kept.q, &kept.k], *shape);
+        g.b.rms_norm(&mut s.h, &x[n], &g.p.list[l.attn_norm].value, eps);
+        g.linear(l.v, (&mut s.dh, false), &s.d_qkv[2], &s.h);
+        g.linear(l.k, (&mut s.dh, true), &s.d_qkv[1], &s.h);
+        g.linear(l.q, (&mut s.dh, true), &s.d_qkv[0], &s.h);
+        g.rms_norm(l.attn_norm, &mut s.dx, &s.dh, &x[n], eps);
+    }
+    g.b.embed_backward(g.p.value_and_grad(g.b, EMBED).1, &s.dx, &batch.tokens);
+    g.finish(EMBED);
     loss
 }
 
@@ -203,51 +254,62 @@ fn rotated<B: Backend>(
     }
 }
 
-/// Mirror of [`rotated`]: turns the gradients `d` into those of `raw`, by way of the scratch `d_raw`.
-fn rotated_backward<B: Backend>(
-    b: &mut B,
-    p: &mut Params<B>,
-    l: LayerIndex,
-    d: [&mut B::Buffer; 2],
-    d_raw: &mut [B::Buffer; 2],
-    raw: [&B::Buffer; 2],
-    shape: AttentionShape,
-) {
-    for (i, ((d, d_raw), raw)) in d.into_iter().zip(d_raw).zip(raw).enumerate() {
-        b.rope_backward(d, shape);
-        if let (Some(gains), Some(eps)) = (l.qk_norm, p.config.qk_norm_eps) {
-            b.clear(d_raw);
-            let (gain, d_gain) = value_and_grad(&mut p.list, gains[i]);
-            b.rms_norm_backward(d_raw, d_gain, d, raw, gain, eps);
-            std::mem::swap(d, d_raw);
+/// The half of the backward pass that ends in gradients of parameters.
+struct Gradients<'a, B: Backend, F> {
+    b: &'a mut B,
+    p: &'a mut Params<B>,
+    finished: F,
+    loss: f64,
+}
+
+impl<B: Backend, F: FnMut(&mut B, &mut Params<B>, usize, f64)> Gradients<'_, B, F> {
+    fn finish(&mut self, index: usize) {
+        (self.finished)(self.b, self.p, index, self.loss);
+    }
+
+    /// A linear layer with parameter `index`: `dx` is written, or added to when it says so.
+    fn linear(
+        &mut self,
+        index: usize,
+        (dx, accumulate): (&mut B::Buffer, bool),
+        dy: &B::Buffer,
+        x: &B::Buffer,
+    ) {
+        let (w, dw) = self.p.value_and_grad(self.b, index);
+        self.b.linear_backward(dx, accumulate, dw, dy, x, w);
+        self.finish(index);
+    }
+
+    /// A norm whose gain is parameter `index`: adds to `dx`.
+    fn rms_norm(&mut self, index: usize, dx: &mut B::Buffer, dy: &B::Buffer, x: &B::Buffer, eps: f32) {
+        let (gain, d_gain) = self.p.value_and_grad(self.b, index);
+        self.b.rms_norm_backward(dx, d_gain, dy, x, gain, eps);
+        self.finish(index);
+    }
+
+    /// Mirror of [`rotated`]: turns the gradients `d` into those of `raw`, by way of the scratch `d_raw`.
+    fn rotated(
+        &mut self,
+        l: LayerIndex,
+        d: [&mut B::Buffer; 2],
+        d_raw: &mut [B::Buffer; 2],
+        raw: [&B::Buffer; 2],
+        shape: AttentionShape,
+    ) {
+        for (i, ((d, d_raw), raw)) in d.into_iter().zip(d_raw).zip(raw).enumerate() {
+            self.b.rope_backward(d, shape);
+            if let (Some(gains), Some(eps)) = (l.qk_norm, self.p.config.qk_norm_eps) {
+                self.b.clear(d_raw);
+                self.rms_norm(gains[i], d_raw, d, raw, eps);
+                std::mem::swap(d, d_raw);
+            }
         }
     }
-}
-
-/// The backward half of the linear layer with parameter `index`: `dx` is written, or added to when it says so.
-fn linear_backward<B: Backend>(
-    b: &mut B,
-    p: &mut Params<B>,
-    index: usize,
-    (dx, accumulate): (&mut B::Buffer, bool),
-    dy: &B::Buffer,
-    x: &B::Buffer,
-) {
-    let (w, dw) = value_and_grad(&mut p.list, index);
-    b.linear_backward(dx, accumulate, dw, dy, x, w);
-}
-
-fn value_and_grad<B: Backend>(
-    list: &mut [crate::params::Param<B>],
-    index: usize,
-) -> (&B::Matrix, &mut B::Buffer) {
-    let param = &mut list[index];
-    (&param.value, &mut param.grad)
 }
 
 /// Logits of every token, `[t, vocab]`: after [`forward`]. For comparing programs, not for training.
 pub fn logits<B: Backend>(b: &mut B, p: &Params<B>, a: &Activations<B>) -> Vec<f32> {
     let mut out = b.buffer(a.shape.batch * a.shape.seq * p.config.vocab);
-    b.linear(&mut out, &a.h, &p.list[p.head()].value);
+    b.linear(&mut out, &a.shared.h, &p.list[p.head()].value);
     b.read(&out).into_owned()
 }

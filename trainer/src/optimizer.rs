@@ -1,10 +1,10 @@
-//! One optimizer step over all parameters: which rule updates which tensor, and with which constants.
+//! The optimizer: which rule updates which tensor, and with which constants.
 
 use bonsai_runtime::config::{Kind, TensorSpec};
 
 use crate::backend::{AdamW, Backend, Codes, Muon};
 use crate::config::{OptimizerKind, RunConfig};
-use crate::params::Params;
+use crate::params::Param;
 
 /// The constants of a run's optimizer.
 #[derive(Debug, Clone, Copy)]
@@ -36,33 +36,29 @@ impl Optimizer {
         if self.uses_muon(spec) { &["momentum"] } else { &["m", "v"] }
     }
 
-    /// Factor on the gradient whose norm over all parameters is `norm`, so that it ends at most at the clip
-    /// (`torch.nn.utils.clip_grad_norm_`).
+    /// Factor on a gradient of norm `norm`, so that it ends at most at the clip (`torch.nn.utils.clip_grad_norm_`).
     pub fn grad_scale(&self, norm: f64) -> f32 {
         if self.clip > 0.0 { (self.clip / (norm + 1e-6)).min(1.0) as f32 } else { 1.0 }
     }
 
-    /// Updates every parameter. `t` counts updates from 1; `factor` is the schedule's; `grad_scale` the clipping's.
-    /// Every gradient is zero afterwards.
+    /// One update of one parameter. `t` counts updates from 1; `factor` is the schedule's; `grad_scale` the clipping's.
+    /// The gradient is zero afterwards; a parameter without one stays as it is.
     pub fn update<B: Backend>(
         &self,
         b: &mut B,
-        p: &mut Params<B>,
+        param: &mut Param<B>,
         t: u64,
         factor: f64,
         grad_scale: f32,
     ) -> Codes {
         let factor = factor as f32;
-        let adamw = AdamW { lr: self.adamw.lr * factor, t, grad_scale, ..self.adamw };
-        let muon = Muon { lr: self.muon.lr * factor, grad_scale, ..self.muon };
-        let update = |param: &mut crate::params::Param<B>| {
-            let (value, grad, moments) = (&mut param.value, &mut param.grad, &mut param.moments);
-            if self.uses_muon(&param.spec) {
-                return b.muon(value, grad, moments, muon);
-            }
-            let weight_decay = if param.spec.kind == Kind::Norm { 0.0 } else { adamw.weight_decay };
-            b.adamw(value, grad, moments, AdamW { weight_decay, ..adamw })
-        };
-        p.list.iter_mut().map(update).sum()
+        let Some(grad) = &mut param.grad else { return Codes::default() };
+        let (value, moments) = (&mut param.value, &mut param.moments);
+        if self.uses_muon(&param.spec) {
+            return b.muon(value, grad, moments, Muon { lr: self.muon.lr * factor, grad_scale, ..self.muon });
+        }
+        let weight_decay = if param.spec.kind == Kind::Norm { 0.0 } else { self.adamw.weight_decay };
+        let step = AdamW { lr: self.adamw.lr * factor, t, grad_scale, weight_decay, ..self.adamw };
+        b.adamw(value, grad, moments, step)
     }
 }

@@ -11,8 +11,9 @@ pub struct Param<B: Backend> {
     pub spec: TensorSpec,
     /// Latent weights and their projection.
     pub value: B::Matrix,
-    /// Gradient of the latent weights, same shape.
-    pub grad: B::Buffer,
+    /// Gradient of the latent weights, same shape. `None` before the first backward pass, and between passes when the
+    /// optimizer runs inside of them; zero when it is `Some` and nobody has added to it.
+    pub grad: Option<B::Buffer>,
     /// Optimizer state, each of the same shape: m and v of AdamW, or the momentum of Muon.
     pub moments: Vec<B::Buffer>,
 }
@@ -23,6 +24,8 @@ pub struct Params<B: Backend> {
     pub config: Config,
     /// In the order of `config.tensors()`.
     pub list: Vec<Param<B>>,
+    /// Gradients, all zero, that no parameter holds at the moment.
+    spare: Vec<(usize, B::Buffer)>,
 }
 
 /// The parameters of one layer, by the places that they have in the list.
@@ -67,9 +70,33 @@ impl<B: Backend> Params<B> {
             let projection = projection.filter(|_| spec.kind != Kind::Norm);
             let value = backend.matrix(spec.rows, spec.cols, latent(index, &spec), projection);
             let buffer = || backend.buffer(spec.len());
-            Param { value, grad: buffer(), moments: (0..moments(&spec)).map(|_| buffer()).collect(), spec }
+            Param { value, grad: None, moments: (0..moments(&spec)).map(|_| buffer()).collect(), spec }
         };
-        Self { config: config.clone(), list: config.tensors().into_iter().enumerate().map(make).collect() }
+        let list = config.tensors().into_iter().enumerate().map(make).collect();
+        Self { config: config.clone(), list, spare: Vec::new() }
+    }
+
+    /// A parameter and its gradient, which is a spare one or a new one where it had none.
+    pub fn value_and_grad(&mut self, backend: &B, index: usize) -> (&B::Matrix, &mut B::Buffer) {
+        let param = &mut self.list[index];
+        let len = param.spec.len();
+        let grad = param.grad.get_or_insert_with(|| match self.spare.iter().position(|(n, _)| *n == len) {
+            Some(at) => self.spare.swap_remove(at).1,
+            None => backend.buffer(len),
+        });
+        (&param.value, grad)
+    }
+
+    /// Takes a gradient, which must be zero, away from its parameter: the next one of the same size will use it.
+    pub fn release_grad(&mut self, index: usize) {
+        let param = &mut self.list[index];
+        self.spare.extend(param.grad.take().map(|grad| (param.spec.len(), grad)));
+    }
+
+    /// Numbers of all gradients that are allocated: the forecast's test asks.
+    pub fn gradient_numbers(&self) -> usize {
+        let held = self.list.iter().filter(|param| param.grad.is_some()).map(|param| param.spec.len());
+        held.sum::<usize>() + self.spare.iter().map(|(len, _)| len).sum::<usize>()
     }
 
     /// Places of layer `n`'s parameters.

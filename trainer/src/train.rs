@@ -63,7 +63,8 @@ pub struct Step {
 impl<B: Backend> Trainer<B> {
     /// A run about to take step `state.step`.
     pub fn new(config: RunConfig, backend: B, params: Params<B>, state: State, order: Order) -> Self {
-        let activations = Activations::new(&backend, &params.config, config.micro_batch(), config.seq_len);
+        let (micro, seq, recompute) = (config.micro_batch(), config.seq_len, config.activation_checkpointing);
+        let activations = Activations::with_checkpointing(&backend, &params.config, micro, seq, recompute);
         let (optimizer, schedule) = (Optimizer::new(&config), config.lr_schedule());
         Self { config, backend, params, state, optimizer, schedule, activations, order, batches: Vec::new() }
     }
@@ -71,20 +72,65 @@ impl<B: Backend> Trainer<B> {
     /// One step: batch in, weights changed, report out.
     pub fn step(&mut self, data: &Tokens) -> Step {
         self.fetch(data);
+        let factor = self.schedule.factor(self.state.step);
+        let step = match self.config.optimizer_in_backward {
+            false => self.backward_then_update(factor),
+            true => self.update_in_backward(factor),
+        };
+        self.advance(&step);
+        step
+    }
+
+    /// The step as everybody knows it: all gradients, their norm, then the update of all parameters.
+    fn backward_then_update(&mut self, factor: f64) -> Step {
         let (loss, tokens) = self.accumulate();
         let grad_norm = self.grad_norm();
-        let factor = self.schedule.factor(self.state.step);
-        let skipped = self.unusable(loss, grad_norm);
+        let skipped = unusable((&self.state, &self.config), loss, grad_norm);
         let codes = match skipped {
             Some(_) => self.skip(),
             None => {
-                self.state.updates += 1;
-                let scale = self.optimizer.grad_scale(grad_norm);
-                self.optimizer.update(&mut self.backend, &mut self.params, self.state.updates, factor, scale)
+                let (t, scale) = (self.state.updates + 1, self.optimizer.grad_scale(grad_norm));
+                let (optimizer, b) = (self.optimizer, &mut self.backend);
+                self.params.list.iter_mut().map(|param| optimizer.update(b, param, t, factor, scale)).sum()
             }
         };
-        self.advance(loss, tokens, skipped.is_some());
         Step { loss, grad_norm, lr: self.config.peak_lr() * factor, tokens, codes, skipped }
+    }
+
+    /// Updates each parameter as soon as its gradient is whole, and drops the gradient: no more than the embedding's and
+    /// one other are held (Lv et al., arXiv 2306.09782). Nobody knows the norm over all parameters in time, so each
+    /// tensor's gradient is clipped by its own, and one that is no number leaves its tensor alone.
+    fn update_in_backward(&mut self, factor: f64) -> Step {
+        let batch = &self.batches[0];
+        let tokens = target_tokens(batch).max(1);
+        model::forward(&mut self.backend, &self.params, &mut self.activations, batch);
+        let (t, optimizer) = (self.state.updates + 1, self.optimizer);
+        let (mut squares, mut codes) = (0.0, Codes::default());
+        let state = (&self.state, &self.config);
+        let finished = |b: &mut B, p: &mut Params<B>, index: usize, loss: f64| {
+            let param = &mut p.list[index];
+            let Some(grad) = &mut param.grad else { return };
+            let own = b.sum_of_squares(grad);
+            squares += own;
+            match unusable(state, loss / tokens as f64, own) {
+                Some(_) => b.clear(grad),
+                None => {
+                    codes = codes + optimizer.update(b, param, t, factor, optimizer.grad_scale(own.sqrt()))
+                }
+            }
+            p.release_grad(index);
+        };
+        let scale = 1.0 / tokens as f32;
+        let loss = model::backward_with(
+            &mut self.backend,
+            &mut self.params,
+            &mut self.activations,
+            batch,
+            scale,
+            finished,
+        ) / tokens as f64;
+        let (grad_norm, lr) = (squares.sqrt(), self.config.peak_lr() * factor);
+        Step { loss, grad_norm, lr, tokens: tokens as u64, codes, skipped: unusable(state, loss, squares) }
     }
 
     /// Reads the micro-batches of this step.
@@ -113,35 +159,29 @@ impl<B: Backend> Trainer<B> {
     /// Norm of the gradient over all parameters.
     fn grad_norm(&mut self) -> f64 {
         let backend = &mut self.backend;
-        self.params.list.iter().map(|param| backend.sum_of_squares(&param.grad)).sum::<f64>().sqrt()
-    }
-
-    /// Why a step must not change the weights, if it must not.
-    fn unusable(&self, loss: f64, grad_norm: f64) -> Option<&'static str> {
-        if !loss.is_finite() || !grad_norm.is_finite() {
-            return Some("loss or gradient is not a number");
-        }
-        // Early on the mean says nothing yet.
-        let spike = self.state.updates >= 20 && loss > self.state.mean_loss + self.config.spike;
-        spike.then_some("the loss jumped")
+        let grads = self.params.list.iter().filter_map(|param| param.grad.as_ref());
+        grads.map(|grad| backend.sum_of_squares(grad)).sum::<f64>().sqrt()
     }
 
     fn skip(&mut self) -> Codes {
-        for param in &mut self.params.list {
-            self.backend.clear(&mut param.grad);
+        for grad in self.params.list.iter_mut().filter_map(|param| param.grad.as_mut()) {
+            self.backend.clear(grad);
         }
         Codes::default()
     }
 
-    fn advance(&mut self, loss: f64, tokens: u64, skipped: bool) {
+    fn advance(&mut self, step: &Step) {
         let state = &mut self.state;
         state.step += 1;
-        state.tokens += tokens;
-        state.bad_steps = if skipped { state.bad_steps + 1 } else { 0 };
-        if !skipped {
-            let weight = if state.updates == 1 { 1.0 } else { 0.05 };
-            state.mean_loss += weight * (loss - state.mean_loss);
+        state.tokens += step.tokens;
+        if step.skipped.is_some() {
+            state.bad_steps += 1;
+            return;
         }
+        state.bad_steps = 0;
+        state.updates += 1;
+        let weight = if state.updates == 1 { 1.0 } else { 0.05 };
+        state.mean_loss += weight * (step.loss - state.mean_loss);
     }
 
     /// Mean loss over evenly spread validation windows, with the weights that would ship, nats per token.
@@ -162,6 +202,16 @@ impl<B: Backend> Trainer<B> {
         }
         total / count.max(1) as f64
     }
+}
+
+/// Why a step must not change the weights, if it must not.
+fn unusable((state, config): (&State, &RunConfig), loss: f64, gradient: f64) -> Option<&'static str> {
+    if !loss.is_finite() || !gradient.is_finite() {
+        return Some("loss or gradient is not a number");
+    }
+    // Early on the mean says nothing yet.
+    let spike = state.updates >= 20 && loss > state.mean_loss + config.spike;
+    spike.then_some("the loss jumped")
 }
 
 /// Targets that count.

@@ -1,6 +1,8 @@
 //! Training by the library: resuming, threads, micro-batches, gradients, learning, trouble, crashes.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod tiny_run;
+
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
@@ -11,61 +13,13 @@ use bonsai_trainer::checkpoint::{self, Saved};
 use bonsai_trainer::config::{OptimizerKind, Precision, RunConfig, preset};
 use bonsai_trainer::cpu::CpuBackend;
 use bonsai_trainer::data::{self, Batch, Dataset, IGNORE, Order};
-use bonsai_trainer::fit::Forecast;
 use bonsai_trainer::model::{self, Activations};
-use bonsai_trainer::optimizer::Optimizer;
-use bonsai_trainer::params::{self, Params};
+use bonsai_trainer::params::Params;
 use bonsai_trainer::random::Random;
 use bonsai_trainer::run::{self, Watch};
-use bonsai_trainer::train::{State, Trainer, target_tokens};
+use bonsai_trainer::train::{Trainer, target_tokens};
 use bonsai_trainer::{Error, bpe, corpus, stories};
-
-const VOCAB: usize = 300;
-
-/// Shards of a few stories in `dir`.
-fn dataset(dir: &Path) -> Dataset {
-    let split = corpus::split(stories::corpus(1, 40_000), 0.1, 0).unwrap();
-    let options = bpe::BpeOptions { vocab_size: VOCAB, ..bpe::BpeOptions::default() };
-    let tokenizer = bpe::learn(split.train.iter(), &options).unwrap();
-    data::prepare(&split, &tokenizer, dir, &|_, _| ()).unwrap();
-    Dataset::open(dir).unwrap()
-}
-
-fn settings(out: &Path) -> RunConfig {
-    RunConfig {
-        preset: "1m".into(),
-        out: out.to_path_buf(),
-        steps: 6,
-        batch_size: 4,
-        seq_len: 32,
-        warmup: 2,
-        eval_sequences: 4,
-        eval_every: 0,
-        sample_every: 0,
-        ..RunConfig::default()
-    }
-}
-
-fn shape(config: &RunConfig) -> Config {
-    preset(&config.preset, VOCAB, config.seq_len).unwrap()
-}
-
-/// A run at its first step, its weights made by `latent`.
-fn trainer_with(
-    config: RunConfig,
-    latent: impl FnMut(usize, &TensorSpec) -> Vec<f32>,
-) -> Trainer<CpuBackend> {
-    let (model, optimizer) = (shape(&config), Optimizer::new(&config));
-    let backend = CpuBackend::new(&model, config.seq_len);
-    let count = |spec: &_| optimizer.moments(spec).len();
-    let params = Params::new(&backend, &model, config.projection().unwrap(), count, latent);
-    Trainer::new(config, backend, params, State::default(), Order::Shuffled { seed: 7 })
-}
-
-fn trainer(config: RunConfig) -> Trainer<CpuBackend> {
-    let model = shape(&config);
-    trainer_with(config, |index, spec| params::scratch(&model, 3, index, spec))
-}
+use tiny_run::{VOCAB, dataset, settings, steps, trainer, trainer_with, weights};
 
 /// The saved run in `dir`, ready to go on.
 fn reopened(dir: &Path) -> Trainer<CpuBackend> {
@@ -73,17 +27,6 @@ fn reopened(dir: &Path) -> Trainer<CpuBackend> {
     let backend = CpuBackend::new(&saved.model.config, saved.run.seq_len);
     let params = saved.params(&backend, true).unwrap();
     Trainer::new(saved.run, backend, params, saved.state, Order::Shuffled { seed: 7 })
-}
-
-fn steps(trainer: &mut Trainer<CpuBackend>, data: &Dataset, n: usize) {
-    for _ in 0..n {
-        assert!(trainer.step(&data.train).skipped.is_none());
-    }
-}
-
-fn weights(trainer: &Trainer<CpuBackend>) -> Vec<u32> {
-    let latents = trainer.params.list.iter().flat_map(|p| trainer.backend.latent(&p.value).into_owned());
-    latents.map(f32::to_bits).collect()
 }
 
 const FILES: [&str; 5] =
@@ -176,7 +119,7 @@ fn micro_batches_give_the_gradient_of_one_batch() {
             model::forward(&mut b, &p, &mut a, &part);
             model::backward(&mut b, &mut p, &mut a, &part, scale);
         }
-        p.list.iter().map(|p| (p.spec.name.clone(), p.grad.clone())).collect::<Vec<_>>()
+        p.list.iter().map(|p| (p.spec.name.clone(), p.grad.clone().unwrap())).collect::<Vec<_>>()
     };
     let expected = gradients(4);
     for micro in [1, 2] {
@@ -255,6 +198,7 @@ fn check_gradients(qk_norm_eps: Option<f32>, tied: bool) {
     model::backward(&mut b, &mut p, &mut a, &batch, 1.0);
     let mut random = Random::new(9);
     for (at, param) in p.list.iter().enumerate() {
+        let grad = param.grad.as_ref().unwrap();
         let mut direction = vec![0.0; param.spec.len()];
         for _ in 0..12 {
             let i = match param.spec.kind {
@@ -262,9 +206,9 @@ fn check_gradients(qk_norm_eps: Option<f32>, tied: bool) {
                 Kind::Embedding => batch.tokens[random.below(24)] as usize * config.hidden + random.below(64),
                 _ => random.below(param.spec.len()),
             };
-            direction[i] = if param.grad[i] < 0.0 { -1.0 } else { 1.0 };
+            direction[i] = if grad[i] < 0.0 { -1.0 } else { 1.0 };
         }
-        let expected: f64 = direction.iter().zip(&param.grad).map(|(d, g)| f64::from(d * g)).sum();
+        let expected: f64 = direction.iter().zip(grad).map(|(d, g)| f64::from(d * g)).sum();
         let central = |h: f32| {
             let loss = |h| moved_loss(&config, &batch, at, &direction, h);
             (loss(h) - loss(-h)) / (2.0 * f64::from(h))
@@ -501,23 +445,4 @@ fn a_full_disk_leaves_the_old_checkpoint() {
     }
     checkpoint::save(&out, &trainer).unwrap();
     assert_eq!(reopened(&out).state.step, 2);
-}
-
-#[test]
-fn the_forecast_is_what_is_allocated() {
-    let dir = tempfile::tempdir().unwrap();
-    for optimizer in [OptimizerKind::Adamw, OptimizerKind::Muon] {
-        let config = RunConfig { optimizer, ..settings(dir.path()) };
-        let forecast = Forecast::new(&shape(&config), &config).unwrap();
-        let Trainer { backend, params, .. } = trainer(config);
-        let bytes =
-            |of: &dyn Fn(&params::Param<CpuBackend>) -> usize| params.list.iter().map(of).sum::<usize>();
-        assert_eq!(forecast.latents, bytes(&|p| 4 * backend.latent(&p.value).len()));
-        assert_eq!(forecast.gradients, bytes(&|p| 4 * p.grad.len()));
-        assert_eq!(forecast.moments, bytes(&|p| p.moments.iter().map(|m| 4 * m.len()).sum()));
-        let packed = |p: &params::Param<CpuBackend>| {
-            backend.ternary(&p.value).map_or(0, |t| t.codes.len() + 2 * t.scales.len())
-        };
-        assert_eq!(forecast.codes, bytes(&packed));
-    }
 }
