@@ -25,12 +25,14 @@ def bonsai(binary, *args, optional=False):
     return done.stdout
 
 
-def bonsai_logits(binary, model, tokens, exact):
-    """Logits of every position, f64 [tokens, vocab]: f32 activations if `exact`, else the fast kernels."""
+def bonsai_logits(binary, model, tokens, exact, cache=None):
+    """Logits of every position, f64 [tokens, vocab]: f32 activations if `exact`, else the fast kernels.
+
+    `cache` is the type of the key/value cache; without it bonsai chooses."""
     with tempfile.TemporaryDirectory() as folder:
         out = os.path.join(folder, "logits.safetensors")
         ids = ",".join(str(int(t)) for t in tokens)
-        bonsai(binary, "logits", "-m", model, "--tokens", ids, "-o", out, *(["--exact"] if exact else []))
+        bonsai(binary, "logits", "-m", model, "--tokens", ids, "-o", out, *(["--exact"] if exact else []), *(["--kv", cache] if cache else []))
         return load_file(out)["logits"].astype(np.float64)
 
 

@@ -2,7 +2,7 @@
 
 Two bindings are known. `llama-cpp-python` (module llama_cpp, built from its sdist) is preferred;
 `llama-cpp-py-sync` (module llama_cpp_py_sync, prebuilt) is driven through its cffi functions.
-The key/value cache is f32 and flash attention off, so that what differs from bonsai is the kernels alone.
+The key/value cache is f32 unless another is asked for, and flash attention off, so that what differs from bonsai is the kernels alone.
 """
 
 import atexit
@@ -13,13 +13,13 @@ F32 = 0  # ggml_type
 
 
 class _LlamaCppPython:
-    def __init__(self, path, n_ctx, threads):
+    def __init__(self, path, n_ctx, threads, cache):
         import llama_cpp
 
         self.name = f"llama-cpp-python {llama_cpp.__version__}"
         self.llm = llama_cpp.Llama(
             path, n_ctx=n_ctx, n_batch=n_ctx, n_ubatch=n_ctx, n_threads=threads, n_threads_batch=threads,
-            n_gpu_layers=0, logits_all=True, flash_attn=False, type_k=F32, type_v=F32, verbose=False,
+            n_gpu_layers=0, logits_all=True, flash_attn=False, type_k=cache, type_v=cache, verbose=False,
         )  # fmt: skip
 
     def tokenize(self, text):
@@ -38,7 +38,7 @@ class _LlamaCppPython:
 
 
 class _LlamaCppPySync:
-    def __init__(self, path, n_ctx, threads):
+    def __init__(self, path, n_ctx, threads, cache):
         import llama_cpp_py_sync as binding
         from llama_cpp_py_sync._cffi_bindings import get_ffi, get_lib
 
@@ -52,7 +52,7 @@ class _LlamaCppPySync:
         self.name = f"llama-cpp-py-sync {binding.__version__} (llama.cpp {binding.__llama_cpp_tag__})"
         self.llm = binding.Llama(
             path, n_ctx=n_ctx, n_batch=n_ctx, n_threads=threads, n_gpu_layers=0, flash_attn_type=0,
-            type_k=F32, type_v=F32,
+            type_k=cache, type_v=cache,
         )  # fmt: skip
         self.ctx = self.llm._ctx
         atexit.register(self._close)
@@ -94,12 +94,12 @@ class _LlamaCppPySync:
 BINDINGS = {"llama-cpp-python": _LlamaCppPython, "llama-cpp-py-sync": _LlamaCppPySync}
 
 
-def load(path, n_ctx, threads, binding=None):
+def load(path, n_ctx, threads, binding=None, cache=F32):
     """The model in the named binding, or in the first that can be imported."""
     missing = []
     for name in [binding] if binding else BINDINGS:
         try:
-            return BINDINGS[name](str(path), n_ctx, threads)
+            return BINDINGS[name](str(path), n_ctx, threads, cache)
         except ImportError as e:
             missing.append(f"{name}: {e}")
     raise SystemExit("no binding of llama.cpp: pip install llama-cpp-python. " + "; ".join(missing))
