@@ -6,7 +6,6 @@ mod tiny;
 
 use std::borrow::Cow;
 use std::path::Path;
-use std::time::Instant;
 
 use bonsai_runtime::checkpoint::{config_json, parse_config};
 use bonsai_runtime::config::{Config, Rope, Yarn};
@@ -345,17 +344,13 @@ fn another_alignment_is_kept() {
 }
 
 #[test]
-fn a_vocabulary_of_150_000_opens_in_milliseconds() {
+fn a_vocabulary_of_150_000_is_read_to_its_end() {
     let texts: Vec<String> = (0..150_000).map(|n| format!("token{n}")).collect();
     let strings = || Value::Array(Array::strings(texts.iter().map(String::as_str)));
     let entries = [("tokens".to_string(), strings()), ("merges".to_string(), strings())];
     let mut bytes = Vec::new();
     write(&mut bytes, &entries, &[]).unwrap();
-    let start = Instant::now();
     let file = container(bytes).unwrap();
-    let elapsed = start.elapsed();
-    // Measured: 5 ms for both arrays on a busy 2-core machine. The bound leaves room for a slower one.
-    assert!(elapsed.as_millis() < 100, "{elapsed:?}");
     assert_eq!(file.metadata().strings("tokens").unwrap().unwrap().last(), Some("token149999"));
 }
 
