@@ -6,6 +6,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod cpu;
 pub mod error;
+pub mod fit;
 pub mod gguf;
 pub mod model;
 pub mod model_file;

@@ -210,6 +210,13 @@ impl<B: Backend> State<B> {
         })
     }
 
+    /// Numbers that the tensors of [`State::new`] hold: the memory forecast asks.
+    pub fn numbers(config: &Config, chunk: usize) -> usize {
+        let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        chunk * (2 * config.hidden + 2 * q + 2 * kv + 2 * config.intermediate + config.head_dim)
+            + config.vocab
+    }
+
     /// Makes room for positions `0..positions` in every layer.
     pub fn reserve(&mut self, b: &B, positions: usize) -> Result<()> {
         self.cache.iter_mut().try_for_each(|cache| b.reserve(cache, positions))

@@ -15,9 +15,8 @@ pub(crate) enum Pages {
 impl Pages {
     /// At least `len` bytes of zeros, or an error where the allocator would end the process.
     pub(crate) fn new(len: usize) -> Result<Self> {
-        // A page that is nearly filled is rounded up; less is not worth one.
-        if len > HUGE / 8 * 7
-            && let Ok(map) = memmap2::MmapMut::map_anon(len.next_multiple_of(HUGE))
+        if Self::allocated(len) >= HUGE
+            && let Ok(map) = memmap2::MmapMut::map_anon(Self::allocated(len))
         {
             #[cfg(target_os = "linux")]
             let _ = map.advise(memmap2::Advice::HugePage); // slower without, not wrong
@@ -28,6 +27,11 @@ impl Pages {
         words.try_reserve_exact(len.div_ceil(size_of::<u128>())).map_err(too_large)?;
         words.resize(len.div_ceil(size_of::<u128>()), 0);
         Ok(Self::Buffer(words))
+    }
+
+    /// Bytes that [`Pages::new`] takes for `len`: a page that is nearly filled is rounded up; less is not worth one.
+    pub(crate) fn allocated(len: usize) -> usize {
+        len.next_multiple_of(if len > HUGE / 8 * 7 { HUGE } else { size_of::<u128>() })
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {

@@ -52,7 +52,17 @@ pub struct SessionOptions {
     pub cancel: Option<Arc<AtomicBool>>,
 }
 
+/// Tokens of one forward pass of a session with this context.
+pub(crate) fn chunk(context: usize) -> usize {
+    CHUNK.min(context)
+}
+
 impl SessionOptions {
+    /// Context of a session that asks for none.
+    pub fn default_context(config: &Config) -> usize {
+        config.context.min(DEFAULT_CONTEXT)
+    }
+
     /// How keys and values are kept, the default worked out.
     pub fn kv_format(&self) -> KvFormat {
         self.kv.unwrap_or(if self.exact { KvFormat::F32 } else { KvFormat::default() })
@@ -115,7 +125,7 @@ impl Model {
     /// Starts a conversation.
     pub fn session(&self, options: SessionOptions) -> Result<Session> {
         let config = self.config();
-        let context = options.context.unwrap_or(config.context.min(DEFAULT_CONTEXT));
+        let context = options.context.unwrap_or(SessionOptions::default_context(config));
         if context == 0 || context > config.context {
             let longest = config.context;
             return Err(Error::Argument(format!("a context of {context} tokens: expected 1 to {longest}")));
@@ -123,7 +133,7 @@ impl Model {
         let isa = options.isa.unwrap_or_else(Isa::detect);
         let backend = CpuBackend::new(isa, options.exact, options.kv_format());
         Ok(Session {
-            state: State::new(&backend, config, context, CHUNK.min(context))?,
+            state: State::new(&backend, config, context, chunk(context))?,
             backend,
             threads: Threads::new(options.threads)?,
             cancel: options.cancel.unwrap_or_default(),

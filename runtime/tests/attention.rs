@@ -213,12 +213,16 @@ fn memory_is_what_the_formula_says() {
             assert_eq!(small.bytes(), 0);
             b.reserve(&mut small, 1).unwrap();
             assert_eq!(small.bytes(), 64 * per_token);
+            assert_eq!(kv.allocated_bytes(&config, 33), small.bytes());
             // Large: whole blocks of about 2 MiB.
             let mut large = b.cache(kv_heads, head_dim, 1 << 20).unwrap();
             let positions = (64 << 20) / per_token;
             b.reserve(&mut large, positions).unwrap();
             let allocated = large.bytes() as f64 / (positions * per_token) as f64;
             assert!((1.0..1.12).contains(&allocated), "{} {head_dim}: {allocated}", kv.name());
+            let mut full = b.cache(kv_heads, head_dim, positions).unwrap();
+            b.reserve(&mut full, positions).unwrap();
+            assert_eq!(kv.allocated_bytes(&config, positions), full.bytes());
         }
     }
     let config = Config { layers: 28, heads: 16, kv_heads: 8, head_dim: 128, ..tiny() };

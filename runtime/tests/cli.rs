@@ -321,3 +321,24 @@ fn verify_reads_a_text_where_there_is_a_tokenizer() {
     let nothing = bonsai(&["verify", "-m", path(without.path()), "-n", "0"]);
     assert_eq!(nothing.status.code(), Some(2));
 }
+
+#[test]
+fn the_memory_forecast_adds_up_and_its_longest_context_is_one_that_fits() {
+    let model = model(false);
+    let fit = |arguments: &[&str]| -> Value {
+        let output = bonsai(&[&["fit", "-m", path(model.path()), "--json"], arguments].concat());
+        serde_json::from_str(stdout(&output)).unwrap()
+    };
+    let number = |row: &Value, key: &str| row[key].as_u64().unwrap();
+    let rows = fit(&["--context", "64"])["formats"].as_array().unwrap().clone();
+    assert_eq!(rows.len(), 3);
+    for row in &rows {
+        let parts = ["weights", "cache", "activations"].map(|key| number(row, key));
+        assert_eq!(parts.iter().sum::<u64>(), number(row, "total"));
+        assert_eq!(number(row, "cache"), 64 * number(row, "cache_per_token"));
+    }
+    let memory = number(&rows[0], "total").to_string();
+    let tight = fit(&["--context", "64", "--kv", rows[0]["kv"].as_str().unwrap(), "--memory", &memory]);
+    assert_eq!(number(&tight["formats"][0], "longest_context"), 64);
+    assert_eq!(bonsai(&["fit", "-m", path(model.path()), "--context", "1000000000"]).status.code(), Some(2));
+}

@@ -48,6 +48,13 @@ impl KvFormat {
         config.layers * config.kv_heads * self.position_bytes(config.head_dim)
     }
 
+    /// Bytes that the caches of all layers allocate for a context of which every token was seen.
+    pub fn allocated_bytes(self, config: &Config, context: usize) -> usize {
+        let cache = Cache::new(config.kv_heads, config.head_dim, context, self);
+        let blocks = context.div_ceil(cache.block * TILE);
+        config.layers * blocks * Pages::allocated(cache.block_bytes())
+    }
+
     /// Bytes of the key and the value of one head at one position.
     fn position_bytes(self, head_dim: usize) -> usize {
         let vector = match self {
@@ -117,9 +124,13 @@ impl Cache {
     /// Makes room for positions `0..positions`.
     pub(super) fn reserve(&mut self, positions: usize) -> Result<()> {
         while self.blocks.len() * self.block * TILE < positions {
-            self.blocks.push(Pages::new(self.heads * self.block * self.tile_bytes())?);
+            self.blocks.push(Pages::new(self.block_bytes())?);
         }
         Ok(())
+    }
+
+    fn block_bytes(&self) -> usize {
+        self.heads * self.block * self.tile_bytes()
     }
 
     /// Bytes allocated.

@@ -3,6 +3,7 @@
 use super::isa::Isa;
 use super::ternary_matmul::{self, Rounded};
 use super::{ops, threads};
+use crate::config::Config;
 use crate::tensor::{Format, StoredTensor};
 
 /// Bytes of weights that a task should at least read, so that handing it out pays.
@@ -69,6 +70,15 @@ impl Scratch {
             pieces = rest;
         }
     }
+}
+
+/// Bytes of scratch that products of a model with chunks of this many tokens need; the memory forecast asks.
+pub(crate) fn scratch_bytes(config: &Config, tokens: usize) -> usize {
+    let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+    let widest_in = config.hidden.max(q).max(config.intermediate);
+    let widest_out = (q + 2 * kv).max(2 * config.intermediate).max(config.hidden);
+    let pieces = if tokens > 1 { size_of::<f32>() * widest_out * tokens } else { 0 };
+    Rounded::bytes(tokens, widest_in) + pieces
 }
 
 /// Rows of a task: about four tasks a thread.

@@ -19,6 +19,7 @@ use crate::tensor::StoredTensor;
 use isa::Isa;
 
 pub use kv_cache::{Cache, KvFormat};
+pub(crate) use matmul::scratch_bytes as matmul_scratch_bytes;
 
 /// Values that a thread should at least get, so that starting it pays.
 const GRAIN: usize = 8192;

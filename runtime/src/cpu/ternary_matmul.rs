@@ -71,6 +71,11 @@ impl Rounded {
         }
     }
 
+    /// Bytes that the rounded activations of so many tokens take.
+    pub fn bytes(tokens: usize, cols: usize) -> usize {
+        tokens * cols.div_ceil(GROUP) * size_of::<RoundedGroup>()
+    }
+
     /// Number of tokens.
     pub fn tokens(&self) -> usize {
         self.groups.len() / self.groups_per_token.max(1)

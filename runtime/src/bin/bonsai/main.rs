@@ -1,6 +1,7 @@
 //! The program `bonsai`: runs ternary language models. Arguments and exit codes; each command has a file.
 
 mod bench;
+mod fit;
 mod info;
 mod input;
 mod logits;
@@ -42,6 +43,9 @@ enum Command {
     /// Shows what a model file holds
     #[command(visible_alias = "show", after_help = info::EXAMPLES)]
     Info(info::Args),
+    /// Forecasts the memory of a model and its context
+    #[command(after_help = fit::EXAMPLES)]
+    Fit(fit::Args),
     /// Writes the logits of every position to a safetensors file
     #[command(after_help = logits::EXAMPLES)]
     Logits(logits::Args),
@@ -60,6 +64,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
         Command::Info(args) => info::run(&args),
+        Command::Fit(args) => fit::run(&args),
         Command::Logits(args) => logits::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Verify(args) => verify::run(&args),
