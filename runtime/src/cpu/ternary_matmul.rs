@@ -24,6 +24,8 @@ mod avx2_blocks;
 mod avx512;
 mod scalar;
 
+use std::sync::OnceLock;
+
 use super::isa::{Isa, Level};
 use crate::tensor::{Format, StoredTensor};
 use crate::ternary::Packing;
@@ -134,7 +136,7 @@ pub fn rows(isa: Isa, out: &mut [f32], w: &StoredTensor, first_row: usize, x: &R
     assert_eq!(x.groups_per_token, w.cols.div_ceil(GROUP), "activations of another width");
     let rows = out.len() / x.tokens();
     let bytes = &w.bytes[first_row * w.row_bytes()..(first_row + rows) * w.row_bytes()];
-    let weights = Rows { bytes, row_bytes: w.row_bytes(), packing };
+    let weights = Rows { bytes, row_bytes: w.row_bytes(), packing, f16_to_f32: f16_to_f32() };
     match isa.level() {
         Level::Scalar => scalar::rows(out, weights, x),
         #[cfg(target_arch = "x86_64")]
@@ -158,6 +160,18 @@ struct Rows<'a> {
     bytes: &'a [u8],
     row_bytes: usize,
     packing: Packing,
+    /// Every f16 as f32, by its bits.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "other processors convert faster"))]
+    f16_to_f32: &'a [f32; 1 << 16],
+}
+
+/// Every f16 as f32, by its bits: 256 KiB, of which a model's scales touch a few.
+fn f16_to_f32() -> &'static [f32; 1 << 16] {
+    static TABLE: OnceLock<Box<[f32; 1 << 16]>> = OnceLock::new();
+    TABLE.get_or_init(|| {
+        let table: Box<[f32]> = (0..=u16::MAX).map(|bits| half::f16::from_bits(bits).to_f32()).collect();
+        table.try_into().expect("as many as there are u16")
+    })
 }
 
 impl<'a> Rows<'a> {

@@ -9,7 +9,7 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::avx2_blocks::{Unpacked, half_block, parts, unpack};
+use super::avx2_blocks::{Unpacked, half_block, packed, parts, two_bits_each, unpack};
 use super::{Rounded, RoundedGroup, Rows};
 use crate::ternary::Packing;
 
@@ -90,6 +90,7 @@ fn dots<const VNNI: bool, const BLOCK: usize, const R: usize>(
     for r in 0..R {
         rows[r] = &weights.row(first + r).as_chunks().0[..whole];
     }
+    let f16_to_f32 = weights.f16_to_f32;
     let ahead = weights.row(first).as_ptr().wrapping_add(AHEAD);
     for b in 0..whole {
         // The rows of a tile lie one behind the other, so this asks for all of the file in order. A pointer past the
@@ -100,7 +101,13 @@ fn dots<const VNNI: bool, const BLOCK: usize, const R: usize>(
         for part in 0..parts(BLOCK) {
             let x = &x[b * parts(BLOCK) + part];
             for r in 0..R {
-                add_products::<VNNI>(&mut sums[r], &unpack(&rows[r][b], part), x);
+                match two_bits_each(BLOCK) && !VNNI {
+                    true => {
+                        let (codes, scales) = packed(&rows[r][b], part, f16_to_f32);
+                        add_lanes(&mut sums[r], lanes_of_packed(codes, x), scales, x);
+                    }
+                    false => add_products::<VNNI>(&mut sums[r], &unpack(&rows[r][b], part), x),
+                }
             }
         }
     }
@@ -199,9 +206,15 @@ fn unpack_groups<const BLOCK: usize>(tile: &mut [Unpacked; TILE_GROUPS], row: &[
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
 fn add_products<const VNNI: bool>(sums: &mut __m256, w: &Unpacked, x: &RoundedGroup) {
-    let lanes = _mm256_cvtepi32_ps(if VNNI { lanes_vnni(w, x) } else { lanes(w, x) });
-    let scales = _mm256_mul_ps(w.scales, _mm256_castsi256_ps(vector(x, SCALES)));
-    *sums = _mm256_add_ps(*sums, _mm256_mul_ps(scales, lanes));
+    add_lanes(sums, if VNNI { lanes_vnni(w, x) } else { lanes(w, x) }, w.scales, x);
+}
+
+/// Adds the lanes' integer sums, scaled.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+fn add_lanes(sums: &mut __m256, lanes: __m256i, scales: __m256, x: &RoundedGroup) {
+    let scales = _mm256_mul_ps(scales, _mm256_castsi256_ps(vector(x, SCALES)));
+    *sums = _mm256_add_ps(*sums, _mm256_mul_ps(scales, _mm256_cvtepi32_ps(lanes)));
 }
 
 /// Products of the codes with the activations, less the sums of the activations.
@@ -214,6 +227,23 @@ fn lanes(w: &Unpacked, x: &RoundedGroup) -> __m256i {
     let c = _mm256_maddubs_epi16(w.planes[2], vector(x, 2));
     let d = _mm256_maddubs_epi16(w.planes[3], vector(x, 3));
     let pairs = _mm256_add_epi16(_mm256_add_epi16(a, b), _mm256_add_epi16(c, d));
+    let lanes = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    _mm256_add_epi32(lanes, vector(x, MINUS_SUMS))
+}
+
+/// The same from codes as they lie in the file: planes 1 and 3 stay where they are in their bytes, four times too large,
+/// until their products are added up, which saves two of three shifts.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn lanes_of_packed(codes: __m256i, x: &RoundedGroup) -> __m256i {
+    let (low, high) = (_mm256_set1_epi8(3), _mm256_set1_epi8(12));
+    let upper = _mm256_srli_epi16::<4>(codes);
+    let a = _mm256_maddubs_epi16(_mm256_and_si256(codes, low), vector(x, 0));
+    let b = _mm256_maddubs_epi16(_mm256_and_si256(codes, high), vector(x, 1));
+    let c = _mm256_maddubs_epi16(_mm256_and_si256(upper, low), vector(x, 2));
+    let d = _mm256_maddubs_epi16(_mm256_and_si256(upper, high), vector(x, 3));
+    let four_times = _mm256_add_epi16(b, d); // at most 4 * 2 * 2 * 3 * 127: no overflow
+    let pairs = _mm256_add_epi16(_mm256_add_epi16(a, c), _mm256_srai_epi16::<2>(four_times));
     let lanes = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
     _mm256_add_epi32(lanes, vector(x, MINUS_SUMS))
 }
