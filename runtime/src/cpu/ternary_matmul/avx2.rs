@@ -9,7 +9,7 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::avx2_blocks::{Unpacked, half_block, packed, parts, two_bits_each, unpack};
+use super::avx2_blocks::{Unpacked, half_block, in_planes, packed, parts, unpack};
 use super::{Rounded, RoundedGroup, Rows};
 use crate::ternary::Packing;
 
@@ -101,9 +101,9 @@ fn dots<const VNNI: bool, const BLOCK: usize, const R: usize>(
         for part in 0..parts(BLOCK) {
             let x = &x[b * parts(BLOCK) + part];
             for r in 0..R {
-                match two_bits_each(BLOCK) && !VNNI {
+                match in_planes(BLOCK) && !VNNI {
                     true => {
-                        let (codes, scales) = packed(&rows[r][b], part, f16_to_f32);
+                        let (codes, scales) = packed(&rows[r][b], f16_to_f32);
                         add_lanes(&mut sums[r], lanes_of_packed(codes, x), scales, x);
                     }
                     false => add_products::<VNNI>(&mut sums[r], &unpack(&rows[r][b], part), x),
