@@ -22,6 +22,12 @@ mod avx2;
 mod avx2_blocks;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neon_blocks;
+#[cfg(target_arch = "aarch64")]
+mod neon_i8mm;
 mod scalar;
 
 use super::isa::{Isa, Level};
@@ -52,6 +58,9 @@ struct RoundedGroup {
 pub struct Rounded {
     groups: Vec<RoundedGroup>,
     groups_per_token: usize,
+    /// The groups of two tokens together, in the same order: for prefill at the level that multiplies so.
+    #[cfg(target_arch = "aarch64")]
+    pairs: Vec<neon_i8mm::TwoTokens>,
 }
 
 impl Rounded {
@@ -68,6 +77,20 @@ impl Rounded {
                 padded[..half.len()].copy_from_slice(half);
                 self.groups.push(round_group(&padded));
             }
+        }
+        #[cfg(target_arch = "aarch64")]
+        self.pair_up(isa);
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    fn pair_up(&mut self, isa: Isa) {
+        self.pairs.clear();
+        if isa.level() < Level::NeonI8mm || self.tokens() == 1 {
+            return;
+        }
+        for tokens in self.groups.chunks(2 * self.groups_per_token) {
+            let (first, second) = tokens.split_at(self.groups_per_token);
+            self.pairs.extend(first.iter().enumerate().map(|(g, x)| neon_i8mm::pair(x, second.get(g))));
         }
     }
 
@@ -144,6 +167,18 @@ pub fn rows(isa: Isa, out: &mut [f32], w: &StoredTensor, first_row: usize, x: &R
         #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
         // SAFETY: an `Isa` of this level exists only where AVX-512 F, BW, DQ, VL and VNNI were detected.
         Level::Avx512 => unsafe { avx512::rows(out, weights, x) },
+        #[cfg(target_arch = "aarch64")]
+        #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
+        // SAFETY: an `Isa` of this level exists only where NEON was detected.
+        Level::Neon => unsafe { neon::rows(out, weights, x) },
+        #[cfg(target_arch = "aarch64")]
+        #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
+        // SAFETY: an `Isa` of this level exists only where NEON, dotprod and i8mm were detected.
+        Level::NeonI8mm if !x.pairs.is_empty() => unsafe { neon_i8mm::rows(out, weights, x) },
+        #[cfg(target_arch = "aarch64")]
+        #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
+        // SAFETY: an `Isa` of these levels exists only where NEON and dotprod were detected.
+        Level::NeonDotprod | Level::NeonI8mm => unsafe { neon::rows_dotprod(out, weights, x) },
     }
 }
 
@@ -159,4 +194,19 @@ impl<'a> Rows<'a> {
     fn row(self, row: usize) -> &'a [u8] {
         &self.bytes[row * self.row_bytes..][..self.row_bytes]
     }
+}
+
+/// Groups of 128 in a block of that many bytes.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+const fn parts(block: usize) -> usize {
+    if block == 54 || block == 66 { 2 } else { 1 }
+}
+
+/// The half group that a row of an odd number of 64s ends in: a scale of zero for the upper lanes.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+fn half_block<const BLOCK: usize>(row: &[u8]) -> [u8; BLOCK] {
+    let half = row.as_chunks::<BLOCK>().1;
+    let mut padded = [0; BLOCK];
+    padded[..half.len()].copy_from_slice(half);
+    padded
 }
