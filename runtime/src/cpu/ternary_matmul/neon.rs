@@ -104,8 +104,12 @@ fn dots<const DOT: bool, const BLOCK: usize, const R: usize>(
         }
         for part in 0..parts(BLOCK) {
             let x = &x[b * parts(BLOCK) + part];
-            for r in 0..R {
-                add_group::<DOT, BLOCK>(&mut sums[r], &rows[r][b], part, x);
+            // Written out: a loop this long is not unrolled, and would keep its sums in memory.
+            add_group::<DOT, BLOCK>(&mut sums[0], &rows[0][b], part, x);
+            if R == DECODE_ROWS {
+                add_group::<DOT, BLOCK>(&mut sums[1], &rows[1][b], part, x);
+                add_group::<DOT, BLOCK>(&mut sums[2], &rows[2][b], part, x);
+                add_group::<DOT, BLOCK>(&mut sums[3], &rows[3][b], part, x);
             }
         }
     }
