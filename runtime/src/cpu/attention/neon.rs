@@ -1,7 +1,5 @@
 //! NEON: one kernel for every format, which widens eight numbers to two vectors as it loads them.
 
-#![expect(clippy::needless_range_loop, reason = "registers are numbered; closures are not compiled for NEON")]
-
 use std::arch::aarch64::*;
 
 use bytemuck::{Pod, cast_slice, pod_read_unaligned};

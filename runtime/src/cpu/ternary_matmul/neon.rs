@@ -6,7 +6,7 @@
 //! into the first-level cache and used for all tokens, two rows and four tokens at a time with sums and weights in
 //! registers.
 
-#![expect(clippy::needless_range_loop, reason = "registers are numbered; closures are not compiled for NEON")]
+#![expect(clippy::needless_range_loop, reason = "registers are numbered")]
 
 use std::arch::aarch64::*;
 use std::arch::asm;

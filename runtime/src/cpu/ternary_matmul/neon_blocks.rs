@@ -126,14 +126,14 @@ impl<const N: usize> Table<N> {
 #[target_feature(enable = "neon")]
 fn look_up<const N: usize>(block: &[u8], table: &Table<N>) -> [uint8x16_t; 4] {
     let mut registers = [vdupq_n_u8(0); 3];
-    for n in 0..N {
-        registers[n] = load(block, table.starts[n]);
+    for (register, &start) in registers.iter_mut().zip(&table.starts) {
+        *register = load(block, start);
     }
     let [a, b, c] = registers;
     let mut planes = [a; 4];
-    for k in 0..4 {
-        let bytes = vector(&table.bytes[k]);
-        planes[k] = match N {
+    for (plane, bytes) in planes.iter_mut().zip(&table.bytes) {
+        let bytes = vector(bytes);
+        *plane = match N {
             1 => vqtbl1q_u8(a, bytes),
             2 => vqtbl2q_u8(uint8x16x2_t(a, b), bytes),
             _ => vqtbl3q_u8(uint8x16x3_t(a, b, c), bytes),
@@ -147,9 +147,9 @@ fn look_up<const N: usize>(block: &[u8], table: &Table<N>) -> [uint8x16_t; 4] {
 #[target_feature(enable = "neon")]
 fn shifts<const N: usize>(block: &[u8], table: &Table<N>) -> [uint8x16_t; 4] {
     let mut planes = look_up(block, table);
-    for k in 0..4 {
-        let left = vnegq_s8(vector(&table.moves[k]));
-        planes[k] = vandq_u8(vshlq_u8(planes[k], left), vdupq_n_u8(3));
+    for (plane, moves) in planes.iter_mut().zip(&table.moves) {
+        let left = vnegq_s8(vector(moves)); // there is no variable shift to the right
+        *plane = vandq_u8(vshlq_u8(*plane, left), vdupq_n_u8(3));
     }
     planes
 }
@@ -160,9 +160,9 @@ fn shifts<const N: usize>(block: &[u8], table: &Table<N>) -> [uint8x16_t; 4] {
 #[target_feature(enable = "neon")]
 fn digits<const N: usize>(block: &[u8], table: &Table<N>) -> [uint8x16_t; 4] {
     let mut planes = look_up(block, table);
-    for k in 0..4 {
-        let x = vmulq_u8(planes[k], vector(&table.moves[k]));
-        planes[k] = vshrq_n_u8::<6>(vhaddq_u8(x, vshrq_n_u8::<1>(x)));
+    for (plane, moves) in planes.iter_mut().zip(&table.moves) {
+        let x = vmulq_u8(*plane, vector(moves));
+        *plane = vshrq_n_u8::<6>(vhaddq_u8(x, vshrq_n_u8::<1>(x)));
     }
     planes
 }

@@ -5,7 +5,7 @@
 //! a lane are then a vector of row 0 with token 0, row 0 with token 1, row 1 with token 0, row 1 with token 1, and the
 //! eight lanes eight such vectors: each of the four sums goes its way of scales and additions as the definition says.
 
-#![expect(clippy::needless_range_loop, reason = "registers are numbered; closures are not compiled for NEON")]
+#![expect(clippy::needless_range_loop, reason = "registers are numbered")]
 
 use std::arch::aarch64::*;
 use std::arch::asm;
