@@ -7,7 +7,7 @@
 //! Codes are `t + 1`, four to a byte, lowest bits first (the order of Q2_0, docs/formats.md).
 
 mod packing;
-mod trits;
+pub(crate) mod trits;
 
 use half::f16;
 use serde::{Deserialize, Serialize};

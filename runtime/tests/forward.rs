@@ -148,6 +148,47 @@ fn the_same_weights_give_the_same_bits_in_any_packing() {
     }
 }
 
+/// A number for all bits of some logits (FNV-1a).
+fn fingerprint(logits: &[f32]) -> u64 {
+    let bytes = logits.iter().flat_map(|x| x.to_bits().to_le_bytes());
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// The constants come from the scalar code on x86-64. Whoever changes them changes what every model says.
+#[test]
+fn the_bits_are_these_on_every_machine() {
+    let expected = [
+        (Packing::Q2_0G64, KvFormat::F16, false, 0xf1c8_cd0a_d60f_12b7),
+        (Packing::Q2_0, KvFormat::F16, false, 0x3778_ebe8_47ba_a683),
+        (Packing::Q2_0, KvFormat::Int8, false, 0x2aa0_8925_61c2_b55e),
+        (Packing::Q2_0, KvFormat::F32, false, 0x3eb6_cc49_c8e1_4386),
+        (Packing::Q2_0, KvFormat::F32, true, 0x5023_ba62_688b_c9e3),
+        (Packing::Tq2_0, KvFormat::F16, false, 0x6b37_6d1c_ed95_1435),
+        (Packing::Ptq1_0, KvFormat::F16, false, 0x3778_ebe8_47ba_a683),
+        (Packing::Tq1_0, KvFormat::F16, false, 0x6b37_6d1c_ed95_1435),
+    ];
+    for (packing, kv, exact, expected) in expected {
+        let config = if packing == Packing::Q2_0G64 { tiny() } else { tiny_256() };
+        let model = model(&config, Format::Ternary(packing), 16);
+        let tokens = Random(17).ids(37, config.vocab); // more than a tile of positions, an odd number
+        for isa in Isa::available() {
+            let options = SessionOptions {
+                exact,
+                kv: Some(kv),
+                isa: Some(isa),
+                threads: Some(1),
+                ..Default::default()
+            };
+            let mut session = model.session(options).unwrap();
+            let mut logits = session.logits(&tokens).unwrap();
+            logits.extend(session.next(3).unwrap());
+            let got = fingerprint(&logits);
+            let case = format!("{} {} exact: {exact} {}", packing.name(), kv.name(), isa.name());
+            assert_eq!(got, expected, "{case}: {got:#018x}");
+        }
+    }
+}
+
 #[test]
 fn a_trained_model_writes_the_golden_story() {
     let (Some(golden), Some(models)) = (shared("models/golden.json"), shared("models")) else { return };

@@ -70,11 +70,12 @@ fn many_tokens() {
     }
 }
 
-/// For people, and for tools/emulate: which levels the tests here are about.
+/// For people, tools/emulate and ./test: which levels the tests here are about, and which one a program gets.
 #[test]
 fn levels() {
     let names: Vec<_> = Isa::available().into_iter().map(Isa::name).collect();
     println!("levels: {}", names.join(" "));
+    println!("chosen: {}", Isa::detect().name());
 }
 
 #[test]

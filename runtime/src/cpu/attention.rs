@@ -11,6 +11,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod scalar;
 
 use std::cell::RefCell;
@@ -319,6 +321,10 @@ fn unpacked<'a>(isa: Isa, numbers: Numbers<'a>, buffer: &'a mut Vec<f32>) -> Num
         #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
         // SAFETY: an `Isa` above the scalar one exists only where AVX2 and F16C were detected.
         _ => unsafe { avx2::unpack(buffer, numbers) },
+        #[cfg(target_arch = "aarch64")]
+        #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
+        // SAFETY: an `Isa` above the scalar one exists only where NEON was detected.
+        _ => unsafe { neon::unpack(buffer, numbers) },
     }
     Numbers::F32(buffer)
 }
@@ -331,6 +337,10 @@ fn dots<const R: usize>(isa: Isa, q: [&[f32]; R], keys: Numbers) -> [[f32; TILE]
         #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
         // SAFETY: an `Isa` above the scalar one exists only where AVX2 and F16C were detected.
         _ => unsafe { avx2::dots(q, keys) },
+        #[cfg(target_arch = "aarch64")]
+        #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
+        // SAFETY: an `Isa` above the scalar one exists only where NEON was detected.
+        _ => unsafe { neon::dots(q, keys) },
     }
 }
 
@@ -343,6 +353,10 @@ fn weigh(isa: Isa, scores: &mut [f32; TILE], seen: usize, factors: &Factors, sum
         #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
         // SAFETY: an `Isa` above the scalar one exists only where AVX2 and F16C were detected.
         _ => unsafe { avx2::weigh(scores, seen, factors, sums) },
+        #[cfg(target_arch = "aarch64")]
+        #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
+        // SAFETY: an `Isa` above the scalar one exists only where NEON was detected.
+        _ => unsafe { neon::weigh(scores, seen, factors, sums) },
     }
 }
 
@@ -354,5 +368,9 @@ fn add_values<const R: usize>(isa: Isa, sums: [&mut [f32]; R], weights: [&[f32];
         #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
         // SAFETY: an `Isa` above the scalar one exists only where AVX2 and F16C were detected.
         _ => unsafe { avx2::add_values(sums, weights, values) },
+        #[cfg(target_arch = "aarch64")]
+        #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
+        // SAFETY: an `Isa` above the scalar one exists only where NEON was detected.
+        _ => unsafe { neon::add_values(sums, weights, values) },
     }
 }

@@ -4,6 +4,8 @@
 //! variant of `Level` (in order of speed), an arm in the `match`es of this file, a file in the folder of each
 //! kernel that gains from it.
 
+#[cfg(target_arch = "aarch64")]
+use std::arch::is_aarch64_feature_detected;
 use std::sync::OnceLock;
 
 /// Proof that this processor has certain instructions. Only this module can make one, which is what makes
@@ -24,6 +26,15 @@ pub(super) enum Level {
     /// AVX-512 F, BW, DQ, VL and VNNI: Intel's servers since 2019, AMD since 2022.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// Advanced SIMD: every 64-bit ARM processor.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    /// With byte-wise dot products (`sdot`): Apple since the M1, ARM's servers since 2019.
+    #[cfg(target_arch = "aarch64")]
+    NeonDotprod,
+    /// With products of 2 x 8 and 8 x 2 bytes (`smmla`) as well: Apple since the M2, ARM's servers since 2022.
+    #[cfg(target_arch = "aarch64")]
+    NeonI8mm,
 }
 
 impl Isa {
@@ -52,6 +63,16 @@ impl Isa {
                 levels.push(Self(Level::Avx512));
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        if is_aarch64_feature_detected!("neon") {
+            levels.push(Self(Level::Neon));
+            if is_aarch64_feature_detected!("dotprod") {
+                levels.push(Self(Level::NeonDotprod));
+                if is_aarch64_feature_detected!("i8mm") {
+                    levels.push(Self(Level::NeonI8mm));
+                }
+            }
+        }
         levels
     }
 
@@ -76,6 +97,12 @@ impl Isa {
             Level::AvxVnni => "avx-vnni",
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => "avx512",
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => "neon",
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonDotprod => "neon-dotprod",
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonI8mm => "neon-i8mm",
         }
     }
 
@@ -103,6 +130,9 @@ impl Isa {
             #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
             // SAFETY: as above.
             Level::Avx512 => unsafe { avx512(f) },
+            #[cfg(target_arch = "aarch64")]
+            // All of this program is compiled for NEON, and plain loops gain nothing from the rest.
+            Level::Neon | Level::NeonDotprod | Level::NeonI8mm => f(),
         }
     }
 }
@@ -123,6 +153,18 @@ fn avx2<R>(f: impl FnOnce() -> R) -> R {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn avx512<R>(f: impl FnOnce() -> R) -> R {
     f()
+}
+
+/// Asks for the memory at an address, which may lie anywhere: a prefetch never fails. (The function that the standard
+/// library has for this on ARM is not stable yet.)
+#[cfg(target_arch = "aarch64")]
+#[inline(always)]
+pub(super) fn prefetch<T>(at: *const T) {
+    #[expect(unsafe_code, reason = "assembly")]
+    // SAFETY: a hint; it changes nothing that a program sees.
+    unsafe {
+        std::arch::asm!("prfm pldl1keep, [{}]", in(reg) at, options(nostack, preserves_flags, readonly));
+    }
 }
 
 #[cfg(test)]

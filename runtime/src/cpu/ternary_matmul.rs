@@ -22,8 +22,15 @@ mod avx2;
 mod avx2_blocks;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neon_blocks;
+#[cfg(target_arch = "aarch64")]
+mod neon_i8mm;
 mod scalar;
 
+#[cfg(target_arch = "x86_64")]
 use std::sync::OnceLock;
 
 use super::isa::{Isa, Level};
@@ -54,6 +61,9 @@ struct RoundedGroup {
 pub struct Rounded {
     groups: Vec<RoundedGroup>,
     groups_per_token: usize,
+    /// The groups of two tokens together, in the same order: for prefill at the level that multiplies so.
+    #[cfg(target_arch = "aarch64")]
+    pairs: Vec<neon_i8mm::TwoTokens>,
 }
 
 impl Rounded {
@@ -70,6 +80,20 @@ impl Rounded {
                 padded[..half.len()].copy_from_slice(half);
                 self.groups.push(round_group(&padded));
             }
+        }
+        #[cfg(target_arch = "aarch64")]
+        self.pair_up(isa);
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    fn pair_up(&mut self, isa: Isa) {
+        self.pairs.clear();
+        if isa.level() < Level::NeonI8mm || self.tokens() == 1 {
+            return;
+        }
+        for tokens in self.groups.chunks(2 * self.groups_per_token) {
+            let (first, second) = tokens.split_at(self.groups_per_token);
+            self.pairs.extend(first.iter().enumerate().map(|(g, x)| neon_i8mm::pair(x, second.get(g))));
         }
     }
 
@@ -136,7 +160,13 @@ pub fn rows(isa: Isa, out: &mut [f32], w: &StoredTensor, first_row: usize, x: &R
     assert_eq!(x.groups_per_token, w.cols.div_ceil(GROUP), "activations of another width");
     let rows = out.len() / x.tokens();
     let bytes = &w.bytes[first_row * w.row_bytes()..(first_row + rows) * w.row_bytes()];
-    let weights = Rows { bytes, row_bytes: w.row_bytes(), packing, f16_to_f32: f16_to_f32() };
+    let weights = Rows {
+        bytes,
+        row_bytes: w.row_bytes(),
+        packing,
+        #[cfg(target_arch = "x86_64")]
+        f16_to_f32: f16_to_f32(),
+    };
     match isa.level() {
         Level::Scalar => scalar::rows(out, weights, x),
         #[cfg(target_arch = "x86_64")]
@@ -151,6 +181,18 @@ pub fn rows(isa: Isa, out: &mut [f32], w: &StoredTensor, first_row: usize, x: &R
         #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
         // SAFETY: an `Isa` of this level exists only where AVX-512 F, BW, DQ, VL and VNNI were detected.
         Level::Avx512 => unsafe { avx512::rows(out, weights, x) },
+        #[cfg(target_arch = "aarch64")]
+        #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
+        // SAFETY: an `Isa` of this level exists only where NEON was detected.
+        Level::Neon => unsafe { neon::rows(out, weights, x) },
+        #[cfg(target_arch = "aarch64")]
+        #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
+        // SAFETY: an `Isa` of this level exists only where NEON, dotprod and i8mm were detected.
+        Level::NeonI8mm if !x.pairs.is_empty() => unsafe { neon_i8mm::rows(out, weights, x) },
+        #[cfg(target_arch = "aarch64")]
+        #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
+        // SAFETY: an `Isa` of these levels exists only where NEON and dotprod were detected.
+        Level::NeonDotprod | Level::NeonI8mm => unsafe { neon::rows_dotprod(out, weights, x) },
     }
 }
 
@@ -160,12 +202,13 @@ struct Rows<'a> {
     bytes: &'a [u8],
     row_bytes: usize,
     packing: Packing,
-    /// Every f16 as f32, by its bits.
-    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "other processors convert faster"))]
+    /// Every f16 as f32, by its bits; other processors convert faster.
+    #[cfg(target_arch = "x86_64")]
     f16_to_f32: &'a [f32; 1 << 16],
 }
 
 /// Every f16 as f32, by its bits: 256 KiB, of which a model's scales touch a few.
+#[cfg(target_arch = "x86_64")]
 fn f16_to_f32() -> &'static [f32; 1 << 16] {
     static TABLE: OnceLock<Box<[f32; 1 << 16]>> = OnceLock::new();
     TABLE.get_or_init(|| {
@@ -178,4 +221,19 @@ impl<'a> Rows<'a> {
     fn row(self, row: usize) -> &'a [u8] {
         &self.bytes[row * self.row_bytes..][..self.row_bytes]
     }
+}
+
+/// Groups of 128 in a block of that many bytes.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+const fn parts(block: usize) -> usize {
+    if block == 54 || block == 66 { 2 } else { 1 }
+}
+
+/// The half group that a row of an odd number of 64s ends in: a scale of zero for the upper lanes.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+fn half_block<const BLOCK: usize>(row: &[u8]) -> [u8; BLOCK] {
+    let half = row.as_chunks::<BLOCK>().1;
+    let mut padded = [0; BLOCK];
+    padded[..half.len()].copy_from_slice(half);
+    padded
 }

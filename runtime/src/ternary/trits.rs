@@ -6,21 +6,21 @@
 
 /// Where codes lie: stages of `width` bytes from `at` on with `count` codes in each byte. Weights go through the
 /// stages; in a stage through code 0 of every byte, then code 1 of every byte, and so on.
-pub(super) struct Stage {
+pub(crate) struct Stage {
     at: usize,
     width: usize,
     count: u32,
 }
 
 /// 128 weights: 16 and 8 bytes of five, two of four.
-pub(super) const PTQ1_0: [Stage; 3] = [
+pub(crate) const PTQ1_0: [Stage; 3] = [
     Stage { at: 0, width: 16, count: 5 },
     Stage { at: 16, width: 8, count: 5 },
     Stage { at: 24, width: 2, count: 4 },
 ];
 
 /// 256 weights: 32 and 16 bytes of five, four of four.
-pub(super) const TQ1_0: [Stage; 3] = [
+pub(crate) const TQ1_0: [Stage; 3] = [
     Stage { at: 0, width: 32, count: 5 },
     Stage { at: 32, width: 16, count: 5 },
     Stage { at: 48, width: 4, count: 4 },
@@ -48,6 +48,20 @@ pub(super) fn pack(stages: &[Stage], codes: &[u8], bytes: &mut [u8]) {
             *byte = (256 * q).div_ceil(243) as u8;
         }
         first += stage.width * stage.count as usize;
+    }
+}
+
+/// The byte that holds the code of a weight, and the power of 3 that makes it the first digit of this byte.
+#[cfg(target_arch = "aarch64")]
+pub(crate) const fn place(stages: &[Stage], mut weight: usize) -> (usize, u8) {
+    let mut n = 0;
+    loop {
+        let Stage { at, width, count } = stages[n];
+        if weight < width * count as usize {
+            return (at + weight % width, 3u8.pow((weight / width) as u32));
+        }
+        weight -= width * count as usize;
+        n += 1;
     }
 }
 

@@ -33,7 +33,7 @@ Examples:
 
 Standard output carries the result only; everything else goes to standard error.
 Exit codes: 0 ok, 1 verify found something wrong, 2 wrong usage, 3 bad input file, 4 out of memory or context, 130 cancelled.
-BONSAI_ISA=scalar|avx2|avx-vnni|avx512 lowers the instructions used; results are the same bits at every level.";
+BONSAI_ISA=scalar|avx2|avx-vnni|avx512|neon|neon-dotprod|neon-i8mm lowers the instructions used; results are the same bits at every level.";
 
 #[derive(Subcommand)]
 enum Command {

@@ -9,8 +9,8 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::avx2_blocks::{Unpacked, half_block, in_planes, packed, parts, unpack};
-use super::{Rounded, RoundedGroup, Rows};
+use super::avx2_blocks::{Unpacked, in_planes, packed, unpack};
+use super::{Rounded, RoundedGroup, Rows, half_block, parts};
 use crate::ternary::Packing;
 
 /// Rows that one token meets together.

@@ -18,8 +18,8 @@ use std::arch::x86_64::*;
 use std::mem::offset_of;
 
 use super::avx2::tree;
-use super::avx2_blocks::{self, load, parts};
-use super::{Rounded, RoundedGroup, Rows};
+use super::avx2_blocks::{self, load};
+use super::{Rounded, RoundedGroup, Rows, parts};
 use crate::ternary::Packing;
 
 /// Rows that are computed together.
