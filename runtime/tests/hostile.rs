@@ -205,6 +205,9 @@ fn dimensions_that_overflow() {
     for ne in [&[big, big][..], &[1 << 62, 4], &[1 << 31, 1 << 31, 4], &[i64::MAX as u64, 3], &[1 << 32; 4]] {
         refused(container(Raw::new().tensor("a", ne, 0, 0).data(64).bytes()), "larger than any file");
     }
+    if cfg!(target_pointer_width = "32") {
+        return; // what follows is larger than any file there, too
+    }
     // The count fits a u64; as F32 the bytes do not, as F16 just so.
     for ne in [&[1 << 31, 1 << 31][..], &[1 << 62]] {
         refused(container(Raw::new().tensor("a", ne, 0, 0).data(64).bytes()), "larger than any file");
@@ -233,6 +236,9 @@ fn dimensions_that_are_none() {
 
 #[test]
 fn sizes_whose_sum_wraps() {
+    if cfg!(target_pointer_width = "32") {
+        return; // one of them alone is larger than any file there
+    }
     let size = 1u64 << 62;
     for (count, expected) in
         [(3, "but the file has only 64"), (5, "tensor 't3' would be larger than any file")]

@@ -12,6 +12,8 @@
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 mod scalar;
+#[cfg(target_feature = "simd128")]
+mod simd128;
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -319,6 +321,8 @@ fn unpacked<'a>(isa: Isa, numbers: Numbers<'a>, buffer: &'a mut Vec<f32>) -> Num
         #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
         // SAFETY: an `Isa` above the scalar one exists only where AVX2 and F16C were detected.
         _ => unsafe { avx2::unpack(buffer, numbers) },
+        #[cfg(target_feature = "simd128")]
+        Level::Simd128 => simd128::unpack(buffer, numbers),
     }
     Numbers::F32(buffer)
 }
@@ -331,6 +335,8 @@ fn dots<const R: usize>(isa: Isa, q: [&[f32]; R], keys: Numbers) -> [[f32; TILE]
         #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
         // SAFETY: an `Isa` above the scalar one exists only where AVX2 and F16C were detected.
         _ => unsafe { avx2::dots(q, keys) },
+        #[cfg(target_feature = "simd128")]
+        Level::Simd128 => simd128::dots(q, keys),
     }
 }
 
@@ -343,6 +349,8 @@ fn weigh(isa: Isa, scores: &mut [f32; TILE], seen: usize, factors: &Factors, sum
         #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
         // SAFETY: an `Isa` above the scalar one exists only where AVX2 and F16C were detected.
         _ => unsafe { avx2::weigh(scores, seen, factors, sums) },
+        #[cfg(target_feature = "simd128")]
+        Level::Simd128 => weigh_row(scores, seen, factors, sums),
     }
 }
 
@@ -354,5 +362,7 @@ fn add_values<const R: usize>(isa: Isa, sums: [&mut [f32]; R], weights: [&[f32];
         #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
         // SAFETY: an `Isa` above the scalar one exists only where AVX2 and F16C were detected.
         _ => unsafe { avx2::add_values(sums, weights, values) },
+        #[cfg(target_feature = "simd128")]
+        Level::Simd128 => simd128::add_values(sums, weights, values),
     }
 }

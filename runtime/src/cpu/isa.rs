@@ -24,6 +24,10 @@ pub(super) enum Level {
     /// AVX-512 F, BW, DQ, VL and VNNI: Intel's servers since 2019, AMD since 2022.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// WebAssembly's vectors of 128 bits. A module cannot ask what its engine has, so the build fixes this level, and
+    /// with it whether relaxed instructions are used.
+    #[cfg(target_feature = "simd128")]
+    Simd128,
 }
 
 impl Isa {
@@ -52,6 +56,8 @@ impl Isa {
                 levels.push(Self(Level::Avx512));
             }
         }
+        #[cfg(target_feature = "simd128")]
+        levels.push(Self(Level::Simd128));
         levels
     }
 
@@ -76,6 +82,10 @@ impl Isa {
             Level::AvxVnni => "avx-vnni",
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => "avx512",
+            #[cfg(target_feature = "simd128")]
+            Level::Simd128 if cfg!(target_feature = "relaxed-simd") => "relaxed-simd",
+            #[cfg(target_feature = "simd128")]
+            Level::Simd128 => "simd128",
         }
     }
 
@@ -103,6 +113,8 @@ impl Isa {
             #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
             // SAFETY: as above.
             Level::Avx512 => unsafe { avx512(f) },
+            #[cfg(target_feature = "simd128")]
+            Level::Simd128 => f(), // everything in this build is compiled for it
         }
     }
 }

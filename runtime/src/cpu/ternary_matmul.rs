@@ -23,6 +23,14 @@ mod avx2_blocks;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod scalar;
+#[cfg(target_feature = "simd128")]
+mod simd128;
+#[cfg(target_feature = "simd128")]
+mod simd128_blocks;
+#[cfg(target_feature = "simd128")]
+mod simd128_dots;
+#[cfg(target_feature = "simd128")]
+pub(super) use simd128_blocks::widen_f16;
 
 use super::isa::{Isa, Level};
 use crate::tensor::{Format, StoredTensor};
@@ -144,6 +152,8 @@ pub fn rows(isa: Isa, out: &mut [f32], w: &StoredTensor, first_row: usize, x: &R
         #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
         // SAFETY: an `Isa` of this level exists only where AVX-512 F, BW, DQ, VL and VNNI were detected.
         Level::Avx512 => unsafe { avx512::rows(out, weights, x) },
+        #[cfg(target_feature = "simd128")]
+        Level::Simd128 => simd128::rows(out, weights, x),
     }
 }
 
