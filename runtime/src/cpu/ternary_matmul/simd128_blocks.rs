@@ -195,3 +195,18 @@ fn nine_times(x: v128) -> v128 {
 fn load(bytes: &[u8], at: usize) -> v128 {
     bytemuck::cast(*bytes[at..at + 16].as_array::<16>().expect("16 bytes"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_f16_is_widened_as_it_should() {
+        for bits in 0..=u16::MAX {
+            let expected = half::f16::from_bits(bits).to_f32();
+            let found = f32x4_extract_lane::<2>(widen_f16(u32x4_splat(bits.into())));
+            let same = found.to_bits() == expected.to_bits() || (found.is_nan() && expected.is_nan());
+            assert!(same, "{bits:#06x}: {found}, expected {expected}");
+        }
+    }
+}
