@@ -1,11 +1,9 @@
 // node bench.mjs MODEL PROMPT TOKENS ROUNDS BUILD...: tokens/s of a prompt of PROMPT tokens and of TOKENS more one by
 // one. BUILDs are folders of wasm-bindgen's target `web`; they take turns, and a cell is the median of ROUNDS.
+import './tests/engine.mjs';
 import { readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { setFlagsFromString } from 'node:v8';
-
-setFlagsFromString('--experimental-wasm-relaxed-simd'); // Node 20 has it behind this flag
 
 const [path, prompt, tokens, rounds] = process.argv.slice(2, 6).map((word, n) => (n ? Number(word) : word));
 const file = readFileSync(path);

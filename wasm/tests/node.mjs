@@ -2,12 +2,10 @@
 // bits of golden.json, which golden.rs beside this holds the other builds to. FIXTURES has the models, BACKEND is the
 // line that the module must say of itself.
 import assert from 'node:assert/strict';
+import './engine.mjs';
 import { readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { setFlagsFromString } from 'node:v8';
-
-setFlagsFromString('--experimental-wasm-relaxed-simd'); // Node 20 has it behind this flag
 
 const [build, fixtures, backend] = process.argv.slice(2);
 const wasm = await import(pathToFileURL(resolve(build, 'bonsai_wasm.js')));
