@@ -36,7 +36,7 @@ impl Session {
 
 #[wasm_bindgen]
 impl Session {
-    /// Feeds tokens, behind those that are there. What [`Session::next`] gave last comes before them.
+    /// Feeds tokens, behind those that are there. What [`Session::next_token`] gave last comes before them.
     pub fn prompt(&mut self, ids: &[u32]) -> Result<()> {
         match self.sampled {
             Some(id) => self.feed(&[&[id], ids].concat())?,
@@ -48,7 +48,8 @@ impl Session {
     }
 
     /// Chooses the next token; nothing where the model ends its answer.
-    pub fn next(&mut self) -> Result<Option<u32>> {
+    #[wasm_bindgen(js_name = next)]
+    pub fn next_token(&mut self) -> Result<Option<u32>> {
         if let Some(id) = self.sampled {
             self.feed(&[id])?;
             self.sampled = None;
@@ -62,7 +63,7 @@ impl Session {
     }
 
     /// Logits of the token behind the last one that was fed: `vocab` numbers, or none before a prompt. Tokens that
-    /// [`Session::next`] gave are fed by the call after.
+    /// [`Session::next_token`] gave are fed by the call after.
     pub fn logits(&self) -> Vec<f32> {
         self.logits.clone()
     }

@@ -83,7 +83,7 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => "avx512",
             #[cfg(target_feature = "simd128")]
-            Level::Simd128 if cfg!(target_feature = "relaxed-simd") => "relaxed-simd",
+            Level::Simd128 if cfg!(feature = "relaxed-simd") => "relaxed-simd",
             #[cfg(target_feature = "simd128")]
             Level::Simd128 => "simd128",
         }

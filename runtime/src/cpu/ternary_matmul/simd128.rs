@@ -3,6 +3,10 @@
 //! One token (decode): some rows at once, which share the activations as the products want them; codes are unpacked
 //! straight from the file's blocks. Many tokens (prefill): a tile of weights is unpacked once into the first-level cache
 //! and used for all tokens, four at a time.
+//!
+//! With the feature `relaxed-simd` the functions here, and nothing else, are compiled for relaxed instructions: given
+//! them everywhere, the compiler also uses them for comparisons of floats, whose results then depend on the machine.
+//! What runs once for many products has no closures, which would be calls from code that is not compiled for them.
 
 use std::arch::wasm32::*;
 
@@ -27,6 +31,7 @@ type Lanes = [v128; 2];
 type Sums = [[Lanes; PANEL]; TILE_ROWS];
 
 /// See [`super::rows`].
+#[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
 pub(super) fn rows(out: &mut [f32], weights: Rows, x: &Rounded) {
     match weights.packing {
         Packing::Q2_0 => packed_rows::<34>(out, weights, x),
@@ -38,6 +43,7 @@ pub(super) fn rows(out: &mut [f32], weights: Rows, x: &Rounded) {
 }
 
 /// `BLOCK` bytes hold 128 weights (one block, or two of 64) or 256; each packing has a length of its own.
+#[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
 fn packed_rows<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &Rounded) {
     match x.tokens() {
         1 => one_token::<BLOCK>(out, weights, x.token(0)),
@@ -45,6 +51,7 @@ fn packed_rows<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &Rounded) 
     }
 }
 
+#[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
 fn one_token<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &[RoundedGroup]) {
     let (tiles, rest) = out.as_chunks_mut::<DECODE_ROWS>();
     let done = tiles.len() * DECODE_ROWS;
@@ -57,27 +64,32 @@ fn one_token<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &[RoundedGro
 }
 
 /// Products of `R` rows from `first` on with one token.
-#[inline(always)]
+#[inline]
+#[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
 fn dots<const BLOCK: usize, const R: usize>(weights: Rows, first: usize, x: &[RoundedGroup]) -> [f32; R] {
     let whole = weights.row_bytes / BLOCK;
-    let rows: [&[[u8; BLOCK]]; R] = std::array::from_fn(|r| &weights.row(first + r).as_chunks().0[..whole]);
+    let mut rows: [&[[u8; BLOCK]]; R] = [&[]; R];
+    for (r, row) in rows.iter_mut().enumerate() {
+        *row = &weights.row(first + r).as_chunks().0[..whole];
+    }
     let mut sums = [[f32x4_splat(0.0); 2]; R];
     let (x, half) = x.split_at(whole * parts(BLOCK));
     for (g, x) in x.iter().enumerate() {
         let (b, part, x) = (g / parts(BLOCK), g % parts(BLOCK), [Spread::new(x)]);
         for (sums, row) in sums.iter_mut().zip(rows) {
-            add_products([sums], &unpack(&row[b], part), &x);
+            add_products(std::array::from_mut(sums), &unpack(&row[b], part), &x);
         }
     }
     if let [x] = half {
         for (r, sums) in sums.iter_mut().enumerate() {
             let block = half_block::<BLOCK>(weights.row(first + r));
-            add_products([sums], &unpack(&block, 0), &[Spread::new(x)]);
+            add_products(std::array::from_mut(sums), &unpack(&block, 0), &[Spread::new(x)]);
         }
     }
     sums.map(tree)
 }
 
+#[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
 fn many_tokens<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &Rounded) {
     let (tokens, groups) = (x.tokens(), x.groups_per_token);
     let rows = out.len() / tokens;
@@ -88,19 +100,20 @@ fn many_tokens<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &Rounded) 
         for first_token in (0..tokens).step_by(PANEL) {
             let panel = PANEL.min(tokens - first_token);
             let sums = &mut sums[..tile_rows];
-            sums.iter_mut().for_each(|sums| sums[..panel].fill([f32x4_splat(0.0); 2]));
+            for sums in &mut *sums {
+                sums[..panel].fill([f32x4_splat(0.0); 2]);
+            }
             for first_group in (0..groups).step_by(TILE_GROUPS) {
                 for (r, tile) in tile[..tile_rows].iter_mut().enumerate() {
                     unpack_groups::<BLOCK>(tile, weights.row(first_row + r), first_group);
                 }
                 let groups = first_group..groups.min(first_group + TILE_GROUPS);
-                let token = |t: usize| &x.token(first_token + t)[groups.clone()];
                 let whole = panel - panel % TOKENS;
                 for t in (0..whole).step_by(TOKENS) {
-                    tile_products::<TOKENS>(sums, t, &tile, std::array::from_fn(|i| token(t + i)));
+                    tile_products::<TOKENS>(sums, t, &tile, x, first_token, groups.clone());
                 }
                 for t in whole..panel {
-                    tile_products::<1>(sums, t, &tile, [token(t)]);
+                    tile_products::<1>(sums, t, &tile, x, first_token, groups.clone());
                 }
             }
             for t in 0..panel {
@@ -111,21 +124,30 @@ fn many_tokens<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &Rounded) 
     }
 }
 
-/// Adds the products of a tile of weights with `T` tokens, the `t`th of the panel and those behind it.
-#[inline(always)]
+/// Adds the products of a tile of weights with tokens `t..t + T` of the panel that starts at `first_token`.
+#[inline]
+#[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
 fn tile_products<const T: usize>(
     sums: &mut [[Lanes; PANEL]],
     t: usize,
     tile: &[[Unpacked; TILE_GROUPS]; TILE_ROWS],
-    tokens: [&[RoundedGroup]; T],
+    x: &Rounded,
+    first_token: usize,
+    groups: std::ops::Range<usize>,
 ) {
-    for g in 0..tokens[0].len() {
-        let x = tokens.map(|token| Spread::new(&token[g]));
+    for (g, group) in groups.enumerate() {
+        let x = spread::<T>(x, first_token + t, group);
         for (sums, weights) in sums.iter_mut().zip(tile) {
             let sums: &mut [_; T] = sums[t..t + T].as_mut_array().expect("T of them");
-            add_products(sums.each_mut(), &weights[g], &x);
+            add_products(sums, &weights[g], &x);
         }
     }
+}
+
+/// Activations of one group of `T` tokens from `first` on.
+#[inline(always)]
+fn spread<const T: usize>(x: &Rounded, first: usize, group: usize) -> [Spread; T] {
+    std::array::from_fn(|i| Spread::new(&x.token(first + i)[group]))
 }
 
 /// Unpacks the groups of a row from `first` on, as many as there are, up to a tile of them.
@@ -143,8 +165,9 @@ fn unpack_groups<const BLOCK: usize>(tile: &mut [Unpacked; TILE_GROUPS], row: &[
 }
 
 /// Adds the products of 128 weights with the activations of some tokens: the one arithmetic of this file.
-#[inline(always)]
-fn add_products<const T: usize>(mut sums: [&mut Lanes; T], w: &Unpacked, x: &[Spread; T]) {
+#[inline]
+#[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
+fn add_products<const T: usize>(sums: &mut [Lanes; T], w: &Unpacked, x: &[Spread; T]) {
     for half in 0..2 {
         let lanes = lanes(&w.planes[half], x, half);
         for ((sums, x), lanes) in sums.iter_mut().zip(x).zip(lanes) {

@@ -12,10 +12,14 @@ pub(super) type Planes = [v128; 4];
 /// The codes are the second operand, of which the instruction only promises to use the lower seven bits alike on every
 /// machine, and processors may add pairs of products in i16 with saturation. Codes are 0..=3, so the eighth bit is never
 /// set; pairs are at most 2 * 3 * 127, so nothing saturates. Where machines may differ they cannot here.
-#[cfg(target_feature = "relaxed-simd")]
-#[inline(always)]
+#[cfg(feature = "relaxed-simd")]
+#[inline]
+#[target_feature(enable = "relaxed-simd")]
 pub(super) fn lanes<const T: usize>(codes: &Planes, x: &[Spread; T], half: usize) -> [v128; T] {
-    let mut sums = x.each_ref().map(|x| x.minus_sums[half]);
+    let mut sums = [i32x4_splat(0); T];
+    for (sum, x) in sums.iter_mut().zip(x) {
+        *sum = x.minus_sums[half];
+    }
     for plane in 0..4 {
         for (sum, x) in sums.iter_mut().zip(x) {
             *sum = i32x4_relaxed_dot_i8x16_i7x16_add(x.bytes[half][plane], codes[plane], *sum);
@@ -25,7 +29,7 @@ pub(super) fn lanes<const T: usize>(codes: &Planes, x: &[Spread; T], half: usize
 }
 
 /// The activations of a group as [`lanes`] takes them.
-#[cfg(target_feature = "relaxed-simd")]
+#[cfg(feature = "relaxed-simd")]
 #[derive(Clone, Copy)]
 pub(super) struct Spread {
     bytes: [Planes; 2],
@@ -33,7 +37,7 @@ pub(super) struct Spread {
     pub(super) scales: [v128; 2],
 }
 
-#[cfg(target_feature = "relaxed-simd")]
+#[cfg(feature = "relaxed-simd")]
 impl Spread {
     #[inline(always)]
     pub(super) fn new(x: &RoundedGroup) -> Self {
@@ -50,7 +54,7 @@ impl Spread {
 ///
 /// There is no product of bytes, so even and odd bytes are multiplied as i16. Eight products are at most 8 * 3 * 127,
 /// which fits; then i16 lanes 2l and 2l + 1 are added to i32 lane l.
-#[cfg(not(target_feature = "relaxed-simd"))]
+#[cfg(not(feature = "relaxed-simd"))]
 #[inline(always)]
 pub(super) fn lanes<const T: usize>(codes: &Planes, x: &[Spread; T], half: usize) -> [v128; T] {
     let mut sums = [i16x8_splat(0); T];
@@ -70,7 +74,7 @@ pub(super) fn lanes<const T: usize>(codes: &Planes, x: &[Spread; T], half: usize
 }
 
 /// The activations of a group as [`lanes`] takes them: even and odd bytes of each plane, widened.
-#[cfg(not(target_feature = "relaxed-simd"))]
+#[cfg(not(feature = "relaxed-simd"))]
 #[derive(Clone, Copy)]
 pub(super) struct Spread {
     words: [[[v128; 2]; 4]; 2],
@@ -78,7 +82,7 @@ pub(super) struct Spread {
     pub(super) scales: [v128; 2],
 }
 
-#[cfg(not(target_feature = "relaxed-simd"))]
+#[cfg(not(feature = "relaxed-simd"))]
 impl Spread {
     #[inline(always)]
     pub(super) fn new(x: &RoundedGroup) -> Self {
