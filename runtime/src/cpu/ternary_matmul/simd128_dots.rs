@@ -20,9 +20,9 @@ pub(super) fn lanes<const T: usize>(codes: &Planes, x: &[Spread; T], half: usize
     for (sum, x) in sums.iter_mut().zip(x) {
         *sum = x.minus_sums[half];
     }
-    for plane in 0..4 {
+    for (plane, &codes) in codes.iter().enumerate() {
         for (sum, x) in sums.iter_mut().zip(x) {
-            *sum = i32x4_relaxed_dot_i8x16_i7x16_add(x.bytes[half][plane], codes[plane], *sum);
+            *sum = i32x4_relaxed_dot_i8x16_i7x16_add(x.bytes[half][plane], codes, *sum);
         }
     }
     sums
@@ -58,9 +58,9 @@ impl Spread {
 #[inline(always)]
 pub(super) fn lanes<const T: usize>(codes: &Planes, x: &[Spread; T], half: usize) -> [v128; T] {
     let mut sums = [i16x8_splat(0); T];
-    for plane in 0..4 {
-        let even = v128_and(codes[plane], i16x8_splat(0xff));
-        let odd = u16x8_shr(codes[plane], 8);
+    for (plane, &codes) in codes.iter().enumerate() {
+        let even = v128_and(codes, i16x8_splat(0xff));
+        let odd = u16x8_shr(codes, 8);
         for (sum, x) in sums.iter_mut().zip(x) {
             let [x_even, x_odd] = x.words[half][plane];
             *sum = i16x8_add(*sum, i16x8_add(i16x8_mul(even, x_even), i16x8_mul(odd, x_odd)));
