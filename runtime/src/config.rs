@@ -137,8 +137,8 @@ impl Config {
     }
 
     /// Number of weights of the whole model (a tied head counts once).
-    pub fn parameters(&self) -> usize {
-        self.tensors().iter().map(TensorSpec::len).sum()
+    pub fn parameters(&self) -> u64 {
+        self.tensors().iter().map(|tensor| tensor.len() as u64).sum()
     }
 
     /// Says in one sentence what is wrong with the sizes, if anything is. Everything below trusts them.

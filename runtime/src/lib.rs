@@ -1,6 +1,7 @@
 //! Runs ternary language models: every weight is -1, 0 or +1 times a scale shared by its group.
 
 pub mod backend;
+#[cfg(not(all(target_family = "wasm", target_os = "unknown")))] // there is no clock
 pub mod bench;
 pub mod checkpoint;
 pub mod config;

@@ -283,7 +283,7 @@ impl Session {
 }
 
 /// Samples, unless the logits are not numbers, as those of damaged weights are.
-fn sample(logits: &[f32], sampler: &mut Sampler) -> Result<u32> {
+pub fn sample(logits: &[f32], sampler: &mut Sampler) -> Result<u32> {
     if logits.iter().any(|x| x.is_nan()) {
         return Err(Error::format("model", "its logits are not numbers: the weights are damaged"));
     }

@@ -28,6 +28,9 @@ enum Owner {
 impl Bytes {
     /// Maps a file into memory. Whoever truncates it while it is open ends the process, as with any mmap.
     pub fn map(path: &Path) -> Result<Self> {
+        if cfg!(target_family = "wasm") {
+            return Ok(std::fs::read(path).map_err(Error::io(path))?.into()); // it has no maps, and not always files
+        }
         let file = File::open(path).map_err(Error::io(path))?;
         if file.metadata().map_err(Error::io(path))?.len() == 0 {
             return Ok(Vec::new().into()); // an empty file cannot be mapped

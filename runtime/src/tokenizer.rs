@@ -25,7 +25,7 @@ use crate::error::{Error, Result};
 use byte_level::TokenBytes;
 use settings::Settings;
 
-pub use decoder::Decoder;
+pub use decoder::{Characters, Decoder};
 pub use lazy::{LazyTokenizer, TokenizerFacts};
 pub use vocabulary::{Vocabulary, token_type};
 

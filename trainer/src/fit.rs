@@ -36,7 +36,7 @@ impl Forecast {
     pub fn new(model: &Config, run: &RunConfig) -> Result<Self> {
         let optimizer = Optimizer::new(run);
         let tensors = model.tensors();
-        let numbers: usize = model.parameters();
+        let numbers = model.parameters() as usize;
         let moments: usize = tensors.iter().map(|t| t.len() * optimizer.moments(t).len()).sum();
         let ternary: usize = tensors.iter().filter(|t| t.kind != Kind::Norm).map(|t| t.len()).sum();
         let codes = run.projection()?.map_or(0, |p| ternary / 4 + ternary / p.group * 2);

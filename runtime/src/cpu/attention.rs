@@ -14,6 +14,8 @@ mod avx2;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;
+#[cfg(target_feature = "simd128")]
+mod simd128;
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -325,6 +327,8 @@ fn unpacked<'a>(isa: Isa, numbers: Numbers<'a>, buffer: &'a mut Vec<f32>) -> Num
         #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
         // SAFETY: an `Isa` above the scalar one exists only where NEON was detected.
         _ => unsafe { neon::unpack(buffer, numbers) },
+        #[cfg(target_feature = "simd128")]
+        Level::Simd128 => simd128::unpack(buffer, numbers),
     }
     Numbers::F32(buffer)
 }
@@ -341,6 +345,8 @@ fn dots<const R: usize>(isa: Isa, q: [&[f32]; R], keys: Numbers) -> [[f32; TILE]
         #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
         // SAFETY: an `Isa` above the scalar one exists only where NEON was detected.
         _ => unsafe { neon::dots(q, keys) },
+        #[cfg(target_feature = "simd128")]
+        Level::Simd128 => simd128::dots(q, keys),
     }
 }
 
@@ -357,6 +363,8 @@ fn weigh(isa: Isa, scores: &mut [f32; TILE], seen: usize, factors: &Factors, sum
         #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
         // SAFETY: an `Isa` above the scalar one exists only where NEON was detected.
         _ => unsafe { neon::weigh(scores, seen, factors, sums) },
+        #[cfg(target_feature = "simd128")]
+        Level::Simd128 => weigh_row(scores, seen, factors, sums),
     }
 }
 
@@ -372,5 +380,7 @@ fn add_values<const R: usize>(isa: Isa, sums: [&mut [f32]; R], weights: [&[f32];
         #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
         // SAFETY: an `Isa` above the scalar one exists only where NEON was detected.
         _ => unsafe { neon::add_values(sums, weights, values) },
+        #[cfg(target_feature = "simd128")]
+        Level::Simd128 => simd128::add_values(sums, weights, values),
     }
 }

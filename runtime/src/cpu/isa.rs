@@ -35,6 +35,10 @@ pub(super) enum Level {
     /// With products of 2 x 8 and 8 x 2 bytes (`smmla`) as well: Apple since the M2, ARM's servers since 2022.
     #[cfg(target_arch = "aarch64")]
     NeonI8mm,
+    /// WebAssembly's vectors of 128 bits. A module cannot ask what its engine has, so the build fixes this level, and
+    /// with it whether relaxed instructions are used.
+    #[cfg(target_feature = "simd128")]
+    Simd128,
 }
 
 impl Isa {
@@ -73,6 +77,8 @@ impl Isa {
                 }
             }
         }
+        #[cfg(target_feature = "simd128")]
+        levels.push(Self(Level::Simd128));
         levels
     }
 
@@ -103,6 +109,10 @@ impl Isa {
             Level::NeonDotprod => "neon-dotprod",
             #[cfg(target_arch = "aarch64")]
             Level::NeonI8mm => "neon-i8mm",
+            #[cfg(target_feature = "simd128")]
+            Level::Simd128 if cfg!(feature = "relaxed-simd") => "relaxed-simd",
+            #[cfg(target_feature = "simd128")]
+            Level::Simd128 => "simd128",
         }
     }
 
@@ -133,6 +143,8 @@ impl Isa {
             #[cfg(target_arch = "aarch64")]
             // All of this program is compiled for NEON, and plain loops gain nothing from the rest.
             Level::Neon | Level::NeonDotprod | Level::NeonI8mm => f(),
+            #[cfg(target_feature = "simd128")]
+            Level::Simd128 => f(), // everything in this build is compiled for it
         }
     }
 }

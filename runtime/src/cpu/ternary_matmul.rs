@@ -29,6 +29,14 @@ mod neon_blocks;
 #[cfg(target_arch = "aarch64")]
 mod neon_i8mm;
 mod scalar;
+#[cfg(target_feature = "simd128")]
+mod simd128;
+#[cfg(target_feature = "simd128")]
+mod simd128_blocks;
+#[cfg(target_feature = "simd128")]
+mod simd128_dots;
+#[cfg(target_feature = "simd128")]
+pub(super) use simd128_blocks::widen_f16;
 
 #[cfg(target_arch = "x86_64")]
 use std::sync::OnceLock;
@@ -193,6 +201,8 @@ pub fn rows(isa: Isa, out: &mut [f32], w: &StoredTensor, first_row: usize, x: &R
         #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
         // SAFETY: an `Isa` of these levels exists only where NEON and dotprod were detected.
         Level::NeonDotprod | Level::NeonI8mm => unsafe { neon::rows_dotprod(out, weights, x) },
+        #[cfg(target_feature = "simd128")]
+        Level::Simd128 => simd128::rows(out, weights, x),
     }
 }
 

@@ -25,12 +25,14 @@ thread_local! {
 }
 
 impl Threads {
-    /// `count` threads, the caller's included; `None`: one per fast core.
+    /// `count` threads, the caller's included; `None`: one per fast core. WebAssembly has only the caller's, whatever
+    /// is asked for: a number of threads never changes a result.
     pub fn new(count: Option<usize>) -> Result<Self> {
         let count = count.unwrap_or_else(Self::default_count);
         if count == 0 {
             return Err(Error::Argument("the number of threads must be at least 1".into()));
         }
+        let count = if cfg!(target_family = "wasm") { 1 } else { count };
         let team =
             Team::new(count - 1).map_err(|e| Error::Memory(format!("cannot start {count} threads: {e}")))?;
         Ok(Self { team: Arc::new(Mutex::new(Some(team))), count })
@@ -116,6 +118,7 @@ mod tests {
         assert!(Threads::new(Some(0)).is_err());
     }
 
+    #[cfg(not(target_family = "wasm"))]
     #[test]
     fn loops_inside_tasks_and_clones_elsewhere_run_on_one_thread() {
         let threads = Threads::new(Some(3)).unwrap();
@@ -133,6 +136,7 @@ mod tests {
         assert_eq!(current(), 1);
     }
 
+    #[cfg(not(target_family = "wasm"))] // a panic ends everything there
     #[test]
     fn a_panic_in_a_task_reaches_the_caller_and_the_team_lives_on() {
         let threads = Threads::new(Some(2)).unwrap();

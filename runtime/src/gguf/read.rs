@@ -178,10 +178,16 @@ fn read_dimensions(cursor: &mut Cursor, name: &str) -> Result<Vec<usize>> {
     let mut ne = Vec::new();
     for _ in 0..count {
         let n = cursor.u64(&format!("a dimension of tensor '{name}'"))?;
-        let sound = usize::try_from(n).ok().filter(|&n| n > 0 && i64::try_from(n).is_ok());
-        ne.push(sound.ok_or_else(|| {
-            cursor.error(format!("tensor '{name}' has a dimension of {}, expected a positive size", n as i64))
-        })?);
+        if n == 0 || i64::try_from(n).is_err() {
+            let n = n as i64;
+            return Err(
+                cursor.error(format!("tensor '{name}' has a dimension of {n}, expected a positive size"))
+            );
+        }
+        // On a machine of 32 bits.
+        let too_large =
+            |_| cursor.error(format!("tensor '{name}', a dimension of {n}: larger than any file"));
+        ne.push(usize::try_from(n).map_err(too_large)?);
     }
     if ne.iter().try_fold(1usize, |product, n| product.checked_mul(*n)).is_none() {
         return Err(

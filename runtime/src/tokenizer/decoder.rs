@@ -7,10 +7,32 @@ use crate::error::{Error, Result};
 /// last of them. All pieces and [`finish`](Self::finish) together are what [`Tokenizer::decode`] gives.
 pub struct Decoder<'t> {
     tokenizer: &'t Tokenizer,
-    /// Bytes of a character that is not complete yet: at most three between two calls.
-    pending: Vec<u8>,
+    characters: Characters,
     /// Only for a tokenizer whose tokens are not bytes.
     window: Option<Window<'t>>,
+}
+
+/// Bytes in, whole characters out: a [`Decoder`] for who has the bytes of tokens and cannot keep a borrow.
+#[derive(Debug, Clone, Default)]
+pub struct Characters {
+    /// Bytes of a character that is not complete yet: at most three between two calls.
+    pending: Vec<u8>,
+}
+
+impl Characters {
+    /// Adds bytes; gives the text that is now certain.
+    pub fn push(&mut self, bytes: &[u8]) -> String {
+        self.pending.extend_from_slice(bytes);
+        let whole = self.pending.len() - incomplete_tail(&self.pending);
+        let text = String::from_utf8_lossy(&self.pending[..whole]).into_owned();
+        self.pending.drain(..whole);
+        text
+    }
+
+    /// Ends the text: what is held back cannot become a character any more and gives U+FFFD.
+    pub fn finish(self) -> String {
+        String::from_utf8_lossy(&self.pending).into_owned()
+    }
 }
 
 /// Text of tokens that depends on their neighbours, by decoding again and again (SentencePiece and the like).
@@ -27,7 +49,7 @@ impl<'t> Decoder<'t> {
             ids: Vec::new(),
             sent_bytes: 0,
         });
-        Self { tokenizer, pending: Vec::new(), window }
+        Self { tokenizer, characters: Characters::default(), window }
     }
 
     /// Adds one token; gives the text that is now certain (often a word, sometimes nothing).
@@ -38,11 +60,7 @@ impl<'t> Decoder<'t> {
         }
         let vocab = self.tokenizer.vocab_size();
         let bytes = self.tokenizer.token_bytes(id).ok_or(Error::Token { id, vocab })?;
-        self.pending.extend_from_slice(bytes);
-        let whole = self.pending.len() - incomplete_tail(&self.pending);
-        let text = String::from_utf8_lossy(&self.pending[..whole]).into_owned();
-        self.pending.drain(..whole);
-        Ok(text)
+        Ok(self.characters.push(bytes))
     }
 
     /// Ends the text: what is held back cannot become a character any more and gives U+FFFD.
@@ -52,7 +70,7 @@ impl<'t> Decoder<'t> {
                 let all = self.tokenizer.inner.decode(&window.ids, false).unwrap_or_default();
                 all.get(window.sent_bytes..).unwrap_or_default().to_owned()
             }
-            None => String::from_utf8_lossy(&self.pending).into_owned(),
+            None => self.characters.finish(),
         }
     }
 }

@@ -79,7 +79,7 @@ fn as_json(file: &ModelFile, formats: &BTreeMap<&str, Total>, tokenizer: Option<
 
 fn as_text(file: &ModelFile, formats: &BTreeMap<&str, Total>, tokenizer: Option<TokenizerFacts>) -> String {
     let c = &file.config;
-    let millions = |n: usize| format!("{:.1} M", n as f64 / 1e6);
+    let millions = |n: u64| format!("{:.1} M", n as f64 / 1e6);
     let mebibytes = |n: usize| format!("{:.1} MiB", n as f64 / f64::from(1 << 20));
     let yarn =
         c.rope.yarn.map_or(String::new(), |y| format!(", YaRN x{} of {}", y.factor, y.original_context));
@@ -100,7 +100,7 @@ fn as_text(file: &ModelFile, formats: &BTreeMap<&str, Total>, tokenizer: Option<
         format!("context       {} tokens, rope theta {}{yarn}", c.context, c.rope.theta),
     ];
     for (name, t) in formats {
-        let (weights, bytes) = (millions(t.weights), mebibytes(t.bytes));
+        let (weights, bytes) = (millions(t.weights as u64), mebibytes(t.bytes));
         lines.push(format!("tensors       {} x {name}: {weights} weights, {bytes}", t.tensors));
     }
     lines.push(match tokenizer {

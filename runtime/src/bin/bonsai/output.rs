@@ -29,7 +29,7 @@ pub fn progress(length: usize, unit: &str) -> ProgressBar {
 }
 
 /// A number for people: 596.0 M.
-pub fn count(n: usize) -> String {
+pub fn count(n: u64) -> String {
     let n = n as f64;
     if n < 1e9 { format!("{:.1} M", n / 1e6) } else { format!("{:.2} B", n / 1e9) }
 }

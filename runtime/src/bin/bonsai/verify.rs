@@ -264,7 +264,7 @@ impl Part<'_> {
             self.name.into(),
             self.matrices.len().to_string(),
             self.format.into(),
-            output::count(weights),
+            output::count(weights as u64),
             self.zeros().map_or(String::new(), share),
             only(verdict(self.sum(|m| m.not_ternary.is_some().into()), "yes".into())),
             only(verdict(self.sum(|m| m.differs.is_some().into()), format!("{} agree", isas().join(", ")))),

@@ -1,0 +1,119 @@
+// node node.mjs BUILD FIXTURES BACKEND: the module in folder BUILD (wasm-bindgen's target `web`) gives the ids, texts and
+// bits of golden.json, which golden.rs beside this holds the other builds to. FIXTURES has the models, BACKEND is the
+// line that the module must say of itself.
+import assert from 'node:assert/strict';
+import './engine.mjs';
+import { readFileSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { pathToFileURL } from 'node:url';
+
+const [build, fixtures, backend] = process.argv.slice(2);
+const wasm = await import(pathToFileURL(resolve(build, 'bonsai_wasm.js')));
+wasm.initSync({ module: readFileSync(join(build, 'bonsai_wasm_bg.wasm')) });
+const golden = JSON.parse(readFileSync(new URL('golden.json', import.meta.url)));
+const file = (name) => new Uint8Array(readFileSync(join(fixtures, `${name}.gguf`)));
+
+/** FNV-1a, 64 bits wide, of the bits of numbers. */
+function hash(before, numbers) {
+  let hash = before;
+  for (const byte of new Uint8Array(numbers.buffer, numbers.byteOffset, numbers.byteLength)) {
+    hash = BigInt.asUintN(64, (hash ^ BigInt(byte)) * 0x100000001b3n);
+  }
+  return hash;
+}
+
+/** Generates as many ids as `expected` has, and holds everything to it. */
+function holds(model, session, expected, what) {
+  const text = new wasm.TextStream(model);
+  const ids = [];
+  let [bits, streamed] = [0xcbf29ce484222325n, ''];
+  session.prompt(model.encode(golden.prompt));
+  for (const wanted of expected.ids) {
+    const id = session.next();
+    assert.equal(id, wanted, `${what}: token ${ids.length}`);
+    bits = hash(bits, session.logits());
+    ids.push(id);
+    streamed += text.push(id);
+  }
+  streamed += text.finish();
+  assert.equal(bits.toString(16).padStart(16, '0'), expected.logits, `${what}: bits of the logits`);
+  assert.equal(streamed, expected.text, `${what}: text of the stream`);
+  assert.equal(model.decode(Uint32Array.from(ids)), expected.text, `${what}: text`);
+  text.free();
+}
+
+/** The code and the message of what `f` throws. */
+function thrown(f) {
+  try {
+    f();
+  } catch (error) {
+    assert(error instanceof Error && error.name === 'BonsaiError', `${error}`);
+    return [error.code, error.message];
+  }
+  assert.fail('nothing was thrown');
+}
+
+const sampled = { temperature: 1.5, repeatPenalty: 1.1, seed: 7 };
+for (const [name, { kv, greedy, sampled: drawn }] of Object.entries(golden.cases)) {
+  const model = new wasm.Model(file(name));
+  const session = model.session(JSON.stringify({ kv, sampling: { temperature: 0 } }));
+  holds(model, session, greedy, `${name}, greedy`);
+  session.reset();
+  session.sampling(JSON.stringify(sampled));
+  holds(model, session, drawn, `${name}, sampled`);
+  session.reset(); // random numbers begin again
+  model.free(); // the session goes on
+  const again = new wasm.Model(file(name));
+  holds(again, session, drawn, `${name}, sampled again`);
+  session.free();
+  again.free();
+}
+
+// Facts.
+const bytes = file('q2_0');
+const model = new wasm.Model(bytes);
+const info = JSON.parse(model.info());
+assert.equal(info.backend, backend);
+assert.deepEqual([info.name, info.vocab, info.context, info.bytes], ['tiny', 261, 512, bytes.length]);
+assert.deepEqual([info.eos, info.tokenizer, info.chatTemplate, info.layers], [[256], true, true, 1]);
+assert(info.parameters > 400_000 && /Q2_0/.test(info.description));
+
+// Tokens: marks in a text of strangers stay text, characters come whole.
+assert.deepEqual([...model.encode('he<|endoftext|>')].at(-1), 256);
+assert(!model.encodePlain('he<|endoftext|>').includes(256));
+const stream = new wasm.TextStream(model);
+assert.deepEqual([...model.encode('\u{1f333}')].map((id) => stream.push(id)), ['', '', '', '\u{1f333}']);
+stream.push(model.encode('\u{1f333}')[0]);
+assert.deepEqual([stream.finish(), stream.finish()], ['\ufffd', '']);
+
+// A file in pieces is the same model.
+const loader = new wasm.Loader(bytes.length);
+for (let at = 0; at < bytes.length; at += 10_007) loader.push(bytes.subarray(at, at + 10_007));
+const pieces = loader.finish();
+assert.equal(pieces.info(), model.info());
+pieces.free();
+
+// The answer ends at an end token, and the conversation goes on behind it.
+const chat = model.session('{"context": 64}');
+assert.deepEqual([chat.position, chat.context, chat.logits().length], [0, 64, 0]);
+chat.prompt(model.encode('he'));
+chat.next();
+chat.prompt(model.encode('he'));
+assert.deepEqual([chat.position, chat.logits().length], [3, 261]);
+
+// Errors have codes: those of ErrorCode in runtime/src/error.rs.
+assert.equal(thrown(() => new wasm.Model(new Uint8Array(100)))[0], 2);
+assert.match(thrown(() => new wasm.Model(bytes.subarray(0, 50_000)))[1], /^model.gguf: /);
+assert.equal(thrown(() => model.session('{"context": 1000000}'))[0], 5);
+assert.match(thrown(() => model.session('{"contxt": 10}'))[1], /contxt/);
+assert.equal(thrown(() => model.session('{"kv": "f17"}'))[0], 5);
+assert.equal(thrown(() => model.session().next())[0], 5);
+assert.equal(thrown(() => chat.prompt(Uint32Array.of(261)))[0], 6);
+assert.equal(thrown(() => chat.prompt(new Uint32Array(62)))[0], 7);
+assert.equal(thrown(() => stream.push(1_000_000))[0], 6);
+assert.equal(thrown(() => new wasm.Loader(0xffff_ffff))[0], 8);
+assert.equal(thrown(() => new wasm.Loader(10).finish())[0], 2);
+assert.equal(thrown(() => new wasm.Loader(10).push(new Uint8Array(11)))[0], 5);
+assert.equal(chat.position, 3); // none of this did harm
+
+console.log(`${backend}: ${Object.keys(golden.cases).length} models, ids, texts and logits to the bit`);
