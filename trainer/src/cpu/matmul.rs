@@ -4,7 +4,7 @@ use gemm::Parallelism;
 use rayon::prelude::*;
 
 /// Rows and columns of the target that one task computes. `gemm`'s own split over threads left one of two cores idle
-/// for small targets (512 x 512 weights): tiles of this size gave 1.1-1.4 times its rate (docs/benchmarks.md).
+/// for small targets (512 x 512 weights): tiles of this size gave 1.0-1.4 times its rate (docs/benchmarks.md).
 const TILE: (usize, usize) = (256, 512);
 
 /// A matrix inside a slice: element (i, j) is `data[i * row_stride + j * col_stride]`.
