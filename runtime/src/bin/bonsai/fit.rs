@@ -93,7 +93,7 @@ fn as_text(rows: &[Row], memory: Option<usize>) -> String {
     if let Some(memory) = memory {
         text += &format!("\nThe longest context is that which fits into {}.\n", mebibytes(memory));
     }
-    text + "The program itself takes about 10 MiB, its tokenizer about 100 bytes a token of the vocabulary.\n"
+    text + "The program itself takes about 7 MiB more, and its tokenizer comes on top.\n"
 }
 
 /// A size with its unit.
