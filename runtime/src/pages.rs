@@ -29,9 +29,11 @@ impl Pages {
         Ok(Self::Buffer(words))
     }
 
-    /// Bytes that [`Pages::new`] takes for `len`: a page that is nearly filled is rounded up; less is not worth one.
+    /// Bytes that [`Pages::new`] takes for `len`: a page that is nearly filled is rounded up; less is not worth one, and
+    /// WebAssembly has none.
     pub(crate) fn allocated(len: usize) -> usize {
-        len.next_multiple_of(if len > HUGE / 8 * 7 { HUGE } else { size_of::<u128>() })
+        let huge = len > HUGE / 8 * 7 && !cfg!(target_family = "wasm");
+        len.next_multiple_of(if huge { HUGE } else { size_of::<u128>() })
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
