@@ -77,6 +77,8 @@ pub struct Session {
     threads: Threads,
     cancel: Arc<AtomicBool>,
     context: usize,
+    /// What was fed: a token for each position.
+    tokens: Vec<u32>,
     /// Of the last position.
     logits: Vec<f32>,
 }
@@ -138,6 +140,7 @@ impl Model {
             threads: Threads::new(options.threads)?,
             cancel: options.cancel.unwrap_or_default(),
             context,
+            tokens: Vec::new(),
             logits: vec![0.0; config.vocab],
             model: self.clone(),
         })
@@ -200,6 +203,11 @@ impl Session {
         self.state.position
     }
 
+    /// The tokens seen so far.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
     /// Tokens that fit.
     pub fn context(&self) -> usize {
         self.context
@@ -208,6 +216,15 @@ impl Session {
     /// Forgets everything but the first `position` tokens, so that another continuation can be tried.
     pub fn rewind(&mut self, position: usize) {
         self.state.position = self.state.position.min(position);
+        self.tokens.truncate(position);
+    }
+
+    /// Keeps what the tokens seen so far and these have in common, forgets the rest, and returns what is left to
+    /// feed: at least the last token, whose logits will be wanted.
+    pub fn keep_common<'a>(&mut self, tokens: &'a [u32]) -> &'a [u32] {
+        let common = self.tokens.iter().zip(tokens).take_while(|(old, new)| old == new).count();
+        self.rewind(common.min(tokens.len().saturating_sub(1)));
+        &tokens[self.position()..]
     }
 
     /// Forgets everything.
@@ -276,6 +293,7 @@ impl Session {
         if self.cancel.load(Ordering::Relaxed) {
             return Err(Error::Cancelled);
         }
+        self.tokens.extend_from_slice(tokens);
         let Self { model, backend, state, threads, .. } = self;
         threads.run(|| forward(backend, &model.0.weights, state, tokens, wanted));
         Ok(())
