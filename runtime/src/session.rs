@@ -1,5 +1,7 @@
 //! Prompt in, tokens out: the loop round [`forward`].
 
+mod saved;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
