@@ -222,11 +222,12 @@ impl Session {
     }
 
     /// Keeps what the tokens seen so far and these have in common, forgets the rest, and returns what is left to
-    /// feed: at least the last token, whose logits will be wanted.
-    pub fn keep_common<'a>(&mut self, tokens: &'a [u32]) -> &'a [u32] {
+    /// feed: at least the last token, whose logits will be wanted. Tokens that cannot be fed change nothing.
+    pub fn keep_common<'a>(&mut self, tokens: &'a [u32]) -> Result<&'a [u32]> {
+        self.check_from(0, tokens)?;
         let common = self.tokens.iter().zip(tokens).take_while(|(old, new)| old == new).count();
-        self.rewind(common.min(tokens.len().saturating_sub(1)));
-        &tokens[self.position()..]
+        self.rewind(common.min(tokens.len() - 1));
+        Ok(&tokens[self.position()..])
     }
 
     /// Forgets everything.
@@ -277,6 +278,12 @@ impl Session {
 
     /// Whether these tokens can be fed; makes room for them.
     fn check(&mut self, tokens: &[u32]) -> Result<()> {
+        self.check_from(self.state.position, tokens)?;
+        self.state.reserve(&self.backend, self.state.position + tokens.len())
+    }
+
+    /// Whether these tokens can be fed behind `position` others.
+    fn check_from(&self, position: usize, tokens: &[u32]) -> Result<()> {
         let vocab = self.vocab();
         if tokens.is_empty() {
             return Err(Error::Argument("no tokens to feed: the prompt is empty".into()));
@@ -284,10 +291,10 @@ impl Session {
         if let Some(&id) = tokens.iter().find(|&&id| id as usize >= vocab) {
             return Err(Error::Token { id, vocab });
         }
-        if tokens.len() > self.context - self.state.position {
+        if tokens.len() > self.context - position {
             return Err(Error::ContextFull { capacity: self.context });
         }
-        self.state.reserve(&self.backend, self.state.position + tokens.len())
+        Ok(())
     }
 
     /// One forward pass on the threads of this session.

@@ -89,9 +89,12 @@ fn wrong_bytes_are_refused_and_change_nothing() {
 fn what_conversations_have_in_common_is_not_fed_again() {
     let mut session = session(KvFormat::F16);
     session.prompt(&[1, 2, 3, 4]).unwrap();
-    assert_eq!(session.keep_common(&[1, 2, 5, 6]), [5, 6]);
+    assert_eq!(session.keep_common(&[1, 2, 5, 6]).unwrap(), [5, 6]);
     assert_eq!(session.tokens(), [1, 2]);
-    assert_eq!(session.keep_common(&[1, 2]), [2]); // its logits will be wanted
-    assert_eq!(session.keep_common(&[]), [0; 0]);
-    assert_eq!(session.position(), 0);
+    for wrong in [&[][..], &[1, 97], &[1; 401]] {
+        assert!(session.keep_common(wrong).is_err());
+        assert_eq!(session.tokens(), [1, 2]);
+    }
+    assert_eq!(session.keep_common(&[1, 2]).unwrap(), [2]); // its logits will be wanted
+    assert_eq!(session.position(), 1);
 }

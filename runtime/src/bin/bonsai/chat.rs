@@ -137,7 +137,7 @@ impl Chat<'_> {
     fn answer(&mut self, answer: &mut Answer) -> Result<()> {
         let tokenizer = tokenizer(self.model)?;
         let prompt = tokenizer.encode(&self.template.render(&self.messages, &self.args.style.options())?)?;
-        let mut fed = self.session.keep_common(&prompt).to_vec();
+        let mut fed = self.session.keep_common(&prompt)?.to_vec();
         fed.iter().for_each(|&id| self.sampler.accept(id));
         let mut decoder = tokenizer.stream();
         for _ in 0..usize::try_from(self.args.n_predict).unwrap_or(usize::MAX) {
