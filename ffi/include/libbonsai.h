@@ -211,6 +211,11 @@
 #define BONSAI_THINKING_OFF 2
 
 /**
+ * As an id: text without a token, U+FFFD at the end of an answer that broke off within a character.
+ */
+#define BONSAI_NO_TOKEN 4294967295
+
+/**
  * Gets a line of the log: UTF-8 of `length` bytes, without a zero byte or line break, good until it returns.
  */
 typedef void (*bonsai_log_callback)(void *user, int32_t level, const char *message, uint64_t length);
@@ -349,8 +354,8 @@ typedef struct bonsai_session_options {
 } bonsai_session_options;
 
 /**
- * Gets each token of an answer: its id, and the text that is certain with it, UTF-8 without a zero byte, good until it
- * returns. Anything but 0 ends the generation, which is no error.
+ * Gets each token of an answer: its id (or `BONSAI_NO_TOKEN`), and the text that is certain with it, UTF-8 without a zero
+ * byte, good until it returns. Anything but 0 ends the generation, which is no error.
  */
 typedef int32_t (*bonsai_token_callback)(void *user, uint32_t id, const char *text, uint64_t length);
 

@@ -17,8 +17,11 @@ use crate::status::{
 };
 use crate::text::token_bytes;
 
-/// Gets each token of an answer: its id, and the text that is certain with it, UTF-8 without a zero byte, good until it
-/// returns. Anything but 0 ends the generation, which is no error.
+/// As an id: text without a token, U+FFFD at the end of an answer that broke off within a character.
+pub const BONSAI_NO_TOKEN: u32 = 0xffff_ffff;
+
+/// Gets each token of an answer: its id (or `BONSAI_NO_TOKEN`), and the text that is certain with it, UTF-8 without a zero
+/// byte, good until it returns. Anything but 0 ends the generation, which is no error.
 pub type TokenCallback =
     Option<unsafe extern "C" fn(user: *mut c_void, id: u32, text: *const c_char, length: u64) -> i32>;
 
@@ -193,15 +196,26 @@ fn generate(
     let mut characters = Characters::default();
     let model = conversation.model.clone();
     let streams = model.tokenizer()?.is_some();
-    while *count < most {
-        let id = conversation.next()?.ok_or_else(ended)?;
+    let result = loop {
+        if *count == most {
+            break Ok(());
+        }
+        let id = match conversation.next() {
+            Ok(Some(id)) => id,
+            Ok(None) => break Err(ended()),
+            Err(failure) => break Err(failure),
+        };
         *count += 1;
         let text = if streams { characters.push(token_bytes(&model, id)?) } else { String::new() };
         if tell(id, &text) {
-            break;
+            return Ok(());
         }
+    };
+    let rest = characters.finish();
+    if !rest.is_empty() {
+        tell(BONSAI_NO_TOKEN, &rest);
     }
-    Ok(())
+    result
 }
 
 fn ended() -> Failure {

@@ -235,6 +235,7 @@ static int32_t token(void *user, uint32_t id, const char *text, uint64_t length)
     uint32_t next;
     (void)text;
     (void)length;
+    if (id == BONSAI_NO_TOKEN) return 0; /* the answer broke off within a character */
     require(id < 260, "an id of the vocabulary");
     EXPECT(BONSAI_ERROR_BUSY, bonsai_session_next(g->session, &next)); /* its own session is in use */
     EXPECT(BONSAI_ERROR_BUSY, bonsai_session_reset(g->session));
@@ -246,6 +247,14 @@ static int32_t token(void *user, uint32_t id, const char *text, uint64_t length)
 static void generation(uint64_t model) {
     uint64_t session = new_session(model), generated = 0, position, context;
     const uint32_t ids[] = {72, 101, 108, 108, 111};
+    EXPECT(BONSAI_OK, bonsai_session_prompt(session, ids, 5));
+    EXPECT(BONSAI_END, bonsai_session_generate(session, 100, NULL, NULL, &generated)); /* with this seed */
+    require(generated < 100, "the model ends its answer");
+    bonsai_sampling_options greedy;
+    EXPECT(BONSAI_OK, bonsai_sampling_options_init(&greedy, sizeof greedy));
+    greedy.temperature = 0; /* this model then never ends */
+    EXPECT(BONSAI_OK, bonsai_session_set_sampling(session, &greedy));
+    EXPECT(BONSAI_OK, bonsai_session_reset(session));
     EXPECT(BONSAI_OK, bonsai_session_prompt(session, ids, 5));
     struct generation g = {session, 0, 4, 0};
     EXPECT(BONSAI_OK, bonsai_session_generate(session, 100, token, &g, &generated));
