@@ -54,15 +54,15 @@ done
 
 step "hostile.c: plain, with the address sanitizer, and under valgrind"
 gcc -std=c11 "${strict[@]}" -pthread ffi/tests/hostile.c "${shared[@]}" -o "$out/hostile"
-"$out/hostile" "$model"
+timeout 60 "$out/hostile" "$model"
 gcc -std=c11 "${strict[@]}" -pthread -fsanitize=address,undefined -fno-sanitize-recover ffi/tests/hostile.c "${static[@]}" -o "$out/hostile-asan"
-ASAN_OPTIONS=detect_leaks=1 "$out/hostile-asan" "$model"
-valgrind -q --error-exitcode=9 --fair-sched=yes --leak-check=full --errors-for-leak-kinds=definite \
+ASAN_OPTIONS=detect_leaks=1 timeout 60 "$out/hostile-asan" "$model"
+timeout 300 valgrind -q --error-exitcode=9 --fair-sched=yes --leak-check=full --errors-for-leak-kinds=definite \
     --show-leak-kinds=definite "$out/hostile" "$model"
 
 step "100 times loaded and freed"
 gcc -std=c11 "${strict[@]}" ffi/tests/reload.c "${shared[@]}" -o "$out/reload"
-"$out/reload" "$model"
+timeout 60 "$out/reload" "$model"
 
 step Python
 BONSAI_LIBRARY="$out/prefix/lib/libbonsai.so" PYTHONDONTWRITEBYTECODE=1 python3 ffi/tests/logits.py "$bonsai" "$model"
