@@ -5,7 +5,7 @@
 #include <stdlib.h>
 
 static void check(int32_t status) {
-    if (status != BONSAI_OK) {
+    if (status != BONSAI_OK && status != BONSAI_END) {
         fprintf(stderr, "error %d: %s\n", (int)status, bonsai_last_error());
         exit(1);
     }
