@@ -2,7 +2,7 @@
 
 use std::ffi::c_char;
 
-use bonsai_runtime::{ChatTemplate, Error, Message, Model};
+use bonsai_runtime::{ChatTemplate, Error, Message, Model, Tool};
 
 use crate::model::tokenizer;
 use crate::options::{self, ChatOptions};
@@ -52,7 +52,7 @@ fn render(model: &Model, messages: &str, tools: &str, options: &ChatOptions) -> 
             );
         }
     };
-    let tools = if tools.is_empty() { vec![] } else { bonsai_runtime::ChatOptions::tools_from_json(tools)? };
+    let tools = if tools.is_empty() { vec![] } else { Tool::list_from_json(tools)? };
     let add_generation_prompt = options.no_generation_prompt == 0;
     let options = bonsai_runtime::ChatOptions { add_generation_prompt, thinking: options.thinking()?, tools };
     Ok(template.render(&Message::list_from_json(messages)?, &options)?)

@@ -185,6 +185,24 @@ static void texts(uint64_t model) {
     EXPECT(BONSAI_ERROR_HANDLE, bonsai_text_push(text, 1, out, 8, &n));
 }
 
+static void conversations(uint64_t model) {
+    uint64_t n;
+    char out[64];
+    const char *messages = "[{\"role\": \"user\", \"content\": \"caf\xc3\xa9\"}]";
+    bonsai_chat_options options = {sizeof options, BONSAI_THINKING_OFF, 0, 0, "[{\"name\": \"f\"}]", BONSAI_STRLEN};
+    EXPECT(BONSAI_ERROR_BUFFER, bonsai_model_chat(model, messages, BONSAI_STRLEN, &options, out, 4, &n));
+    EXPECT(BONSAI_OK, bonsai_model_chat(model, messages, BONSAI_STRLEN, &options, out, 5, &n));
+    require(n == 5 && memcmp(out, "caf\xc3\xa9", 5) == 0, "this model's template gives the first content");
+    options.tools = "{}";
+    EXPECT(BONSAI_ERROR_ARGUMENT, bonsai_model_chat(model, messages, BONSAI_STRLEN, &options, out, 5, &n));
+    options.tools = NULL;
+    EXPECT(BONSAI_ERROR_POINTER, bonsai_model_chat(model, messages, BONSAI_STRLEN, &options, out, 5, &n));
+    options.tools_length = 0;
+    options.thinking = 9;
+    EXPECT(BONSAI_ERROR_OPTIONS, bonsai_model_chat(model, messages, BONSAI_STRLEN, &options, out, 5, &n));
+    EXPECT(BONSAI_ERROR_TEMPLATE, bonsai_model_chat(model, "[]", 2, NULL, out, 5, &n)); /* there is no first one */
+}
+
 static void damaged_models(const char *path) {
     uint64_t length, model = 7;
     unsigned char *bytes = read_file(path, &length);
@@ -361,6 +379,7 @@ int main(int argc, char **argv) {
     handles(model, session, argv[1]);
     options(model, session);
     texts(model);
+    conversations(model);
     damaged_models(argv[1]);
     loading(argv[1]);
     generation(model);

@@ -48,6 +48,18 @@ impl Message {
     }
 }
 
+/// A function that the model may call: a JSON schema.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(transparent)]
+pub struct Tool(Value);
+
+impl Tool {
+    /// Functions out of a JSON array of objects.
+    pub fn list_from_json(json: &str) -> Result<Vec<Self>> {
+        objects(json, "tools").map(|list| list.into_iter().map(Self).collect())
+    }
+}
+
 /// What a template is told beside the messages.
 #[derive(Debug, Clone)]
 pub struct ChatOptions {
@@ -55,20 +67,13 @@ pub struct ChatOptions {
     pub add_generation_prompt: bool,
     /// Whether the model shall think before it answers (`enable_thinking`); `None` leaves it to the template.
     pub thinking: Option<bool>,
-    /// Functions that the model may call, as JSON schemas.
-    pub tools: Vec<Value>,
+    /// Functions that the model may call.
+    pub tools: Vec<Tool>,
 }
 
 impl Default for ChatOptions {
     fn default() -> Self {
         Self { add_generation_prompt: true, thinking: None, tools: Vec::new() }
-    }
-}
-
-impl ChatOptions {
-    /// The functions, out of a JSON array of objects.
-    pub fn tools_from_json(json: &str) -> Result<Vec<Value>> {
-        objects(json, "tools")
     }
 }
 
@@ -109,9 +114,10 @@ impl ChatTemplate {
     /// The conversation as the text to feed.
     pub fn render(&self, messages: &[Message], options: &ChatOptions) -> Result<String> {
         let messages: Vec<Value> = messages.iter().map(|message| message.0.clone()).collect();
+        let tools: Vec<Value> = options.tools.iter().map(|tool| tool.0.clone()).collect();
         let input = context! {
             messages => messages,
-            tools => (!options.tools.is_empty()).then(|| options.tools.clone()),
+            tools => (!tools.is_empty()).then_some(tools),
             add_generation_prompt => options.add_generation_prompt,
             bos_token => token(&self.bos),
             eos_token => token(&self.eos),

@@ -25,7 +25,7 @@ pub mod tokenizer;
 pub mod verify;
 
 #[cfg(feature = "chat")]
-pub use chat::{ChatOptions, ChatTemplate, Message};
+pub use chat::{ChatOptions, ChatTemplate, Message, Tool};
 pub use config::Config;
 pub use cpu::KvFormat;
 pub use error::{Error, ErrorCode, Result};

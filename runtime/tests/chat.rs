@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use bonsai_runtime::{ChatOptions, ChatTemplate, ErrorCode, Message, Result};
+use bonsai_runtime::{ChatOptions, ChatTemplate, ErrorCode, Message, Result, Tool};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -39,7 +39,7 @@ fn conversations_are_what_transformers_renders() {
     let template = ChatTemplate::new(template).unwrap();
     assert_eq!(cases.len(), 32);
     for case in cases {
-        let tools = case.tools.map(|tools| ChatOptions::tools_from_json(tools.get()).unwrap());
+        let tools = case.tools.map(|tools| Tool::list_from_json(tools.get()).unwrap());
         let options = ChatOptions {
             add_generation_prompt: case.add_generation_prompt,
             thinking: case.enable_thinking,
