@@ -31,6 +31,9 @@ pub enum Error {
     /// The tokenizer could not be built or used.
     #[error("tokenizer: {0}")]
     Tokenizer(String),
+    /// The chat template could not be read or run.
+    #[error("chat template: {0}")]
+    Template(String),
     /// An argument makes no sense for this model.
     #[error("{0}")]
     Argument(String),
@@ -83,6 +86,8 @@ pub enum ErrorCode {
     Cancelled = 9,
     /// [`Error::Check`]
     Check = 10,
+    /// [`Error::Template`]
+    Template = 11,
 }
 
 impl Error {
@@ -110,6 +115,7 @@ impl Error {
             Self::Memory(_) => ErrorCode::Memory,
             Self::Cancelled => ErrorCode::Cancelled,
             Self::Check(_) => ErrorCode::Check,
+            Self::Template(_) => ErrorCode::Template,
         }
     }
 
@@ -119,7 +125,8 @@ impl Error {
         match self.code() {
             ErrorCode::Check => 1,
             ErrorCode::Argument | ErrorCode::Token => 2,
-            ErrorCode::Io | ErrorCode::Format | ErrorCode::Unsupported | ErrorCode::Tokenizer => 3,
+            ErrorCode::Io | ErrorCode::Format | ErrorCode::Unsupported => 3,
+            ErrorCode::Tokenizer | ErrorCode::Template => 3,
             ErrorCode::ContextFull | ErrorCode::Memory => 4,
             ErrorCode::Cancelled => 130,
         }

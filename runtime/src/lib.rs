@@ -3,6 +3,8 @@
 pub mod backend;
 #[cfg(not(all(target_family = "wasm", target_os = "unknown")))] // there is no clock
 pub mod bench;
+#[cfg(feature = "chat")]
+pub mod chat;
 pub mod checkpoint;
 pub mod config;
 pub mod cpu;
@@ -22,6 +24,8 @@ pub mod ternary;
 pub mod tokenizer;
 pub mod verify;
 
+#[cfg(feature = "chat")]
+pub use chat::{ChatOptions, ChatTemplate, Message, Tool};
 pub use config::Config;
 pub use cpu::KvFormat;
 pub use error::{Error, ErrorCode, Result};

@@ -217,6 +217,16 @@ impl<B: Backend> State<B> {
             + config.vocab
     }
 
+    /// Keys and values, a cache for each layer.
+    pub fn caches(&self) -> &[B::Cache] {
+        &self.cache
+    }
+
+    /// The same, to be filled.
+    pub fn caches_mut(&mut self) -> &mut [B::Cache] {
+        &mut self.cache
+    }
+
     /// Makes room for positions `0..positions` in every layer.
     pub fn reserve(&mut self, b: &B, positions: usize) -> Result<()> {
         self.cache.iter_mut().try_for_each(|cache| b.reserve(cache, positions))

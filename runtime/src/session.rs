@@ -1,5 +1,7 @@
 //! Prompt in, tokens out: the loop round [`forward`].
 
+mod saved;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -77,6 +79,8 @@ pub struct Session {
     threads: Threads,
     cancel: Arc<AtomicBool>,
     context: usize,
+    /// What was fed: a token for each position.
+    tokens: Vec<u32>,
     /// Of the last position.
     logits: Vec<f32>,
 }
@@ -138,6 +142,7 @@ impl Model {
             threads: Threads::new(options.threads)?,
             cancel: options.cancel.unwrap_or_default(),
             context,
+            tokens: Vec::new(),
             logits: vec![0.0; config.vocab],
             model: self.clone(),
         })
@@ -200,6 +205,11 @@ impl Session {
         self.state.position
     }
 
+    /// The tokens seen so far.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
     /// Tokens that fit.
     pub fn context(&self) -> usize {
         self.context
@@ -208,6 +218,16 @@ impl Session {
     /// Forgets everything but the first `position` tokens, so that another continuation can be tried.
     pub fn rewind(&mut self, position: usize) {
         self.state.position = self.state.position.min(position);
+        self.tokens.truncate(position);
+    }
+
+    /// Keeps what the tokens seen so far and these have in common, forgets the rest, and returns what is left to
+    /// feed: at least the last token, whose logits will be wanted. Tokens that cannot be fed change nothing.
+    pub fn keep_common<'a>(&mut self, tokens: &'a [u32]) -> Result<&'a [u32]> {
+        self.check_from(0, tokens)?;
+        let common = self.tokens.iter().zip(tokens).take_while(|(old, new)| old == new).count();
+        self.rewind(common.min(tokens.len() - 1));
+        Ok(&tokens[self.position()..])
     }
 
     /// Forgets everything.
@@ -258,6 +278,12 @@ impl Session {
 
     /// Whether these tokens can be fed; makes room for them.
     fn check(&mut self, tokens: &[u32]) -> Result<()> {
+        self.check_from(self.state.position, tokens)?;
+        self.state.reserve(&self.backend, self.state.position + tokens.len())
+    }
+
+    /// Whether these tokens can be fed behind `position` others.
+    fn check_from(&self, position: usize, tokens: &[u32]) -> Result<()> {
         let vocab = self.vocab();
         if tokens.is_empty() {
             return Err(Error::Argument("no tokens to feed: the prompt is empty".into()));
@@ -265,10 +291,10 @@ impl Session {
         if let Some(&id) = tokens.iter().find(|&&id| id as usize >= vocab) {
             return Err(Error::Token { id, vocab });
         }
-        if tokens.len() > self.context - self.state.position {
+        if tokens.len() > self.context - position {
             return Err(Error::ContextFull { capacity: self.context });
         }
-        self.state.reserve(&self.backend, self.state.position + tokens.len())
+        Ok(())
     }
 
     /// One forward pass on the threads of this session.
@@ -276,6 +302,7 @@ impl Session {
         if self.cancel.load(Ordering::Relaxed) {
             return Err(Error::Cancelled);
         }
+        self.tokens.extend_from_slice(tokens);
         let Self { model, backend, state, threads, .. } = self;
         threads.run(|| forward(backend, &model.0.weights, state, tokens, wanted));
         Ok(())

@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -30,9 +31,13 @@ fn stdout(output: &Output) -> &str {
 
 /// A random model as a Hugging Face directory, with a tokenizer if asked for.
 fn model(tokenizer: bool) -> tempfile::TempDir {
-    let directory = tempfile::tempdir().unwrap();
     // More rows than the tokenizer's 707 tokens, as real models have.
-    let c = Config { vocab: if tokenizer { 1200 } else { 97 }, ..tiny() };
+    model_of(if tokenizer { 1200 } else { 97 }, tokenizer)
+}
+
+fn model_of(vocab: usize, tokenizer: bool) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let c = Config { vocab, ..tiny() };
     let config = json!({
         "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_act": "silu",
         "vocab_size": c.vocab, "hidden_size": c.hidden, "intermediate_size": c.intermediate,
@@ -341,4 +346,60 @@ fn the_memory_forecast_adds_up_and_its_longest_context_is_one_that_fits() {
     let tight = fit(&["--context", "64", "--kv", rows[0]["kv"].as_str().unwrap(), "--memory", &memory]);
     assert_eq!(number(&tight["formats"][0], "longest_context"), 64);
     assert_eq!(bonsai(&["fit", "-m", path(model.path()), "--context", "1000000000"]).status.code(), Some(2));
+}
+
+const TEMPLATE: &str = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<a{{ '' if enable_thinking is undefined else ' think' if enable_thinking else ' plain' }}>{% endif %}";
+
+/// What `bonsai chat` prints for these lines of input.
+fn chat(model: &Path, lines: &str, more: &[&str]) -> Output {
+    let arguments = ["chat", "-m", path(model), "-n", "6", "--temp", "0"];
+    let mut child = Command::new(env!("CARGO_BIN_EXE_bonsai"))
+        .args([&arguments, more].concat())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn chat_answers_each_line_as_run_answers_the_whole_conversation() {
+    let model = model_of(707, true); // so that every token is text
+    std::fs::write(model.path().join("chat_template.jinja"), TEMPLATE).unwrap();
+    let run = |prompt: &str| {
+        let arguments = ["run", "-m", path(model.path()), "-p", prompt, "-n", "6", "--temp", "0", "--json"];
+        let object: Value = serde_json::from_str(stdout(&bonsai(&arguments))).unwrap();
+        object["text"].as_str().unwrap().to_string()
+    };
+    let printed = |text: &str| text.trim_start().to_string() + "\n";
+    let first = run("<system>Be brief.\n<user>Once\n<a plain>");
+    let second =
+        run(&format!("<system>Be brief.\n<user>Once\n<assistant>{first}\n<user>upon a time\n<a plain>"));
+    assert_ne!(first, second);
+    let options = ["--system", "Be brief.", "--think", "off"];
+    let two = chat(model.path(), "Once\n\nupon a time\n", &options);
+    assert_eq!(stdout(&two), printed(&first) + &printed(&second));
+    let again = chat(model.path(), "Once\n/reset\n/help\n  Once  \n/exit\nupon a time", &options);
+    assert_eq!(stdout(&again), printed(&first).repeat(2));
+    let full = chat(model.path(), "Once\n", &["-c", "3"]);
+    assert_eq!(full.status.code(), Some(4));
+}
+
+#[test]
+fn template_shows_what_the_model_will_see() {
+    let model = model(true);
+    let show = |more: &[&str]| bonsai(&[&["template", "-m", path(model.path()), "-p", "Hi"], more].concat());
+    let plain = show(&[]);
+    assert_eq!(stdout(&plain), "User: Hi\nAssistant:\n");
+    assert!(String::from_utf8(plain.stderr).unwrap().contains("without a chat template"));
+    std::fs::write(model.path().join("chat_template.jinja"), TEMPLATE).unwrap();
+    assert_eq!(stdout(&show(&[])), "<user>Hi\n<a>\n");
+    let object: Value = serde_json::from_str(stdout(&show(&["--think", "on", "--json"]))).unwrap();
+    assert_eq!(object["text"], "<user>Hi\n<a think>");
+    let tokenizer = bonsai_runtime::Tokenizer::from_file(Path::new(TOKENIZER)).unwrap();
+    assert_eq!(object["tokens"], json!(tokenizer.encode("<user>Hi\n<a think>").unwrap()));
+    std::fs::write(model.path().join("chat_template.jinja"), "{% if %}").unwrap();
+    assert_eq!(show(&[]).status.code(), Some(3));
 }

@@ -6,7 +6,7 @@ use bonsai_runtime::cpu::isa::Isa;
 use bonsai_runtime::gguf::Gguf;
 use bonsai_runtime::tensor::Bytes;
 use bonsai_runtime::tokenizer::{Characters, Tokenizer};
-use bonsai_runtime::{Error, ModelFile};
+use bonsai_runtime::{ChatTemplate, Error, Message, ModelFile};
 use js_sys::Uint8Array;
 use wasm_bindgen::prelude::wasm_bindgen;
 
@@ -110,6 +110,20 @@ impl Model {
     /// The text of ids. For ids that come one by one there is [`TextStream`].
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         Ok(self.tokenizer()?.decode(ids)?)
+    }
+
+    /// A conversation as the text to feed, by the model's own chat template. `messages` is a JSON array of objects with
+    /// `role` and `content`. Settings are JSON: `thinking` (true or false; left out, the template decides), `tools` (an
+    /// array of JSON schemas), `addGenerationPrompt` (true if left out), and `plain`: true for a plain format where the
+    /// model has no template, which otherwise is an error.
+    pub fn chat(&self, messages: &str, settings: Option<String>) -> Result<String> {
+        let settings: settings::Chat = settings::parse(settings.as_deref())?;
+        let template = match ChatTemplate::of(self.tokenizer()?)? {
+            Some(template) => template,
+            None if settings.plain => ChatTemplate::plain(),
+            None => return Err(Error::Template("this model came without one".into()).into()),
+        };
+        Ok(template.render(&Message::list_from_json(messages)?, &settings.options())?)
     }
 
     /// Starts a conversation. Settings are JSON: `context`, `exact`, `kv` (`"f16"`, `"int8"`, `"f32"`), and `sampling`

@@ -1,6 +1,6 @@
 //! The JSON that says how a session computes and samples. Unknown names are refused, so that a misspelt one shows.
 
-use bonsai_runtime::{SamplerOptions, SessionOptions};
+use bonsai_runtime::{ChatOptions, SamplerOptions, SessionOptions, Tool};
 use serde::Deserialize;
 
 use crate::error::{Result, argument};
@@ -29,6 +29,26 @@ pub(crate) struct Sampling {
     repeat_penalty: Option<f32>,
     repeat_last_n: Option<usize>,
     seed: Option<u64>,
+}
+
+/// How a conversation becomes text. What is left out is as the runtime has it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct Chat {
+    add_generation_prompt: Option<bool>,
+    thinking: Option<bool>,
+    tools: Vec<Tool>,
+    pub(crate) plain: bool,
+}
+
+impl Chat {
+    pub(crate) fn options(self) -> ChatOptions {
+        ChatOptions {
+            add_generation_prompt: self.add_generation_prompt.unwrap_or(true),
+            thinking: self.thinking,
+            tools: self.tools,
+        }
+    }
 }
 
 /// Settings out of JSON; nothing at all is the defaults.

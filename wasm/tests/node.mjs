@@ -86,6 +86,13 @@ assert.deepEqual([...model.encode('\u{1f333}')].map((id) => stream.push(id)), ['
 stream.push(model.encode('\u{1f333}')[0]);
 assert.deepEqual([stream.finish(), stream.finish()], ['\ufffd', '']);
 
+// A conversation by the model's template, which here is the first message; what a template refuses is an error.
+const messages = '[{"role": "user", "content": "\u{1f333}"}]';
+assert.equal(model.chat(messages), '\u{1f333}');
+assert.equal(model.chat(messages, '{"thinking": false, "tools": [{"name": "f"}], "addGenerationPrompt": false}'), '\u{1f333}');
+assert.throws(() => model.chat('[]'), { name: 'BonsaiError', code: 11 });
+assert.throws(() => model.chat('[1]'), { name: 'BonsaiError', code: 5 });
+
 // A file in pieces is the same model.
 const loader = new wasm.Loader(bytes.length);
 for (let at = 0; at < bytes.length; at += 10_007) loader.push(bytes.subarray(at, at + 10_007));

@@ -4,6 +4,7 @@
 //! positions and a score needs no sum across a vector; values `[TILE, head_dim]`; and for int8 the scales of the
 //! keys and of the values. Tiles begin at multiples of [`TILE`], however the positions were fed.
 
+use std::ops::Range;
 use std::str::FromStr;
 
 use bytemuck::{cast_slice, cast_slice_mut};
@@ -64,6 +65,31 @@ impl KvFormat {
         };
         2 * vector
     }
+}
+
+impl KvFormat {
+    /// The bytes of a tile that its first `used` positions fill.
+    fn used_bytes(self, head_dim: usize, used: usize) -> Vec<Range<usize>> {
+        let size = match self {
+            Self::F32 => size_of::<f32>(),
+            Self::F16 => size_of::<f16>(),
+            Self::Int8 => 1,
+        };
+        let row = |first: usize, size: usize| first..first + size;
+        let mut ranges: Vec<_> = (0..head_dim).map(|d| row(d * TILE * size, used * size)).collect(); // keys
+        ranges.push(row(head_dim * TILE * size, used * head_dim * size)); // values
+        if self == Self::Int8 {
+            let scales = 2 * head_dim * TILE;
+            ranges.extend([0, 1].map(|n| row(scales + n * TILE * size_of::<f32>(), used * size_of::<f32>())));
+        }
+        ranges
+    }
+}
+
+/// Bytes of a block.
+struct Place {
+    block: usize,
+    bytes: Range<usize>,
 }
 
 impl FromStr for KvFormat {
@@ -174,6 +200,40 @@ impl Cache {
                 Tile { keys: Numbers::Int8(keys), values: Numbers::Int8(values), scales }
             }
         }
+    }
+
+    /// Appends the keys and values of the first `positions`: nothing of the tiles behind them, which may still hold what
+    /// was forgotten.
+    pub(crate) fn save(&self, positions: usize, out: &mut Vec<u8>) {
+        for place in self.places(positions) {
+            out.extend_from_slice(&self.blocks[place.block].bytes()[place.bytes]);
+        }
+    }
+
+    /// Fills the first `positions`, for which there is room, from what [`save`](Self::save) wrote; gives the bytes that
+    /// are left over.
+    pub(crate) fn load<'a>(&mut self, positions: usize, mut saved: &'a [u8]) -> &'a [u8] {
+        for place in self.places(positions) {
+            let (bytes, rest) = saved.split_at(place.bytes.len());
+            self.blocks[place.block].bytes_mut()[place.bytes].copy_from_slice(bytes);
+            saved = rest;
+        }
+        saved
+    }
+
+    /// Where the first `positions` lie: tile after tile, in each of them head after head.
+    fn places(&self, positions: usize) -> impl Iterator<Item = Place> + use<> {
+        let (heads, block, size) = (self.heads, self.block, self.tile_bytes());
+        let (format, dim) = (self.format, self.head_dim);
+        (0..positions.div_ceil(TILE)).flat_map(move |tile| {
+            let used = (positions - tile * TILE).min(TILE);
+            (0..heads).flat_map(move |head| {
+                let at = (head * block + tile % block) * size;
+                let shifted =
+                    move |r: Range<usize>| Place { block: tile / block, bytes: at + r.start..at + r.end };
+                format.used_bytes(dim, used).into_iter().map(shifted)
+            })
+        })
     }
 
     /// Stores `k` and `v` (`[tokens, heads * head_dim]`) from `position` on.

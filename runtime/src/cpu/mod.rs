@@ -49,6 +49,16 @@ impl CpuBackend {
         Self { isa, exact, kv, scratch: matmul::Scratch::default(), sums: Vec::new() }
     }
 
+    /// Whether activations stay f32.
+    pub fn exact(&self) -> bool {
+        self.exact
+    }
+
+    /// How caches hold keys and values.
+    pub fn kv_format(&self) -> KvFormat {
+        self.kv
+    }
+
     /// Calls `f(row, x)` for rows of `cols` values of `x`.
     fn rows(&self, x: &mut [f32], cols: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
         threads::for_rows(x, cols, GRAIN.div_ceil(cols), |first, rows| {

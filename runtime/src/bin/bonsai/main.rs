@@ -1,6 +1,7 @@
 //! The program `bonsai`: runs ternary language models. Arguments and exit codes; each command has a file.
 
 mod bench;
+mod chat;
 mod fit;
 mod info;
 mod input;
@@ -8,6 +9,8 @@ mod logits;
 mod output;
 mod perplexity;
 mod run;
+mod sampling;
+mod template;
 mod verify;
 
 use std::process::ExitCode;
@@ -26,6 +29,7 @@ const EXAMPLES: &str = "\
 Examples:
   bonsai run -m model.gguf -p 'Once upon a time' -n 100
   bonsai run -m model.gguf -f question.txt --temp 0 > answer.txt
+  bonsai chat -m model.gguf
   bonsai info -m model.gguf
   bonsai perplexity -m model.gguf -f wiki.txt
   bonsai bench                          how fast is this machine? (needs no model)
@@ -40,6 +44,12 @@ enum Command {
     /// Continues a prompt
     #[command(visible_alias = "generate", after_help = run::EXAMPLES)]
     Run(run::Args),
+    /// Talks, turn by turn
+    #[command(after_help = chat::EXAMPLES)]
+    Chat(chat::Args),
+    /// Shows a conversation as the model will see it: text and tokens
+    #[command(after_help = template::EXAMPLES)]
+    Template(template::Args),
     /// Shows what a model file holds
     #[command(visible_alias = "show", after_help = info::EXAMPLES)]
     Info(info::Args),
@@ -63,6 +73,8 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
+        Command::Chat(args) => chat::run(&args),
+        Command::Template(args) => template::run(&args),
         Command::Info(args) => info::run(&args),
         Command::Fit(args) => fit::run(&args),
         Command::Logits(args) => logits::run(&args),

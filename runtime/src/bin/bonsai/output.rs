@@ -21,6 +21,11 @@ pub fn status(line: &str) {
     let _ = writeln!(io::stderr(), "{}", dim(line));
 }
 
+/// A piece of text for people, as it comes.
+pub fn aside(piece: &str) {
+    let _ = write!(io::stderr(), "{}", dim(piece)).and_then(|()| io::stderr().flush());
+}
+
 /// A bar on standard error, shown on a terminal only.
 pub fn progress(length: usize, unit: &str) -> ProgressBar {
     let style =

@@ -1,12 +1,13 @@
 //! `bonsai run`: continues a prompt.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
-use bonsai_runtime::{Model, Result, Sampler, SamplerOptions, SessionOptions};
+use bonsai_runtime::{Model, Result, Sampler, SessionOptions};
 use serde_json::json;
 
 use crate::input::{ModelArgs, PromptArgs};
 use crate::output;
+use crate::sampling::SamplingArgs;
 
 pub const EXAMPLES: &str = "\
 Examples:
@@ -29,27 +30,8 @@ pub struct Args {
     /// Most tokens of prompt and answer [default: the model's, at most 4096]
     #[arg(short, long, value_name = "N", visible_alias = "context")]
     ctx_size: Option<usize>,
-    /// 0 always takes the likeliest token, 1 follows the model
-    #[arg(long, value_name = "T", visible_alias = "temperature", default_value_t = SamplerOptions::default().temperature)]
-    temp: f32,
-    /// Choose among the K likeliest tokens; 0: all
-    #[arg(long, value_name = "K", default_value_t = SamplerOptions::default().top_k)]
-    top_k: usize,
-    /// Choose among the likeliest tokens that together have probability P; 1: all
-    #[arg(long, value_name = "P", default_value_t = SamplerOptions::default().top_p)]
-    top_p: f32,
-    /// Choose among tokens at least P times as likely as the likeliest; 0: all
-    #[arg(long, value_name = "P", default_value_t = SamplerOptions::default().min_p)]
-    min_p: f32,
-    /// Make recent tokens less likely; 1: don't
-    #[arg(long, value_name = "R", default_value_t = SamplerOptions::default().repeat_penalty)]
-    repeat_penalty: f32,
-    /// How many tokens count as recent
-    #[arg(long, value_name = "N", default_value_t = SamplerOptions::default().repeat_last_n)]
-    repeat_last_n: usize,
-    /// Start of the random numbers: the same seed gives the same text [default: from the clock]
-    #[arg(short, long)]
-    seed: Option<u64>,
+    #[command(flatten)]
+    sampling: SamplingArgs,
     /// Print one JSON object at the end instead of the text as it comes
     #[arg(long)]
     json: bool,
@@ -67,7 +49,7 @@ struct Written {
 pub fn run(args: &Args) -> Result<()> {
     let model = args.model.open()?;
     let prompt = args.prompt.ids(&model)?;
-    let mut sampler = Sampler::new(args.sampler());
+    let mut sampler = Sampler::new(args.sampling.options());
     args.model.status(&format!("sampler: {}", sampler.chain()));
     let written = write(args, &model, &prompt, &mut sampler)?;
     // The first token comes from the prompt's logits; the rest cost a pass each.
@@ -141,19 +123,4 @@ fn write(args: &Args, model: &Model, prompt: &[u32], sampler: &mut Sampler) -> R
     }
     written.text = model.tokenizer()?.map(|_| text);
     Ok(written)
-}
-
-impl Args {
-    fn sampler(&self) -> SamplerOptions {
-        let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_micros() as u64);
-        SamplerOptions {
-            temperature: self.temp,
-            top_k: self.top_k,
-            top_p: self.top_p,
-            min_p: self.min_p,
-            repeat_penalty: self.repeat_penalty,
-            repeat_last_n: self.repeat_last_n,
-            seed: self.seed.unwrap_or_else(clock),
-        }
-    }
 }

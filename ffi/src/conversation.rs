@@ -1,0 +1,100 @@
+//! A session with its sampler: what the functions for C do, in safe Rust.
+
+use bonsai_runtime::session::sample;
+use bonsai_runtime::{Error, Model, Sampler, SamplerOptions, Session};
+
+use crate::status::Result;
+
+/// One conversation with a model.
+pub(crate) struct Conversation {
+    pub(crate) model: Model,
+    pub(crate) session: Session,
+    sampler: Sampler,
+    /// After the last token that was fed; empty before the first.
+    logits: Vec<f32>,
+    /// Sampled, but not fed yet.
+    sampled: Option<u32>,
+}
+
+impl Conversation {
+    pub(crate) fn new(model: &Model, options: bonsai_runtime::SessionOptions) -> Result<Self> {
+        let session = model.session(options)?;
+        let sampler = Sampler::new(SamplerOptions::default());
+        Ok(Self { model: model.clone(), session, sampler, logits: Vec::new(), sampled: None })
+    }
+
+    /// Feeds tokens, behind those that are there. What [`next`](Self::next) gave last comes before them.
+    pub(crate) fn prompt(&mut self, ids: &[u32]) -> Result<()> {
+        match self.sampled {
+            Some(id) => self.feed(&[&[id], ids].concat())?,
+            None => self.feed(ids)?,
+        }
+        ids.iter().for_each(|&id| self.sampler.accept(id));
+        Ok(())
+    }
+
+    /// Makes these tokens the whole conversation, feeding only what is new; gives their number.
+    pub(crate) fn set_tokens(&mut self, ids: &[u32]) -> Result<usize> {
+        let new = self.session.keep_common(ids)?;
+        self.forget_sampled();
+        self.feed(new)?;
+        new.iter().for_each(|&id| self.sampler.accept(id));
+        Ok(new.len())
+    }
+
+    /// The next token; `None` where the model ends its answer.
+    pub(crate) fn next(&mut self) -> Result<Option<u32>> {
+        if let Some(id) = self.sampled {
+            self.feed(&[id])?;
+        }
+        if self.logits.is_empty() {
+            return Err(Error::Argument("nothing to go on from: feed a prompt first".into()).into());
+        }
+        let id = sample(&self.logits, &mut self.sampler)?;
+        self.sampled = Some(id);
+        Ok((!self.model.config().eos.contains(&id)).then_some(id))
+    }
+
+    fn feed(&mut self, ids: &[u32]) -> Result<()> {
+        let logits = self.session.prompt(ids)?;
+        self.logits.clear();
+        self.logits.extend_from_slice(logits);
+        self.sampled = None;
+        Ok(())
+    }
+
+    fn forget_sampled(&mut self) {
+        self.logits.clear();
+        self.sampled = None;
+    }
+
+    /// Of the token behind the last one that was fed; empty before a prompt.
+    pub(crate) fn logits(&self) -> &[f32] {
+        &self.logits
+    }
+
+    /// Begins the random numbers again.
+    pub(crate) fn set_sampling(&mut self, options: SamplerOptions) {
+        self.sampler = Sampler::new(options);
+        self.session.tokens().iter().for_each(|&id| self.sampler.accept(id));
+    }
+
+    pub(crate) fn chain(&self) -> String {
+        self.sampler.chain()
+    }
+
+    pub(crate) fn reset(&mut self) {
+        self.session.reset();
+        self.set_sampling(self.sampler.options().clone());
+        self.forget_sampled();
+    }
+
+    /// Goes on with a saved conversation.
+    pub(crate) fn restore(&mut self, saved: &[u8]) -> Result<()> {
+        let logits = self.session.restore(saved)?.to_vec();
+        self.set_sampling(self.sampler.options().clone());
+        self.forget_sampled();
+        self.logits = logits;
+        Ok(())
+    }
+}

@@ -1,0 +1,197 @@
+//! `bonsai chat`: a conversation in the terminal, or with a script.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bonsai_runtime::session::sample;
+use bonsai_runtime::{ChatTemplate, Error, Message, Model, Result, Sampler, Session, SessionOptions};
+
+use crate::input::{ModelArgs, tokenizer};
+use crate::output::{self, status};
+use crate::sampling::SamplingArgs;
+use crate::template::{StyleArgs, template};
+
+pub const EXAMPLES: &str = "\
+Examples:
+  bonsai chat -m model.gguf
+  bonsai chat -m model.gguf --system 'Answer in one sentence.' --think off
+  printf 'Who are you?\\nSince when?\\n' | bonsai chat -m model.gguf --temp 0 > answers.txt
+
+Each line is a message; without a terminal, standard input is read line by line until its end.
+  /reset   forgets the conversation      /exit   ends the program (as Ctrl-D does)      /help   shows this
+Ctrl-C stops an answer; where there is none, it ends the program. What a model thinks goes to standard error.";
+
+const HELP: &str =
+    "/reset forgets the conversation, /exit or Ctrl-D ends the program, Ctrl-C stops an answer";
+
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    style: StyleArgs,
+    /// Most tokens of an answer; -1 goes on until the model ends or the context is full
+    #[arg(short, long, value_name = "N", default_value_t = -1, allow_negative_numbers = true)]
+    #[arg(visible_aliases = ["max-tokens", "predict"])]
+    n_predict: i64,
+    /// Most tokens of the conversation [default: the model's, at most 4096]
+    #[arg(short, long, value_name = "N", visible_alias = "context")]
+    ctx_size: Option<usize>,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+}
+
+/// A conversation under way.
+struct Chat<'m> {
+    args: &'m Args,
+    model: &'m Model,
+    template: ChatTemplate,
+    session: Session,
+    sampler: Sampler,
+    messages: Vec<Message>,
+}
+
+/// Shared with the handler of Ctrl-C.
+#[derive(Default)]
+struct Signals {
+    answering: AtomicBool,
+    /// Ends the answer; the session looks at it.
+    cancel: Arc<AtomicBool>,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    let model = args.model.open()?;
+    let signals = Arc::new(Signals::default());
+    let cancel = Some(signals.cancel.clone());
+    let options = SessionOptions { context: args.ctx_size, cancel, ..args.model.session() };
+    let mut chat = Chat {
+        args,
+        model: &model,
+        template: template(&model, args.model.quiet)?,
+        session: model.session(options)?,
+        sampler: Sampler::new(args.sampling.options()),
+        messages: args.style.messages(),
+    };
+    args.model.status(&format!("sampler: {}", chat.sampler.chain()));
+    handle_interrupts(signals.clone())?;
+    let terminal = io::stdin().is_terminal();
+    if terminal {
+        args.model.status(HELP);
+    }
+    while let Some(line) = read_line(terminal)? {
+        match line.trim() {
+            "" => {}
+            "/exit" | "/quit" | "/bye" => break,
+            "/help" | "/?" => status(HELP),
+            "/reset" | "/clear" => chat.messages = args.style.messages(),
+            text => chat.turn(text, &signals, terminal)?,
+        }
+    }
+    Ok(())
+}
+
+/// Ctrl-C stops an answer; without one, or pressed again before it stopped, the program.
+fn handle_interrupts(signals: Arc<Signals>) -> Result<()> {
+    let handler = move || {
+        if !signals.answering.load(Ordering::Relaxed) || signals.cancel.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    };
+    ctrlc::set_handler(handler).map_err(|e| Error::Unsupported(format!("Ctrl-C on this system: {e}")))
+}
+
+/// A line of standard input, after a prompt where a person types; `None` at its end.
+fn read_line(terminal: bool) -> Result<Option<String>> {
+    if terminal {
+        let _ = write!(io::stderr(), "> ").and_then(|()| io::stderr().flush()); // nobody listens: no reason to stop
+    }
+    let mut line = String::new();
+    let read = io::stdin().read_line(&mut line).map_err(Error::io("standard input"))?;
+    Ok((read > 0).then_some(line))
+}
+
+impl Chat<'_> {
+    /// A message and its answer. A person may go on after an answer that did not fit; a script may not.
+    fn turn(&mut self, text: &str, signals: &Signals, terminal: bool) -> Result<()> {
+        self.messages.push(Message::new("user", text));
+        signals.cancel.store(false, Ordering::Relaxed);
+        signals.answering.store(true, Ordering::Relaxed);
+        let mut answer = Answer::new(self.args.model.quiet);
+        let result = self.answer(&mut answer);
+        signals.answering.store(false, Ordering::Relaxed);
+        answer.end()?;
+        self.messages.push(Message::new("assistant", &answer.text));
+        match result {
+            Err(Error::Cancelled) => Ok(()),
+            Err(error @ Error::ContextFull { .. }) if terminal => {
+                output::error(&error);
+                status("/reset begins a new conversation");
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Feeds what is new in the conversation, and samples until the model ends its turn.
+    fn answer(&mut self, answer: &mut Answer) -> Result<()> {
+        let tokenizer = tokenizer(self.model)?;
+        let prompt = tokenizer.encode(&self.template.render(&self.messages, &self.args.style.options())?)?;
+        let mut fed = self.session.keep_common(&prompt)?.to_vec();
+        fed.iter().for_each(|&id| self.sampler.accept(id));
+        let mut decoder = tokenizer.stream();
+        for _ in 0..usize::try_from(self.args.n_predict).unwrap_or(usize::MAX) {
+            let id = sample(self.session.prompt(&fed)?, &mut self.sampler)?;
+            if self.model.config().eos.contains(&id) {
+                break;
+            }
+            answer.push(&decoder.push(id)?)?;
+            fed = vec![id];
+        }
+        answer.push(&decoder.finish())
+    }
+}
+
+/// An answer on its way to standard output, what the model thinks to standard error.
+struct Answer {
+    text: String,
+    thinking: bool,
+    quiet: bool,
+    /// Something was printed since the last line break that ends a part.
+    printed: bool,
+}
+
+impl Answer {
+    fn new(quiet: bool) -> Self {
+        Self { text: String::new(), thinking: false, quiet, printed: false }
+    }
+
+    fn push(&mut self, piece: &str) -> Result<()> {
+        self.text.push_str(piece);
+        // The marks are tokens of their own in every vocabulary that has them.
+        match piece.trim() {
+            "<think>" => self.thinking = true,
+            "</think>" => {
+                self.thinking = false;
+                self.thought("\n");
+            }
+            _ if self.thinking => self.thought(piece),
+            _ => {
+                let piece = if self.printed { piece } else { piece.trim_start() };
+                self.printed |= !piece.is_empty();
+                return output::print(piece);
+            }
+        }
+        Ok(())
+    }
+
+    fn thought(&self, piece: &str) {
+        if !self.quiet {
+            output::aside(piece);
+        }
+    }
+
+    fn end(&self) -> Result<()> {
+        output::print("\n")
+    }
+}
