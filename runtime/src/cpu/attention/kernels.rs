@@ -1,13 +1,13 @@
 //! The kernels of attention by the instructions they are written for.
 
-use super::softmax::RoundedWeights;
-use super::{Numbers, TILE, scalar};
 #[cfg(target_arch = "x86_64")]
 use super::avx2;
 #[cfg(target_arch = "aarch64")]
 use super::neon;
 #[cfg(target_feature = "simd128")]
 use super::simd128;
+use super::softmax::RoundedWeights;
+use super::{Numbers, TILE, scalar};
 use crate::cpu::isa::{Isa, Level};
 
 /// Calls the function of this name that is written for the level of `$isa`.

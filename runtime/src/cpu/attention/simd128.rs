@@ -8,8 +8,8 @@ use bytemuck::Pod;
 
 use super::{Numbers, TILE};
 
-use crate::cpu::ternary_matmul::widen_f16;
 pub(super) use super::scalar::{weigh, weigh_int8};
+use crate::cpu::ternary_matmul::widen_f16;
 pub(super) use int8::{add_int8_values, int8_dots};
 
 /// Floats of a vector.
