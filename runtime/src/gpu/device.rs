@@ -46,8 +46,7 @@ struct Inner {
     recorder: Mutex<Recorder>,
     kernels: Mutex<HashMap<String, Kernel>>,
     staging: Mutex<Vec<wgpu::Buffer>>,
-    /// What went wrong first.
-    fault: Arc<OnceLock<String>>,
+    fault: Arc<Fault>,
     counters: Counters,
 }
 
@@ -85,6 +84,13 @@ pub struct Counts {
     pub bytes_down: u64,
     /// Bytes of the buffers that there are.
     pub allocated: u64,
+}
+
+/// What went wrong first. Of a device that is gone, other complaints often come before the news.
+#[derive(Default)]
+struct Fault {
+    lost: OnceLock<String>,
+    error: OnceLock<String>,
 }
 
 #[derive(Default)]
@@ -301,7 +307,7 @@ impl Gpu {
         assert!(size_of::<P>() <= PARAMS_BYTES, "parameters of {}", kernel.0.name);
         let limit = self.limits().groups;
         assert!(groups.iter().all(|&n| n <= limit), "{}: a grid of {groups:?}", kernel.0.name);
-        if self.0.fault.get().is_none() && !groups.contains(&0) {
+        if self.0.fault.none() && !groups.contains(&0) {
             self.recorder().dispatch(&self.0, kernel, bindings, bytemuck::bytes_of(params), groups);
         }
     }
@@ -374,20 +380,28 @@ impl Gpu {
     }
 }
 
+impl Fault {
+    fn none(&self) -> bool {
+        self.lost.get().is_none() && self.error.get().is_none()
+    }
+}
+
 impl Inner {
     /// Whether nothing has gone wrong yet.
     fn sound(&self) -> Result<()> {
-        match self.fault.get() {
-            None => Ok(()),
-            Some(fault) => Err(Error::Gpu(fault.clone())),
+        if self.fault.none() {
+            return Ok(());
         }
+        let _ = self.device.poll(wgpu::PollType::Poll); // the news, if it waits
+        let fault = self.fault.lost.get().or(self.fault.error.get());
+        Err(Error::Gpu(fault.cloned().unwrap_or_default()))
     }
 
     /// The only place that blocks: until a submission is done. In a browser nothing may block, and this does nothing.
     fn wait(&self, submission: wgpu::SubmissionIndex) {
         let wait = wgpu::PollType::Wait { submission_index: Some(submission), timeout: Some(self.timeout) };
         if let Err(error) = self.device.poll(wait) {
-            let _ = self.fault.set(format!("no answer within {} s: {error}", self.timeout.as_secs()));
+            let _ = self.fault.error.set(format!("no answer within {} s: {error}", self.timeout.as_secs()));
         }
     }
 }
