@@ -185,8 +185,9 @@ fn logits_are_those_of_the_network_in_f64() {
         println!("{}: {error:.1e} together, {error_single:.1e} one by one", format.name());
         assert!(error < 1e-6 && error_single < 1e-6, "{}: {error:e}, {error_single:e}", format.name());
         session.reset();
-        let last = session.prompt(&tokens).unwrap();
-        assert_eq!(bits(last), bits(&together[together.len() - vocab..]), "the last row alone");
+        let last: Vec<f64> = together[together.len() - vocab..].iter().map(|&x| x.into()).collect();
+        let alone = nmse(session.prompt(&tokens).unwrap(), &last); // another kernel: another order of sums
+        assert!(alone < 1e-11, "{}: the last row alone: {alone:e}", format.name());
         session.reset();
         assert_eq!(bits(&session.logits(&tokens).unwrap()), bits(&together), "the same again");
     }
