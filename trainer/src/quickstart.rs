@@ -91,9 +91,11 @@ fn clear(run: &Path) -> Result<()> {
     let tokenizer = |name: &str| matches!(name, "tokenizer.json" | "tokenizer_config.json");
     let ours =
         |name: &str| checkpoint::owns(name) || tokenizer(name) || [metrics::FILE, "data"].contains(&name);
-    // A model downloaded from somewhere has some of these names, too: only a trainer leaves metrics or its state.
-    let trained =
-        names.is_empty() || names.iter().any(|name| name == metrics::FILE) || checkpoint::exists(run);
+    // A model downloaded from somewhere has some of these names, too: only a trainer leaves metrics or its state,
+    // and a run that was stopped before its first step has no weights yet.
+    let trained = names.iter().all(|name| tokenizer(name) || name == "data")
+        || names.iter().any(|name| name == metrics::FILE)
+        || checkpoint::exists(run);
     let known =
         names.iter().all(|name| ours(name)) && data.iter().all(|name| data::owns(name) || tokenizer(name));
     if !(trained && known) {

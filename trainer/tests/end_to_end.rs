@@ -83,6 +83,10 @@ fn quickstart_goes_all_the_way() {
     std::fs::write(&note, "mine").unwrap();
     fails(&again, 2, &["run", "earlier quickstart", "--out"]);
     assert!(note.exists() && checkpoint::exists(note.parent().unwrap()));
+    let stopped = place.at("stopped"); // while it wrote its first token shard
+    std::fs::create_dir_all(format!("{stopped}/run/data")).unwrap();
+    std::fs::write(format!("{stopped}/run/data/train.bin"), [1, 0]).unwrap();
+    done(&["quickstart", "--steps", "1", "--out", &stopped]);
     let model = place.at("download");
     std::fs::create_dir_all(format!("{model}/run")).unwrap();
     std::fs::write(format!("{model}/run/model.safetensors"), "weights").unwrap();
