@@ -46,7 +46,8 @@ struct Inner {
     recorder: Mutex<Recorder>,
     kernels: Mutex<HashMap<String, Kernel>>,
     staging: Mutex<Vec<wgpu::Buffer>>,
-    fault: Arc<Fault>,
+    /// What went wrong first.
+    fault: Arc<OnceLock<String>>,
     counters: Counters,
 }
 
@@ -84,13 +85,6 @@ pub struct Counts {
     pub bytes_down: u64,
     /// Bytes of the buffers that there are.
     pub allocated: u64,
-}
-
-/// What went wrong first. Of a device that is gone, other complaints often come before the news.
-#[derive(Default)]
-struct Fault {
-    lost: OnceLock<String>,
-    error: OnceLock<String>,
 }
 
 #[derive(Default)]
@@ -292,7 +286,10 @@ impl Gpu {
             return self.0.device.create_shader_module(descriptor);
         }
         let checks = wgpu::ShaderRuntimeChecks::unchecked();
-        #[expect(unsafe_code, reason = "shaders without bounds checks, as llama.cpp has them: they are all ours")]
+        #[expect(
+            unsafe_code,
+            reason = "shaders without bounds checks, as llama.cpp has them: they are all ours"
+        )]
         // SAFETY: shaders come from this repository only. They index within the sizes that their callers pass, and
         // every loop ends: the tests run each with and without checks and compare.
         unsafe {
@@ -307,7 +304,7 @@ impl Gpu {
         assert!(size_of::<P>() <= PARAMS_BYTES, "parameters of {}", kernel.0.name);
         let limit = self.limits().groups;
         assert!(groups.iter().all(|&n| n <= limit), "{}: a grid of {groups:?}", kernel.0.name);
-        if self.0.fault.none() && !groups.contains(&0) {
+        if self.0.fault.get().is_none() && !groups.contains(&0) {
             self.recorder().dispatch(&self.0, kernel, bindings, bytemuck::bytes_of(params), groups);
         }
     }
@@ -368,40 +365,36 @@ impl Gpu {
         if cfg!(target_family = "wasm") {
             return Ok(make()); // a browser answers later: its errors spoil the device
         }
-        let scopes = [wgpu::ErrorFilter::Validation, wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Internal]
-            .map(|filter| self.0.device.push_error_scope(filter));
+        let scopes =
+            [wgpu::ErrorFilter::Validation, wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Internal]
+                .map(|filter| self.0.device.push_error_scope(filter));
         let made = make();
         let errors = scopes.into_iter().rev().filter_map(|scope| now(scope.pop()).flatten());
         match errors.fold(None, |first, error| first.or(Some(error))) {
             None => Ok(made),
-            Some(wgpu::Error::OutOfMemory { .. }) => Err(Error::Memory(format!("{what} on {}", self.adapter().name))),
+            Some(wgpu::Error::OutOfMemory { .. }) => {
+                Err(Error::Memory(format!("{what} on {}", self.adapter().name)))
+            }
             Some(error) => Err(Error::Gpu(format!("{what}: {error}"))),
         }
-    }
-}
-
-impl Fault {
-    fn none(&self) -> bool {
-        self.lost.get().is_none() && self.error.get().is_none()
     }
 }
 
 impl Inner {
     /// Whether nothing has gone wrong yet.
     fn sound(&self) -> Result<()> {
-        if self.fault.none() {
-            return Ok(());
+        let _ = self.device.poll(wgpu::PollType::Poll); // only then a lost device says so
+        match self.fault.get() {
+            None => Ok(()),
+            Some(fault) => Err(Error::Gpu(fault.clone())),
         }
-        let _ = self.device.poll(wgpu::PollType::Poll); // the news, if it waits
-        let fault = self.fault.lost.get().or(self.fault.error.get());
-        Err(Error::Gpu(fault.cloned().unwrap_or_default()))
     }
 
     /// The only place that blocks: until a submission is done. In a browser nothing may block, and this does nothing.
     fn wait(&self, submission: wgpu::SubmissionIndex) {
         let wait = wgpu::PollType::Wait { submission_index: Some(submission), timeout: Some(self.timeout) };
         if let Err(error) = self.device.poll(wait) {
-            let _ = self.fault.error.set(format!("no answer within {} s: {error}", self.timeout.as_secs()));
+            let _ = self.fault.set(format!("no answer within {} s: {error}", self.timeout.as_secs()));
         }
     }
 }

@@ -1,11 +1,11 @@
 //! Which adapter, and what it must be able to do.
 
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use super::recorder::Recorder;
-use super::{Fault, Gpu, Inner, Limits};
+use super::{Gpu, Inner, Limits};
 use crate::error::{Error, Result};
 
 /// How to open a [`Gpu`]. The default suits most.
@@ -93,7 +93,8 @@ fn rank(kind: wgpu::DeviceType) -> usize {
 
 /// What every kernel counts on: the least that WebGPU promises.
 fn refused(limits: &Limits) -> Option<String> {
-    let too_few = |what, has: u32, needs: u32| (has < needs).then(|| format!("{what}: {has}, needed {needs}"));
+    let too_few =
+        |what, has: u32, needs: u32| (has < needs).then(|| format!("{what}: {has}, needed {needs}"));
     too_few("storage buffers", limits.bindings, 8)
         .or_else(|| too_few("threads of a workgroup", limits.threads, 256))
         .or_else(|| too_few("bytes of workgroup memory", limits.shared, 16 << 10))
@@ -135,7 +136,7 @@ pub(super) async fn open(options: &GpuOptions) -> Result<Gpu> {
         })
         .await
         .map_err(|error| Error::Gpu(format!("{}: {error}", adapter.name)))?;
-    let fault = Arc::new(Fault::default());
+    let fault = Arc::new(OnceLock::new());
     watch(&device, &fault);
     Ok(Gpu(Arc::new(Inner {
         recorder: Mutex::new(Recorder::new(&device)),
@@ -175,13 +176,13 @@ fn choose(
 }
 
 /// Keeps the first thing that goes wrong with a device.
-fn watch(device: &wgpu::Device, fault: &Arc<Fault>) {
+fn watch(device: &wgpu::Device, fault: &Arc<OnceLock<String>>) {
     let first = fault.clone();
     device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
-        let _ = first.error.set(error.to_string());
+        let _ = first.set(error.to_string());
     }));
     let first = fault.clone();
     device.set_device_lost_callback(move |reason, message| {
-        let _ = first.lost.set(format!("the device was lost ({reason:?}) {message}").trim().to_string());
+        let _ = first.set(format!("the device was lost ({reason:?}) {message}").trim().to_string());
     });
 }
