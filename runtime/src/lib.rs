@@ -11,6 +11,8 @@ pub mod cpu;
 pub mod error;
 pub mod fit;
 pub mod gguf;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 pub mod model;
 pub mod model_file;
 mod pages;
@@ -31,5 +33,5 @@ pub use cpu::KvFormat;
 pub use error::{Error, ErrorCode, Result};
 pub use model_file::ModelFile;
 pub use sampler::{Sampler, SamplerOptions};
-pub use session::{Model, Session, SessionOptions};
+pub use session::{Device, Model, Session, SessionOptions};
 pub use tokenizer::Tokenizer;
