@@ -94,13 +94,13 @@ pub fn train<B: Backend>(
     watch: &Watch<'_>,
 ) -> Result<Outcome> {
     let config = trainer.config.clone();
-    let first_loss = (trainer.state.step == 0).then(|| trainer.validate(data));
+    let first_loss = if trainer.state.step == 0 { Some(trainer.validate(data)?) } else { None };
     let mut validated = first_loss.map(|loss| (0, loss));
     let mut report = Report::open(&config, &trainer.state, first_loss, watch)?;
     let begin = Instant::now();
     while trainer.state.step < config.steps && !watch.is_cancelled() {
         let clock = Instant::now();
-        let step = trainer.step(&data.train);
+        let step = trainer.step(&data.train)?;
         let (at, seconds) = (trainer.state.step, clock.elapsed().as_secs_f64());
         let last = at == config.steps;
         let due = |every: u64| every > 0 && (last || at.is_multiple_of(every));
@@ -110,7 +110,7 @@ pub fn train<B: Backend>(
         }
         report.step(&trainer.state, &step, seconds, last)?;
         if last || due(config.eval_every) {
-            let loss = trainer.validate(data);
+            let loss = trainer.validate(data)?;
             validated = Some((at, loss));
             report.validation(at, loss)?;
         }
@@ -142,7 +142,7 @@ fn finish<B: Backend>(
     let last_loss = match validated {
         Some((at, loss)) if interrupted || at == trainer.state.step => loss,
         _ if interrupted => f64::NAN,
-        _ => trainer.validate(data), // a resumed run that has no step left
+        _ => trainer.validate(data)?, // a resumed run that has no step left
     };
     if !interrupted && !last_loss.is_finite() {
         return Err(Error::Diverged {

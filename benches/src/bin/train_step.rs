@@ -26,7 +26,7 @@ fn main() {
     let mut losses = Vec::new();
     for _ in 0..steps {
         let clock = Instant::now();
-        losses.push(trainer.step(&tokens).loss);
+        losses.push(trainer.step(&tokens).expect("a step").loss);
         seconds.push(clock.elapsed().as_secs_f64());
     }
     report(name, &model, batch * seq, &seconds, &losses);

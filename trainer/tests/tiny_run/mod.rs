@@ -64,11 +64,12 @@ pub fn trainer(config: RunConfig) -> Trainer<CpuBackend> {
 
 pub fn steps(trainer: &mut Trainer<CpuBackend>, data: &Dataset, n: usize) {
     for _ in 0..n {
-        assert!(trainer.step(&data.train).skipped.is_none());
+        assert!(trainer.step(&data.train).unwrap().skipped.is_none());
     }
 }
 
 pub fn weights(trainer: &Trainer<CpuBackend>) -> Vec<u32> {
-    let latents = trainer.params.list.iter().flat_map(|p| trainer.backend.latent(&p.value).into_owned());
+    let latents =
+        trainer.params.list.iter().flat_map(|p| trainer.backend.latent(&p.value).unwrap().into_owned());
     latents.map(f32::to_bits).collect()
 }
