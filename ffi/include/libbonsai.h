@@ -111,6 +111,11 @@
 #define BONSAI_ERROR_TEMPLATE 11
 
 /**
+ * There is no GPU that can be used, or it failed.
+ */
+#define BONSAI_ERROR_GPU 12
+
+/**
  * Not a handle, not of this kind, or freed.
  */
 #define BONSAI_ERROR_HANDLE 32

@@ -31,6 +31,8 @@ pub const BONSAI_ERROR_CANCELLED: i32 = 9;
 pub const BONSAI_ERROR_CHECK: i32 = 10;
 /// The chat template could not be read or run, or there is none.
 pub const BONSAI_ERROR_TEMPLATE: i32 = 11;
+/// There is no GPU that can be used, or it failed.
+pub const BONSAI_ERROR_GPU: i32 = 12;
 /// Not a handle, not of this kind, or freed.
 pub const BONSAI_ERROR_HANDLE: i32 = 32;
 /// A pointer is null that must not be, or not aligned for what it points to.
@@ -81,6 +83,7 @@ impl From<Error> for Failure {
             ErrorCode::Cancelled => BONSAI_ERROR_CANCELLED,
             ErrorCode::Check => BONSAI_ERROR_CHECK,
             ErrorCode::Template => BONSAI_ERROR_TEMPLATE,
+            ErrorCode::Gpu => BONSAI_ERROR_GPU,
         };
         Self::new(status, error.to_string())
     }

@@ -1,4 +1,8 @@
-//! What the forward pass asks of a machine: two kinds of memory and a dozen operations, no more.
+//! What the forward pass asks of a machine: two kinds of memory and five operations.
+//!
+//! Each operation is a step that every machine does best as one: a norm goes with the products that read it, a product
+//! with the sum or the gate behind it, and what happens to queries and keys with the search. Fewer passes over memory
+//! on a CPU, fewer dispatches on a GPU.
 //!
 //! Making memory and reading it back may fail; operations may not: sizes are checked before, and an operation
 //! that meets wrong ones panics. Outputs are `&mut` and inputs are `&`, which is also what WebGPU demands of
@@ -9,19 +13,27 @@ use std::ops::Range;
 use crate::error::Result;
 use crate::tensor::StoredTensor;
 
+/// A norm by root mean square: `x / rms(x) * gain`.
+pub struct Norm<T> {
+    /// As wide as what is normalised: a row, or a head.
+    pub gain: T,
+    /// Added to the mean square.
+    pub eps: f32,
+}
+
 /// A machine that can run the model.
 pub trait Backend {
     /// f32 values `[rows, cols]` where the machine wants them: activations, gains of norms.
     type Tensor;
-    /// A weight matrix `[out, in]` in whatever form the machine computes with.
+    /// Weight matrices `[out, in]` with the same input, one below the other, in whatever form the machine computes with.
     type Matrix;
     /// Keys and values of one layer.
     type Cache;
 
     /// A tensor of zeros.
     fn tensor(&self, rows: usize, cols: usize) -> Result<Self::Tensor>;
-    /// Takes a weight matrix over.
-    fn matrix(&self, stored: &StoredTensor) -> Result<Self::Matrix>;
+    /// Takes weight matrices over.
+    fn matrix(&self, stack: &[&StoredTensor]) -> Result<Self::Matrix>;
     /// An empty cache for at most `context` positions.
     fn cache(&self, heads: usize, head_dim: usize, context: usize) -> Result<Self::Cache>;
     /// Makes room for positions `0..positions`, keeping what is there.
@@ -33,40 +45,36 @@ pub trait Backend {
 
     /// `out[t] = table[tokens[t]]`.
     fn embed(&mut self, out: &mut Self::Tensor, table: &Self::Matrix, tokens: &[u32]);
-    /// `out[t] = x[t] / rms(x[t]) * gain`.
-    fn rms_norm(
-        &mut self,
-        out: &mut Self::Tensor,
-        x: &Self::Tensor,
-        gain: &Self::Tensor,
-        eps: f32,
-        tokens: usize,
-    );
-    /// The same in place, for each head (`gain` is one head wide).
-    fn head_norm(&mut self, x: &mut Self::Tensor, gain: &Self::Tensor, eps: f32, tokens: usize);
-    /// `out[n][t] = w[n] x[rows.start + t]` for several matrices with the same input.
-    fn matmul<const N: usize>(
+    /// `out[n][t] = w[n] norm(x[rows.start + t])` for the matrices of a stack.
+    fn norm_matmul<const N: usize>(
         &mut self,
         out: [&mut Self::Tensor; N],
         x: &Self::Tensor,
-        w: [&Self::Matrix; N],
+        norm: &Norm<Self::Tensor>,
+        w: &Self::Matrix,
         rows: Range<usize>,
     );
-    /// Rotates each head by the angles of its token: `angles[t]` is `head_dim / 2` cosines, then as many sines.
-    fn rope(&mut self, x: &mut Self::Tensor, angles: &Self::Tensor, tokens: usize);
-    /// Stores the keys and values `kv` at `position..position + tokens`; `out[t]` is what the queries of token t find among
-    /// positions `0..=position + t`.
-    fn attention(
+    /// Normalises each head of q and k, and rotates it by the angles of its token (`angles[t]` is `head_dim / 2` cosines,
+    /// then as many sines); stores keys and values at `positions`; `out[t]` is what the queries of token t find among
+    /// positions `0..=positions.start + t`. Leaves q and k as it likes.
+    fn attend(
         &mut self,
         out: &mut Self::Tensor,
-        q: &Self::Tensor,
-        kv: [&Self::Tensor; 2],
+        qkv: [&mut Self::Tensor; 3],
+        norms: Option<&[Norm<Self::Tensor>; 2]>,
+        angles: &Self::Tensor,
         cache: &mut Self::Cache,
-        position: usize,
+        positions: Range<usize>,
+    );
+    /// `x[t] += w y[t]`.
+    fn matmul_add(&mut self, x: &mut Self::Tensor, y: &Self::Tensor, w: &Self::Matrix, tokens: usize);
+    /// `out[t] = silu(gate h) * (up h)`, where `h = norm(x[t])` and `w` is the stack of gate and up.
+    fn norm_swiglu(
+        &mut self,
+        out: &mut Self::Tensor,
+        x: &Self::Tensor,
+        norm: &Norm<Self::Tensor>,
+        w: &Self::Matrix,
         tokens: usize,
     );
-    /// `gate = silu(gate) * up`.
-    fn swiglu(&mut self, gate: &mut Self::Tensor, up: &Self::Tensor, tokens: usize);
-    /// `x += y`.
-    fn add(&mut self, x: &mut Self::Tensor, y: &Self::Tensor, tokens: usize);
 }

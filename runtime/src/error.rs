@@ -57,6 +57,9 @@ pub enum Error {
     /// `verify` found something that must not be.
     #[error("verification failed: {0}")]
     Check(String),
+    /// There is no GPU that can be used, or it failed. What was computed on it since the last answer is lost.
+    #[error("GPU: {0}")]
+    Gpu(String),
     /// The user asked to stop.
     #[error("cancelled")]
     Cancelled,
@@ -88,6 +91,8 @@ pub enum ErrorCode {
     Check = 10,
     /// [`Error::Template`]
     Template = 11,
+    /// [`Error::Gpu`]
+    Gpu = 12,
 }
 
 impl Error {
@@ -116,11 +121,12 @@ impl Error {
             Self::Cancelled => ErrorCode::Cancelled,
             Self::Check(_) => ErrorCode::Check,
             Self::Template(_) => ErrorCode::Template,
+            Self::Gpu(_) => ErrorCode::Gpu,
         }
     }
 
     /// The exit code of a command-line program: 1 a check failed, 2 usage, 3 bad input file, 4 out of memory or context,
-    /// 130 cancelled.
+    /// 6 no GPU or it failed, 130 cancelled.
     pub fn exit_code(&self) -> u8 {
         match self.code() {
             ErrorCode::Check => 1,
@@ -128,6 +134,7 @@ impl Error {
             ErrorCode::Io | ErrorCode::Format | ErrorCode::Unsupported => 3,
             ErrorCode::Tokenizer | ErrorCode::Template => 3,
             ErrorCode::ContextFull | ErrorCode::Memory => 4,
+            ErrorCode::Gpu => 6,
             ErrorCode::Cancelled => 130,
         }
     }

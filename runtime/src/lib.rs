@@ -11,6 +11,8 @@ pub mod cpu;
 pub mod error;
 pub mod fit;
 pub mod gguf;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 pub mod model;
 pub mod model_file;
 mod pages;

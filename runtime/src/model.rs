@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Norm};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::model_file::ModelFile;
@@ -18,7 +18,7 @@ pub struct Weights<B: Backend> {
     pub config: Config,
     embed: B::Matrix,
     layers: Vec<Layer<B>>,
-    norm: B::Tensor,
+    norm: Norm<B::Tensor>,
     /// `None`: the embedding serves as the head.
     head: Option<B::Matrix>,
     /// Angle per position of each pair of a head, and the factor on cos and sin.
@@ -27,16 +27,13 @@ pub struct Weights<B: Backend> {
 
 /// One transformer layer.
 pub struct Layer<B: Backend> {
-    attn_norm: B::Tensor,
-    wq: B::Matrix,
-    wk: B::Matrix,
-    wv: B::Matrix,
-    /// Norms on each head of q and k, and their epsilon.
-    qk_norm: Option<(B::Tensor, B::Tensor, f32)>,
-    wo: B::Matrix,
-    ffn_norm: B::Tensor,
-    gate: B::Matrix,
-    up: B::Matrix,
+    attn_norm: Norm<B::Tensor>,
+    qkv: B::Matrix,
+    /// Of each head of q and of k.
+    qk_norm: Option<[Norm<B::Tensor>; 2]>,
+    out: B::Matrix,
+    ffn_norm: Norm<B::Tensor>,
+    gate_up: B::Matrix,
     down: B::Matrix,
 }
 
@@ -45,16 +42,15 @@ pub struct State<B: Backend> {
     /// Tokens seen so far.
     pub position: usize,
     cache: Vec<B::Cache>,
-    /// The residual stream and its normalised copy.
+    /// The residual stream.
     x: B::Tensor,
-    h: B::Tensor,
     q: B::Tensor,
     k: B::Tensor,
     v: B::Tensor,
     /// What the heads found.
     found: B::Tensor,
-    gate: B::Tensor,
-    up: B::Tensor,
+    /// Between the two products of the feed-forward part.
+    inner: B::Tensor,
     angles: B::Tensor,
     /// `[rows asked for, vocab]`.
     pub logits: B::Tensor,
@@ -68,32 +64,21 @@ pub fn forward<B: Backend>(
     tokens: &[u32],
     wanted: Range<usize>,
 ) {
-    let (eps, t, position) = (w.config.norm_eps, tokens.len(), s.position);
-    b.write(&mut s.angles, &w.angles(position, t));
+    let (t, positions) = (tokens.len(), s.position..s.position + tokens.len());
+    b.write(&mut s.angles, &w.angles(positions.clone()));
     b.embed(&mut s.x, &w.embed, tokens);
     for (layer, cache) in w.layers.iter().zip(&mut s.cache) {
-        // attention: x += wo · attend(rope(norm(wq · h)), rope(norm(wk · h)), wv · h), where h = norm(x)
-        b.rms_norm(&mut s.h, &s.x, &layer.attn_norm, eps, t);
-        b.matmul([&mut s.q, &mut s.k, &mut s.v], &s.h, [&layer.wq, &layer.wk, &layer.wv], 0..t);
-        if let Some((q_norm, k_norm, eps)) = &layer.qk_norm {
-            b.head_norm(&mut s.q, q_norm, *eps, t);
-            b.head_norm(&mut s.k, k_norm, *eps, t);
-        }
-        b.rope(&mut s.q, &s.angles, t);
-        b.rope(&mut s.k, &s.angles, t);
-        b.attention(&mut s.found, &s.q, [&s.k, &s.v], cache, position, t);
-        b.matmul([&mut s.h], &s.found, [&layer.wo], 0..t);
-        b.add(&mut s.x, &s.h, t);
+        // attention: x += out · attend(rope(norm(q · h)), rope(norm(k · h)), v · h), where h = norm(x)
+        b.norm_matmul([&mut s.q, &mut s.k, &mut s.v], &s.x, &layer.attn_norm, &layer.qkv, 0..t);
+        let qkv = [&mut s.q, &mut s.k, &mut s.v];
+        b.attend(&mut s.found, qkv, layer.qk_norm.as_ref(), &s.angles, cache, positions.clone());
+        b.matmul_add(&mut s.x, &s.found, &layer.out, t);
         // feed-forward: x += down · (silu(gate · h) * (up · h)), where h = norm(x)
-        b.rms_norm(&mut s.h, &s.x, &layer.ffn_norm, eps, t);
-        b.matmul([&mut s.gate, &mut s.up], &s.h, [&layer.gate, &layer.up], 0..t);
-        b.swiglu(&mut s.gate, &s.up, t);
-        b.matmul([&mut s.h], &s.gate, [&layer.down], 0..t);
-        b.add(&mut s.x, &s.h, t);
+        b.norm_swiglu(&mut s.inner, &s.x, &layer.ffn_norm, &layer.gate_up, t);
+        b.matmul_add(&mut s.x, &s.inner, &layer.down, t);
     }
     if !wanted.is_empty() {
-        b.rms_norm(&mut s.h, &s.x, &w.norm, eps, t);
-        b.matmul([&mut s.logits], &s.h, [w.head.as_ref().unwrap_or(&w.embed)], wanted);
+        b.norm_matmul([&mut s.logits], &s.x, &w.norm, w.head.as_ref().unwrap_or(&w.embed), wanted);
     }
     s.position += t;
 }
@@ -106,10 +91,10 @@ impl<B: Backend> Weights<B> {
         let tensors = Tensors::new(file);
         let layers = (0..config.layers).map(|n| Layer::new(b, &tensors, n)).collect::<Result<_>>()?;
         Ok(Self {
-            embed: b.matrix(tensors.get("model.embed_tokens.weight")?)?,
+            embed: tensors.matrix(b, ["model.embed_tokens.weight"])?,
             layers,
-            norm: tensors.gain(b, "model.norm.weight")?,
-            head: if config.tied { None } else { Some(b.matrix(tensors.get("lm_head.weight")?)?) },
+            norm: tensors.norm(b, "model.norm.weight", config.norm_eps)?,
+            head: if config.tied { None } else { Some(tensors.matrix(b, ["lm_head.weight"])?) },
             frequencies: config.rope.frequencies(config.head_dim),
             config,
         })
@@ -118,15 +103,15 @@ impl<B: Backend> Weights<B> {
     /// Every matrix that a token passes through, the head last.
     pub fn matrices(&self) -> impl Iterator<Item = &B::Matrix> {
         let of_layers =
-            self.layers.iter().flat_map(|l| [&l.wq, &l.wk, &l.wv, &l.wo, &l.gate, &l.up, &l.down]);
+            self.layers.iter().flat_map(|l| [&l.qkv, &l.out, &l.gate_up, &l.down]);
         of_layers.chain([self.head.as_ref().unwrap_or(&self.embed)])
     }
 
-    /// Cosines and sines of `tokens` positions from `first`, computed in f64: a rope table without a table.
-    fn angles(&self, first: usize, tokens: usize) -> Vec<f32> {
+    /// Cosines and sines of positions, computed in f64: a rope table without a table.
+    fn angles(&self, positions: Range<usize>) -> Vec<f32> {
         let (frequencies, factor) = &self.frequencies;
-        let mut angles = Vec::with_capacity(tokens * self.config.head_dim);
-        for position in first..first + tokens {
+        let mut angles = Vec::with_capacity(positions.len() * self.config.head_dim);
+        for position in positions {
             let turn = |f: &f64| libm::sincos(position as f64 * f);
             angles.extend(frequencies.iter().map(|f| (turn(f).1 * factor) as f32));
             angles.extend(frequencies.iter().map(|f| (turn(f).0 * factor) as f32));
@@ -137,27 +122,22 @@ impl<B: Backend> Weights<B> {
 
 impl<B: Backend> Layer<B> {
     fn new(b: &mut B, tensors: &Tensors, n: usize) -> Result<Self> {
+        let config = &tensors.file.config;
         let name = |part: &str| format!("model.layers.{n}.{part}.weight");
-        let matrix = |b: &mut B, part: &str| b.matrix(tensors.get(&name(part))?);
-        let qk_norm = match tensors.file.config.qk_norm_eps {
-            Some(eps) => Some((
-                tensors.gain(b, &name("self_attn.q_norm"))?,
-                tensors.gain(b, &name("self_attn.k_norm"))?,
-                eps,
-            )),
+        let norm = |b: &mut B, part: &str, eps| tensors.norm(b, &name(part), eps);
+        let qk_norm = match config.qk_norm_eps {
+            Some(eps) => Some([norm(b, "self_attn.q_norm", eps)?, norm(b, "self_attn.k_norm", eps)?]),
             None => None,
         };
+        let qkv = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"];
         Ok(Self {
-            attn_norm: tensors.gain(b, &name("input_layernorm"))?,
-            wq: matrix(b, "self_attn.q_proj")?,
-            wk: matrix(b, "self_attn.k_proj")?,
-            wv: matrix(b, "self_attn.v_proj")?,
+            attn_norm: norm(b, "input_layernorm", config.norm_eps)?,
+            qkv: tensors.matrix(b, qkv.map(name))?,
             qk_norm,
-            wo: matrix(b, "self_attn.o_proj")?,
-            ffn_norm: tensors.gain(b, &name("post_attention_layernorm"))?,
-            gate: matrix(b, "mlp.gate_proj")?,
-            up: matrix(b, "mlp.up_proj")?,
-            down: matrix(b, "mlp.down_proj")?,
+            out: tensors.matrix(b, [name("self_attn.o_proj")])?,
+            ffn_norm: norm(b, "post_attention_layernorm", config.norm_eps)?,
+            gate_up: tensors.matrix(b, ["mlp.gate_proj", "mlp.up_proj"].map(name))?,
+            down: tensors.matrix(b, [name("mlp.down_proj")])?,
         })
     }
 }
@@ -181,11 +161,21 @@ impl<'a> Tensors<'a> {
         }
     }
 
-    fn gain<B: Backend>(&self, b: &mut B, name: &str) -> Result<B::Tensor> {
+    /// A stack of matrices.
+    fn matrix<B: Backend, const N: usize>(
+        &self,
+        b: &mut B,
+        names: [impl AsRef<str>; N],
+    ) -> Result<B::Matrix> {
+        let stack = names.iter().map(|name| self.get(name.as_ref())).collect::<Result<Vec<_>>>()?;
+        b.matrix(&stack)
+    }
+
+    fn norm<B: Backend>(&self, b: &mut B, name: &str, eps: f32) -> Result<Norm<B::Tensor>> {
         let values = self.get(name)?.to_f32();
-        let mut tensor = b.tensor(1, values.len())?;
-        b.write(&mut tensor, &values);
-        Ok(tensor)
+        let mut gain = b.tensor(1, values.len())?;
+        b.write(&mut gain, &values);
+        Ok(Norm { gain, eps })
     }
 }
 
@@ -198,13 +188,11 @@ impl<B: Backend> State<B> {
             position: 0,
             cache: caches.collect::<Result<_>>()?,
             x: b.tensor(chunk, config.hidden)?,
-            h: b.tensor(chunk, config.hidden)?,
             q: b.tensor(chunk, q)?,
             k: b.tensor(chunk, kv)?,
             v: b.tensor(chunk, kv)?,
             found: b.tensor(chunk, q)?,
-            gate: b.tensor(chunk, config.intermediate)?,
-            up: b.tensor(chunk, config.intermediate)?,
+            inner: b.tensor(chunk, config.intermediate)?,
             angles: b.tensor(chunk, config.head_dim)?,
             logits: b.tensor(1, config.vocab)?,
         })
@@ -213,8 +201,7 @@ impl<B: Backend> State<B> {
     /// Numbers that the tensors of [`State::new`] hold: the memory forecast asks.
     pub fn numbers(config: &Config, chunk: usize) -> usize {
         let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
-        chunk * (2 * config.hidden + 2 * q + 2 * kv + 2 * config.intermediate + config.head_dim)
-            + config.vocab
+        chunk * (config.hidden + 2 * q + 2 * kv + config.intermediate + config.head_dim) + config.vocab
     }
 
     /// Keys and values, a cache for each layer.

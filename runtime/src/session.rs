@@ -118,7 +118,7 @@ impl Model {
 
     /// Every matrix that a token passes through, in the order in which it does, as it lies in memory.
     pub fn matrices(&self) -> impl Iterator<Item = &StoredTensor> {
-        self.0.weights.matrices()
+        self.0.weights.matrices().flatten()
     }
 
     /// One sentence for people about the file.

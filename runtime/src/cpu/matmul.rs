@@ -72,13 +72,15 @@ impl Scratch {
     }
 }
 
-/// Bytes of scratch that products of a model with chunks of this many tokens need; the memory forecast asks.
+/// Bytes of scratch that products of a model with chunks of this many tokens need, what goes in and comes out of them
+/// included; the memory forecast asks.
 pub(crate) fn scratch_bytes(config: &Config, tokens: usize) -> usize {
     let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
     let widest_in = config.hidden.max(q).max(config.intermediate);
     let widest_out = (q + 2 * kv).max(2 * config.intermediate).max(config.hidden);
     let pieces = if tokens > 1 { size_of::<f32>() * widest_out * tokens } else { 0 };
-    Rounded::bytes(tokens, widest_in) + pieces
+    let rows = size_of::<f32>() * tokens * (config.hidden + config.intermediate); // of `CpuBackend`: h and up
+    Rounded::bytes(tokens, widest_in) + pieces + rows
 }
 
 /// Rows of a task: about four tasks a thread.

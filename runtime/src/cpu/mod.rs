@@ -13,7 +13,7 @@ mod team;
 
 use std::ops::Range;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Norm};
 use crate::error::{Error, Result};
 use crate::tensor::StoredTensor;
 use isa::Isa;
@@ -32,6 +32,10 @@ pub struct CpuBackend {
     /// Of the caches that it makes.
     kv: KvFormat,
     scratch: matmul::Scratch,
+    /// Normalised rows before a product, or rows of a product that are added to others.
+    h: Vec<f32>,
+    /// What a gate is applied to.
+    up: Vec<f32>,
     /// Scratch of attention.
     sums: Vec<f32>,
 }
@@ -46,7 +50,8 @@ impl CpuBackend {
     /// `exact` keeps activations in f32 where the fast kernels round them to i8;
     /// caches hold keys and values as `kv` says.
     pub fn new(isa: Isa, exact: bool, kv: KvFormat) -> Self {
-        Self { isa, exact, kv, scratch: matmul::Scratch::default(), sums: Vec::new() }
+        let scratch = matmul::Scratch::default();
+        Self { isa, exact, kv, scratch, h: Vec::new(), up: Vec::new(), sums: Vec::new() }
     }
 
     /// Whether activations stay f32.
@@ -57,6 +62,52 @@ impl CpuBackend {
     /// How caches hold keys and values.
     pub fn kv_format(&self) -> KvFormat {
         self.kv
+    }
+
+    /// `out[t, h] = softmax(q[t, h] · keys / sqrt(head_dim)) · values`: stores `kv` at `position..position + tokens`, then
+    /// searches what the cache holds.
+    pub fn attention(
+        &mut self,
+        out: &mut CpuTensor,
+        q: &CpuTensor,
+        [k, v]: [&CpuTensor; 2],
+        cache: &mut Cache,
+        position: usize,
+        tokens: usize,
+    ) {
+        cache.append(k.rows(tokens), v.rows(tokens), position);
+        let (out, q) = (out.rows_mut(tokens), q.rows(tokens));
+        attention::attention(self.isa, out, q, cache, [position, tokens], &mut self.sums);
+    }
+
+    fn head_norm(&self, x: &mut CpuTensor, norm: &Norm<CpuTensor>, tokens: usize) {
+        let Norm { gain, eps } = norm;
+        self.rows(x.rows_mut(tokens), gain.cols, |_, head| ops::head_norm(head, &gain.data, *eps));
+    }
+
+    fn rope(&self, x: &mut CpuTensor, angles: &CpuTensor, tokens: usize) {
+        let heads = x.cols / angles.cols;
+        self.rows(x.rows_mut(tokens), angles.cols, |row, head| {
+            let (cos, sin) = angles.row(row / heads).split_at(angles.cols / 2);
+            ops::rope(head, cos, sin);
+        });
+    }
+
+    /// `out[n][t] = w[n] norm(x[rows.start + t])`.
+    fn norm_products<const N: usize>(
+        &mut self,
+        out: [&mut [f32]; N],
+        x: &CpuTensor,
+        norm: &Norm<CpuTensor>,
+        w: &[StoredTensor],
+        rows: Range<usize>,
+    ) {
+        let mut h = std::mem::take(&mut self.h);
+        h.resize(rows.len() * x.cols, 0.0);
+        let Norm { gain, eps } = norm;
+        self.rows(&mut h, x.cols, |t, h| ops::rms_norm(h, x.row(rows.start + t), &gain.data, *eps));
+        self.scratch.matmul(self.isa, self.exact, out, &h, each(w), rows.len());
+        self.h = h;
     }
 
     /// Calls `f(row, x)` for rows of `cols` values of `x`.
@@ -83,7 +134,7 @@ impl CpuTensor {
 
 impl Backend for CpuBackend {
     type Tensor = CpuTensor;
-    type Matrix = StoredTensor; // used as it lies in the file
+    type Matrix = Vec<StoredTensor>; // used as they lie in the file
     type Cache = Cache;
 
     fn tensor(&self, rows: usize, cols: usize) -> Result<CpuTensor> {
@@ -91,8 +142,8 @@ impl Backend for CpuBackend {
         Ok(CpuTensor { cols, data: zeros(len)? })
     }
 
-    fn matrix(&self, stored: &StoredTensor) -> Result<StoredTensor> {
-        Ok(stored.clone())
+    fn matrix(&self, stack: &[&StoredTensor]) -> Result<Vec<StoredTensor>> {
+        Ok(stack.iter().map(|&stored| stored.clone()).collect())
     }
 
     fn cache(&self, heads: usize, head_dim: usize, context: usize) -> Result<Cache> {
@@ -112,64 +163,71 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
-    fn embed(&mut self, out: &mut CpuTensor, table: &StoredTensor, tokens: &[u32]) {
-        let cols = out.cols;
+    fn embed(&mut self, out: &mut CpuTensor, table: &Vec<StoredTensor>, tokens: &[u32]) {
+        let (cols, [table]) = (out.cols, each(table));
         for (row, &id) in out.rows_mut(tokens.len()).chunks_exact_mut(cols).zip(tokens) {
             table.read_row(id as usize, row);
         }
     }
 
-    fn rms_norm(&mut self, out: &mut CpuTensor, x: &CpuTensor, gain: &CpuTensor, eps: f32, tokens: usize) {
-        self.rows(out.rows_mut(tokens), x.cols, |t, out| ops::rms_norm(out, x.row(t), &gain.data, eps));
-    }
-
-    fn head_norm(&mut self, x: &mut CpuTensor, gain: &CpuTensor, eps: f32, tokens: usize) {
-        self.rows(x.rows_mut(tokens), gain.cols, |_, head| ops::head_norm(head, &gain.data, eps));
-    }
-
-    fn matmul<const N: usize>(
+    fn norm_matmul<const N: usize>(
         &mut self,
         out: [&mut CpuTensor; N],
         x: &CpuTensor,
-        w: [&StoredTensor; N],
+        norm: &Norm<CpuTensor>,
+        w: &Vec<StoredTensor>,
         rows: Range<usize>,
     ) {
-        let x = &x.data[rows.start * x.cols..rows.end * x.cols];
-        let out = out.map(|out| out.rows_mut(rows.len()));
-        self.scratch.matmul(self.isa, self.exact, out, x, w, rows.len());
+        self.norm_products(out.map(|out| out.rows_mut(rows.len())), x, norm, w, rows);
     }
 
-    fn rope(&mut self, x: &mut CpuTensor, angles: &CpuTensor, tokens: usize) {
-        let heads = x.cols / angles.cols;
-        self.rows(x.rows_mut(tokens), angles.cols, |row, head| {
-            let (cos, sin) = angles.row(row / heads).split_at(angles.cols / 2);
-            ops::rope(head, cos, sin);
-        });
-    }
-
-    fn attention(
+    fn attend(
         &mut self,
         out: &mut CpuTensor,
-        q: &CpuTensor,
-        [k, v]: [&CpuTensor; 2],
+        [q, k, v]: [&mut CpuTensor; 3],
+        norms: Option<&[Norm<CpuTensor>; 2]>,
+        angles: &CpuTensor,
         cache: &mut Cache,
-        position: usize,
+        positions: Range<usize>,
+    ) {
+        let tokens = positions.len();
+        if let Some([q_norm, k_norm]) = norms {
+            self.head_norm(q, q_norm, tokens);
+            self.head_norm(k, k_norm, tokens);
+        }
+        self.rope(q, angles, tokens);
+        self.rope(k, angles, tokens);
+        self.attention(out, q, [k, v], cache, positions.start, tokens);
+    }
+
+    fn matmul_add(&mut self, x: &mut CpuTensor, y: &CpuTensor, w: &Vec<StoredTensor>, tokens: usize) {
+        let (cols, mut h) = (x.cols, std::mem::take(&mut self.h));
+        h.resize(tokens * cols, 0.0);
+        self.scratch.matmul(self.isa, self.exact, [&mut h], y.rows(tokens), each(w), tokens);
+        self.rows(x.rows_mut(tokens), cols, |t, x| ops::add(x, &h[t * cols..][..cols]));
+        self.h = h;
+    }
+
+    fn norm_swiglu(
+        &mut self,
+        out: &mut CpuTensor,
+        x: &CpuTensor,
+        norm: &Norm<CpuTensor>,
+        w: &Vec<StoredTensor>,
         tokens: usize,
     ) {
-        cache.append(k.rows(tokens), v.rows(tokens), position);
-        let (out, q) = (out.rows_mut(tokens), q.rows(tokens));
-        attention::attention(self.isa, out, q, cache, [position, tokens], &mut self.sums);
+        let (cols, mut up) = (out.cols, std::mem::take(&mut self.up));
+        up.resize(tokens * cols, 0.0);
+        self.norm_products([out.rows_mut(tokens), &mut up], x, norm, w, 0..tokens);
+        self.rows(out.rows_mut(tokens), cols, |t, gate| ops::swiglu(gate, &up[t * cols..][..cols]));
+        self.up = up;
     }
+}
 
-    fn swiglu(&mut self, gate: &mut CpuTensor, up: &CpuTensor, tokens: usize) {
-        let cols = gate.cols;
-        self.rows(gate.rows_mut(tokens), cols, |t, gate| ops::swiglu(gate, up.row(t)));
-    }
-
-    fn add(&mut self, x: &mut CpuTensor, y: &CpuTensor, tokens: usize) {
-        let cols = x.cols;
-        self.rows(x.rows_mut(tokens), cols, |t, x| ops::add(x, y.row(t)));
-    }
+/// The matrices of a stack.
+fn each<const N: usize>(stack: &[StoredTensor]) -> [&StoredTensor; N] {
+    assert_eq!(stack.len(), N, "matrices of a stack");
+    std::array::from_fn(|n| &stack[n])
 }
 
 /// Zeros, or an error where the allocator would end the process.

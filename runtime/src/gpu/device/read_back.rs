@@ -1,0 +1,109 @@
+//! Bytes on their way back: by way of a staging buffer that this machine may map.
+
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+
+use super::{Binding, Gpu, lock};
+use crate::error::{Error, Result};
+
+/// Staging buffers that wait to be used again.
+const KEPT: usize = 8;
+
+/// Bytes that were asked for. A browser awaits them; elsewhere `ReadBack::wait` blocks. Several may be under way.
+pub struct ReadBack {
+    gpu: Gpu,
+    staging: wgpu::Buffer,
+    bytes: usize,
+    #[cfg_attr(target_family = "wasm", expect(dead_code, reason = "nothing blocks in a browser"))]
+    submission: Option<wgpu::SubmissionIndex>,
+    mapped: Arc<Mutex<Mapped>>,
+}
+
+#[derive(Default)]
+struct Mapped {
+    result: Option<bool>,
+    waker: Option<Waker>,
+}
+
+impl ReadBack {
+    pub(super) fn begin(gpu: &Gpu, from: Binding) -> Result<Self> {
+        let bytes = from.bytes();
+        let staging = staging(gpu, bytes)?;
+        let mut recorder = gpu.recorder();
+        recorder.copy(&gpu.0, from, &staging, 0);
+        let submission = recorder.submit(&gpu.0);
+        drop(recorder);
+        let mapped = Arc::new(Mutex::new(Mapped::default()));
+        let shared = mapped.clone();
+        staging.map_async(wgpu::MapMode::Read, 0..bytes, move |result| {
+            let mut mapped = lock(&shared);
+            mapped.result = Some(result.is_ok());
+            if let Some(waker) = mapped.waker.take() {
+                waker.wake();
+            }
+        });
+        gpu.0.counters.read_backs.fetch_add(1, Ordering::Relaxed);
+        gpu.0.counters.bytes_down.fetch_add(bytes, Ordering::Relaxed);
+        Ok(Self { gpu: gpu.clone(), staging, bytes: bytes as usize, submission, mapped })
+    }
+
+    /// Waits for the bytes and copies them. `out` is as long as what was asked for.
+    #[cfg(not(target_family = "wasm"))]
+    pub fn wait(mut self, out: &mut [u8]) -> Result<()> {
+        if let Some(submission) = self.submission.take() {
+            self.gpu.0.wait(submission);
+        }
+        let result = lock(&self.mapped).result;
+        self.take(result, out)
+    }
+
+    /// Copies the bytes out of the staging buffer and gives it back.
+    fn take(&mut self, result: Option<bool>, out: &mut [u8]) -> Result<()> {
+        self.gpu.0.sound()?;
+        let lost = || Error::Gpu("what was computed could not be read back".into());
+        if result != Some(true) {
+            return Err(lost());
+        }
+        let view = self.staging.get_mapped_range(0..self.bytes as u64).map_err(|_| lost())?;
+        out.copy_from_slice(&view);
+        drop(view);
+        self.staging.unmap();
+        let mut kept = lock(&self.gpu.0.staging);
+        if kept.len() < KEPT {
+            kept.push(self.staging.clone());
+        }
+        Ok(())
+    }
+}
+
+impl Future for ReadBack {
+    type Output = Result<Vec<u8>>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context) -> Poll<Self::Output> {
+        let mut mapped = lock(&self.mapped);
+        let Some(result) = mapped.result else {
+            mapped.waker = Some(context.waker().clone());
+            return Poll::Pending;
+        };
+        drop(mapped);
+        let mut out = vec![0; self.bytes];
+        Poll::Ready(self.take(Some(result), &mut out).map(|()| out))
+    }
+}
+
+/// The smallest staging buffer that is large enough and not much larger, or a new one.
+fn staging(gpu: &Gpu, bytes: u64) -> Result<wgpu::Buffer> {
+    let size = bytes.next_power_of_two().max(1024);
+    let mut kept = lock(&gpu.0.staging);
+    if let Some(n) = kept.iter().position(|buffer| buffer.size() == size) {
+        return Ok(kept.swap_remove(n));
+    }
+    drop(kept);
+    let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+    gpu.scoped("a buffer to read back", || {
+        let label = Some("staging");
+        gpu.0.device.create_buffer(&wgpu::BufferDescriptor { label, size, usage, mapped_at_creation: false })
+    })
+}
