@@ -15,6 +15,8 @@ pub mod eval;
 pub mod export;
 pub mod files;
 pub mod fit;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 pub mod metrics;
 pub mod model;
 pub mod optimizer;
