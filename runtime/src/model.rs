@@ -102,8 +102,7 @@ impl<B: Backend> Weights<B> {
 
     /// Every matrix that a token passes through, the head last.
     pub fn matrices(&self) -> impl Iterator<Item = &B::Matrix> {
-        let of_layers =
-            self.layers.iter().flat_map(|l| [&l.qkv, &l.out, &l.gate_up, &l.down]);
+        let of_layers = self.layers.iter().flat_map(|l| [&l.qkv, &l.out, &l.gate_up, &l.down]);
         of_layers.chain([self.head.as_ref().unwrap_or(&self.embed)])
     }
 

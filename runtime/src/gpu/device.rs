@@ -286,7 +286,10 @@ impl Gpu {
             return self.0.device.create_shader_module(descriptor);
         }
         let checks = wgpu::ShaderRuntimeChecks::unchecked();
-        #[expect(unsafe_code, reason = "shaders without bounds checks, as llama.cpp has them: they are all ours")]
+        #[expect(
+            unsafe_code,
+            reason = "shaders without bounds checks, as llama.cpp has them: they are all ours"
+        )]
         // SAFETY: shaders come from this repository only. They index within the sizes that their callers pass, and
         // every loop ends: the tests run each with and without checks and compare.
         unsafe {
@@ -362,13 +365,16 @@ impl Gpu {
         if cfg!(target_family = "wasm") {
             return Ok(make()); // a browser answers later: its errors spoil the device
         }
-        let scopes = [wgpu::ErrorFilter::Validation, wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Internal]
-            .map(|filter| self.0.device.push_error_scope(filter));
+        let scopes =
+            [wgpu::ErrorFilter::Validation, wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Internal]
+                .map(|filter| self.0.device.push_error_scope(filter));
         let made = make();
         let errors = scopes.into_iter().rev().filter_map(|scope| now(scope.pop()).flatten());
         match errors.fold(None, |first, error| first.or(Some(error))) {
             None => Ok(made),
-            Some(wgpu::Error::OutOfMemory { .. }) => Err(Error::Memory(format!("{what} on {}", self.adapter().name))),
+            Some(wgpu::Error::OutOfMemory { .. }) => {
+                Err(Error::Memory(format!("{what} on {}", self.adapter().name)))
+            }
             Some(error) => Err(Error::Gpu(format!("{what}: {error}"))),
         }
     }

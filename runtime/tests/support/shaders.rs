@@ -78,10 +78,7 @@ fn translate(name: &str, module: &Module, constants: Constants) -> String {
     if let Err(e) = hlsl::Writer::new(&mut text, &options, &pipeline).write(&module, &info, None) {
         fail("HLSL", &e);
     }
-    let options = glsl::Options {
-        version: glsl::Version::new_gles(310),
-        ..Default::default()
-    };
+    let options = glsl::Options { version: glsl::Version::new_gles(310), ..Default::default() };
     let pipeline = glsl::PipelineOptions {
         shader_stage: ShaderStage::Compute,
         entry_point: entry.clone(),

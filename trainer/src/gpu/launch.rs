@@ -94,7 +94,7 @@ impl GpuBackend {
             "{}: buffers of different lengths",
             shader.name
         );
-        for part in parts(len, self.span) {
+        for part in parts(len, self.tuning.span) {
             let quads = part.len().div_ceil(4);
             let mut params = [0; 8];
             params[0] = quads as u32;

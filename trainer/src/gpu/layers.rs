@@ -3,7 +3,7 @@
 use bonsai_runtime::gpu::shader::Shader;
 
 use super::GpuBackend;
-use super::memory::{GpuBuffer, GpuMatrix, Rows, Weights, parts, whole_rows};
+use super::memory::{GpuBuffer, GpuMatrix, Rows, Weights, parts, row_parts};
 use super::shaders::{
     ADD_ROWS, ATTENTION, ATTENTION_BACKWARD_KV, ATTENTION_BACKWARD_Q, ATTENTION_SHIFT, CROSS_ENTROPY, EMBED,
     EMBED_BACKWARD, RMS_NORM, RMS_NORM_BACKWARD, RMS_NORM_GAIN, ROPE,
@@ -22,7 +22,7 @@ impl GpuBackend {
     /// See [`crate::backend::Backend::rms_norm`].
     pub(super) fn norm(&self, out: &GpuBuffer, x: &GpuBuffer, gain: &GpuBuffer, eps: f32) {
         let (n, lanes) = (gain.len, lanes(gain.len));
-        for runs in parts(x.len / n, whole_rows(self.span, n)) {
+        for runs in row_parts(x.len / n, n, self.tuning.span) {
             let params = [runs.len() as u32, n as u32 / 4, eps.to_bits()];
             let groups = self.gpu.grid(runs.len().div_ceil(256 / lanes as usize));
             let [out, x] = [out, x].map(|buffer| buffer.rows(n).some(runs.clone()).piece());
@@ -44,7 +44,7 @@ impl GpuBackend {
         let chunk = (runs / 256).next_multiple_of(64).max(64);
         let partial = self.scratch("gain", runs.div_ceil(chunk) * n);
         // Parts are whole chunks.
-        for some in parts(runs, whole_rows(self.span, n).max(chunk) / chunk * chunk) {
+        for some in parts(runs, (self.tuning.span / n / chunk).max(1) * chunk) {
             let scales = self.scratch("norm scales", some.len());
             let chunks = some.len().div_ceil(chunk);
             let [dx, dy, x] = [dx, dy, x].map(|buffer| buffer.rows(n).some(some.clone()).piece());
@@ -65,7 +65,7 @@ impl GpuBackend {
     pub(super) fn rotate(&self, x: &GpuBuffer, shape: AttentionShape, direction: f32) {
         let (width, half) = (x.len / (shape.batch * shape.seq), shape.head_dim / 2);
         assert!(shape.seq <= self.seq, "angles were made for {} positions", self.seq);
-        for tokens in parts(shape.batch * shape.seq, whole_rows(self.span, width)) {
+        for tokens in row_parts(shape.batch * shape.seq, width, self.tuning.span) {
             let pairs = tokens.len() * width / 2;
             let numbers = [pairs, width / 2, half, shape.seq, tokens.start].map(|n| n as u32);
             let mut params = [direction.to_bits(); 6];
@@ -117,12 +117,15 @@ impl GpuBackend {
         let scale = 1.0 / (head_dim as f32).sqrt();
         let params = [seq as u32, heads as u32, kv_heads as u32, scale.to_bits()];
         let largest = seq * heads * head_dim;
-        assert!(largest <= self.span, "a sequence of {seq} tokens does not fit into a binding");
+        assert!(largest <= self.tuning.span, "a sequence of {seq} tokens does not fit into a binding");
         // Pieces begin at multiples of 64 numbers.
         let fits = |n: &usize| [heads, kv_heads * head_dim].iter().all(|w| (n * seq * w).is_multiple_of(64));
         let step = (1..=64).find(fits).unwrap_or(64);
-        let most =
-            if batch * largest <= self.span { batch } else { (self.span / largest / step * step).max(step) };
+        let most = if batch * largest <= self.tuning.span {
+            batch
+        } else {
+            (self.tuning.span / largest / step * step).max(step)
+        };
         for sequences in parts(batch, most) {
             let pieces =
                 buffers.iter().map(|buffer| buffer.rows(buffer.len / batch).some(sequences.clone()).piece());
@@ -139,7 +142,7 @@ impl GpuBackend {
         let group = w.scales.map(|(_, group)| group);
         let constants =
             [("TERNARY", f64::from(u8::from(group.is_some()))), ("GROUP", group.unwrap_or(128) as f64)];
-        for rows in parts(w.rows, w.rows_in(self.span)) {
+        for rows in w.parts(self.tuning.span) {
             let [numbers, scales] = w.pieces(&rows);
             // Tokens are few enough for one binding: their activations are.
             let params = [w.cols / 4, tokens.len(), rows.start, rows.len()].map(|n| n as u32);
@@ -153,7 +156,7 @@ impl GpuBackend {
         let cols = d_out.len / tokens.len();
         let (list, ids) = sorted(tokens);
         let list = self.ids("token list", &list);
-        for rows in parts(d_table.len / cols, whole_rows(self.span, cols)) {
+        for rows in row_parts(d_table.len / cols, cols, self.tuning.span) {
             let [first, end] =
                 [rows.start, rows.end].map(|row| ids.partition_point(|&id| (id as usize) < row));
             let params = [cols / 4, first, end - first, rows.start].map(|n| n as u32);
@@ -180,8 +183,8 @@ impl GpuBackend {
     ) {
         let (vocab, cols) = (w.rows, w.cols);
         let stride = vocab.next_multiple_of(64);
-        let most = (self.span / stride / 16 * 16).max(16).min(targets.len());
-        assert!(most * stride <= self.span, "16 rows of {vocab} logits do not fit into a binding");
+        let most = (self.tuning.span / stride / 16 * 16).max(16).min(targets.len());
+        assert!(most * stride <= self.tuning.span, "16 rows of {vocab} logits do not fit into a binding");
         let ids = self.ids("targets", targets);
         let losses = self.place_losses(targets.len());
         let logits = self.scratch("logits", most * stride);

@@ -120,10 +120,9 @@ impl<'a> Weights<'a> {
         Self { rows: numbers.len / cols, cols, numbers, scales: None }
     }
 
-    /// Rows that fit into a binding of `span` numbers.
-    pub(super) fn rows_in(&self, span: usize) -> usize {
-        let numbers = if self.scales.is_some() { self.cols / 16 } else { self.cols };
-        whole_rows(span, numbers)
+    /// Parts of the rows that fit into bindings of `span` numbers.
+    pub(super) fn parts(&self, span: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        row_parts(self.rows, if self.scales.is_some() { self.cols / 16 } else { self.cols }, span)
     }
 
     /// Numbers and scales of some rows.
@@ -136,14 +135,19 @@ impl<'a> Weights<'a> {
     }
 }
 
-/// Rows of `stride` numbers that fit into `span`; a multiple of 64, so that pieces begin where bindings may.
-pub(super) fn whole_rows(span: usize, stride: usize) -> usize {
-    let rows = span / stride.max(1) / 64 * 64;
-    assert!(rows > 0, "rows of {stride} numbers do not fit into bindings of {span}");
-    rows
+/// `rows` of `stride` numbers in parts that fit into bindings of `span`: all of them, or multiples of 64 rows, so that
+/// pieces begin where bindings may.
+pub(super) fn row_parts(
+    rows: usize,
+    stride: usize,
+    span: usize,
+) -> impl Iterator<Item = Range<usize>> + use<> {
+    let most = if rows * stride <= span { rows.max(1) } else { span / stride / 64 * 64 };
+    assert!(most > 0, "64 rows of {stride} numbers do not fit into bindings of {span}");
+    parts(rows, most)
 }
 
 /// `0..n` in parts of at most `most`.
-pub(super) fn parts(n: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
+pub(super) fn parts(n: usize, most: usize) -> impl Iterator<Item = Range<usize>> + use<> {
     (0..n).step_by(most).map(move |first| first..n.min(first + most))
 }

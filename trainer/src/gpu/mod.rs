@@ -32,8 +32,7 @@ use memory::Ternary;
 /// The GPU backend.
 pub struct GpuBackend {
     gpu: Gpu,
-    /// Numbers of a binding: a multiple of 2^14.
-    span: usize,
+    tuning: Tuning,
     /// Positions that there are angles for.
     seq: usize,
     /// Cosine and sine of each pair of a head, `[positions, head_dim / 2, 2]`.
@@ -47,18 +46,32 @@ pub struct GpuBackend {
     fault: OnceCell<bonsai_runtime::Error>,
 }
 
-/// Numbers of the largest binding: 128 MiB, which every device offers.
-const SPAN: usize = 1 << 25;
+/// How work is cut for a device.
+#[derive(Debug, Clone, Copy)]
+pub struct Tuning {
+    /// Numbers of the largest binding, a multiple of 2^14.
+    pub span: usize,
+    /// Matrix products by way of workgroup memory.
+    pub tiled: bool,
+}
+
+impl Tuning {
+    /// What suits a device: 128 MiB are a binding everywhere, and programs on the CPU have no faster memory.
+    pub fn of(gpu: &Gpu) -> Self {
+        Self { span: 1 << 25, tiled: !gpu.adapter().software() }
+    }
+}
 
 impl GpuBackend {
     /// A backend for models of this shape and sequences of up to `seq` tokens. Refuses shapes that the kernels, which
     /// read four numbers at a time, do not know.
     pub fn new(gpu: Gpu, config: &Config, seq: usize) -> Result<Self> {
-        Self::with_span(gpu, config, seq, SPAN)
+        let tuning = Tuning::of(&gpu);
+        Self::with_tuning(gpu, config, seq, tuning)
     }
 
-    /// The same, with bindings of `span` numbers, a multiple of 2^14: tests make them small.
-    pub fn with_span(gpu: Gpu, config: &Config, seq: usize, span: usize) -> Result<Self> {
+    /// The same, cut in another way.
+    pub fn with_tuning(gpu: Gpu, config: &Config, seq: usize, tuning: Tuning) -> Result<Self> {
         let odd = [config.hidden, config.intermediate, config.head_dim].into_iter().find(|n| n % 4 != 0);
         if let Some(n) = odd.or((config.head_dim > 256).then_some(config.head_dim)) {
             return Err(Error::Config(format!(
@@ -77,7 +90,7 @@ impl GpuBackend {
             clip,
             unused,
             gpu,
-            span,
+            tuning,
             seq,
             scratch: HashMap::new(),
             fault: OnceCell::new(),

@@ -1,8 +1,8 @@
 //! Matrix products, cut so that no binding is larger than a device allows. Sums run over the inner dimension in order.
 
 use super::GpuBackend;
-use super::memory::{Piece, Rows, Weights, parts, whole_rows};
-use super::shaders::MATMUL;
+use super::memory::{Piece, Rows, Weights, row_parts};
+use super::shaders::{MATMUL, MATMUL_TILE};
 
 /// Numbers of a side of the block that a workgroup computes.
 const TILE: usize = 64;
@@ -43,14 +43,15 @@ impl GpuBackend {
             .for_each(|(p, n)| *p = n);
         let groups = [n.div_ceil(TILE) as u32, m.div_ceil(TILE) as u32, 1];
         if k > 0 {
-            self.run(&MATMUL, &constants, &[&p.out, &p.a, &p.b[0], &p.b[1]], &params, groups);
+            let kernel = if self.tuning.tiled { &MATMUL_TILE } else { &MATMUL };
+            self.run(kernel, &constants, &[&p.out, &p.a, &p.b[0], &p.b[1]], &params, groups);
         }
     }
 
     /// `out (+)= alpha a b^T`: `[t, cols] [rows, cols]^T -> [t, rows]`.
     pub(super) fn nt(&self, out: Rows, a: Rows, b: Weights, alpha: f32) {
-        for tokens in parts(a.rows, whole_rows(self.span, a.stride.max(out.stride))) {
-            for rows in parts(b.rows, b.rows_in(self.span)) {
+        for tokens in row_parts(a.rows, a.stride.max(out.stride), self.tuning.span) {
+            for rows in b.parts(self.tuning.span) {
                 self.product(&Product {
                     out: out.some(tokens.clone()).piece(),
                     a: a.some(tokens.clone()).piece(),
@@ -70,8 +71,8 @@ impl GpuBackend {
 
     /// `out (+)= alpha a b`: `[t, rows] [rows, cols] -> [t, cols]`.
     pub(super) fn nn(&self, out: Rows, a: Rows, b: Weights, accumulate: bool, alpha: f32) {
-        for tokens in parts(a.rows, whole_rows(self.span, a.stride.max(out.stride))) {
-            for rows in parts(b.rows, b.rows_in(self.span)) {
+        for tokens in row_parts(a.rows, a.stride.max(out.stride), self.tuning.span) {
+            for rows in b.parts(self.tuning.span) {
                 self.product(&Product {
                     out: out.some(tokens.clone()).piece(),
                     a: a.some(tokens.clone()).piece(),
@@ -91,8 +92,8 @@ impl GpuBackend {
 
     /// `out (+)= a^T b`: `[t, rows]^T [t, cols] -> [rows, cols]`; `a` may have more columns than `out` rows.
     pub(super) fn tn(&self, out: Rows, a: Rows, b: Rows, accumulate: bool) {
-        for rows in parts(out.rows, whole_rows(self.span, out.stride)) {
-            for tokens in parts(a.rows, whole_rows(self.span, a.stride.max(b.stride))) {
+        for rows in row_parts(out.rows, out.stride, self.tuning.span) {
+            for tokens in row_parts(a.rows, a.stride.max(b.stride), self.tuning.span) {
                 self.product(&Product {
                     out: out.some(rows.clone()).piece(),
                     a: a.some(tokens.clone()).piece(),

@@ -3,8 +3,6 @@
 use bonsai_runtime::gpu::shader::{Access::Read, Access::Write, Shader};
 use bonsai_runtime::shader;
 
-pub(super) const MATMUL: Shader =
-    Shader { variants: PRODUCTS, ..shader!("matmul", [Write, Read, Read, Read], []) };
 pub(super) const RMS_NORM: Shader =
     shader!("rms_norm", [Write, Read, Read], [&[("LANES", 8.0)], &[("LANES", 256.0)]]);
 pub(super) const RMS_NORM_BACKWARD: Shader =
@@ -40,6 +38,9 @@ macro_rules! behind {
     };
 }
 
+pub(super) const MATMUL: Shader = behind!("matmul_blocks", "matmul", [Write, Read, Read, Read], PRODUCTS);
+pub(super) const MATMUL_TILE: Shader =
+    behind!("matmul_blocks", "matmul_tile", [Write, Read, Read, Read], PRODUCTS);
 pub(super) const ADAMW: Shader =
     behind!("rounding", "adamw", [Write, Write, Write, Write, Write, Write, Write, Read], UPDATES);
 pub(super) const MUON: Shader =
@@ -85,6 +86,7 @@ const HEADS: &[&[(&str, f64)]] = &[
 /// Every shader of the trainer: tests translate each for every system.
 pub const SHADERS: &[Shader] = &[
     MATMUL,
+    MATMUL_TILE,
     RMS_NORM,
     RMS_NORM_BACKWARD,
     RMS_NORM_GAIN,

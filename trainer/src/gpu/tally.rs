@@ -73,7 +73,7 @@ impl GpuBackend {
 
     /// Leaves partial sums of squares from `first` on; returns how many.
     pub(super) fn squares(&self, out: Piece, first: usize, x: &GpuBuffer) -> usize {
-        for part in parts(x.len, self.span) {
+        for part in parts(x.len, self.tuning.span) {
             let pieces = part.len().div_ceil(SQUARES);
             let params = [part.len().div_ceil(4) as u32, (first + part.start / SQUARES) as u32];
             self.run(&SUM_OF_SQUARES, &[], &[&out, &x.piece(part)], &params, self.gpu.grid(pieces));

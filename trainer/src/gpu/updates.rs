@@ -16,7 +16,7 @@ struct Factor(bool, f32);
 impl GpuBackend {
     /// Rounds a matrix for the first time.
     pub(super) fn project(&self, latent: &GpuBuffer, ternary: &Ternary) {
-        for part in parts(latent.len, self.span) {
+        for part in parts(latent.len, self.tuning.span) {
             let [codes, scales] = ternary_pieces(ternary, &part);
             let groups = self.gpu.grid(part.len().div_ceil(ROUNDED));
             let params = [part.len().div_ceil(4) as u32];
@@ -37,7 +37,7 @@ impl GpuBackend {
         let Factor(own, factor) = self.factor(grad, step.clip);
         let [keep, rate, root] = step.factors();
         let floats = [factor, step.beta1, step.beta2, keep, rate, root, step.eps].map(f32::to_bits);
-        for part in parts(w.latent.len, self.span) {
+        for part in parts(w.latent.len, self.tuning.span) {
             let mut params = [part.len().div_ceil(4) as u32, u32::from(own), 0, 0, 0, 0, 0, 0, 0];
             params[2..].copy_from_slice(&floats);
             let [codes, scales] = self.codes_of(w, &part);
@@ -58,7 +58,7 @@ impl GpuBackend {
     ) {
         let [momentum] = momentum else { panic!("Muon keeps one moment") };
         let Factor(own, factor) = self.factor(grad, step.clip);
-        for part in parts(grad.len, self.span) {
+        for part in parts(grad.len, self.tuning.span) {
             let quads = part.len().div_ceil(4);
             let params = [quads as u32, u32::from(own), factor.to_bits(), step.momentum.to_bits()];
             let pieces = [&grad.piece(part.clone()), &momentum.piece(part), &self.clip.all()];
@@ -66,7 +66,7 @@ impl GpuBackend {
         }
         let direction = self.orthogonalize(grad, w.rows, w.cols, step.iterations);
         let [keep, rate] = step.factors(w.rows, w.cols);
-        for part in parts(w.latent.len, self.span) {
+        for part in parts(w.latent.len, self.tuning.span) {
             let params = [part.len().div_ceil(4) as u32, u32::from(own), keep.to_bits(), rate.to_bits()];
             let [codes, scales] = self.codes_of(w, &part);
             let [latent, grad, direction] =
@@ -109,7 +109,7 @@ impl GpuBackend {
     fn normalize(&mut self, out: &GpuBuffer, x: &GpuBuffer) {
         let sums = self.scratch("muon norm", x.len.div_ceil(1 << 14));
         let n = self.squares(sums.all(), 0, x);
-        for part in parts(x.len, self.span) {
+        for part in parts(x.len, self.tuning.span) {
             let quads = part.len().div_ceil(4);
             let pieces = [&out.piece(part.clone()), &x.piece(part), &sums.all()];
             self.run(

@@ -93,7 +93,8 @@ fn rank(kind: wgpu::DeviceType) -> usize {
 
 /// What every kernel counts on: the least that WebGPU promises.
 fn refused(limits: &Limits) -> Option<String> {
-    let too_few = |what, has: u32, needs: u32| (has < needs).then(|| format!("{what}: {has}, needed {needs}"));
+    let too_few =
+        |what, has: u32, needs: u32| (has < needs).then(|| format!("{what}: {has}, needed {needs}"));
     too_few("storage buffers", limits.bindings, 8)
         .or_else(|| too_few("threads of a workgroup", limits.threads, 256))
         .or_else(|| too_few("bytes of workgroup memory", limits.shared, 16 << 10))

@@ -74,9 +74,11 @@ impl Recorder {
     ) {
         let offset = self.slot(gpu, params);
         self.bind(gpu, kernel, bindings);
-        let encoder = self.encoder.get_or_insert_with(|| gpu.device.create_command_encoder(&Default::default()));
-        let pass =
-            self.pass.get_or_insert_with(|| encoder.begin_compute_pass(&Default::default()).forget_lifetime());
+        let encoder =
+            self.encoder.get_or_insert_with(|| gpu.device.create_command_encoder(&Default::default()));
+        let pass = self
+            .pass
+            .get_or_insert_with(|| encoder.begin_compute_pass(&Default::default()).forget_lifetime());
         pass.set_pipeline(&kernel.0.pipeline);
         pass.set_bind_group(0, self.groups.get(&self.key), &[]);
         pass.set_bind_group(1, &self.params_group, &[offset]);
