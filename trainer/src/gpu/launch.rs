@@ -65,8 +65,8 @@ impl GpuBackend {
     /// Numbers of a piece, as they are after everything that was recorded.
     pub(super) fn fetch<T: Pod>(&self, from: &GpuBuffer, range: Range<usize>) -> Result<Vec<T>> {
         assert_eq!(size_of::<T>(), 4);
-        let mut out = vec![T::zeroed(); range.len()];
         self.sound()?;
+        let mut out = vec![T::zeroed(); range.len()];
         if let Some(raw) = &from.raw {
             for part in parts(range.len(), READ) {
                 let bytes = 4 * (range.start + part.start) as u64..4 * (range.start + part.end) as u64;

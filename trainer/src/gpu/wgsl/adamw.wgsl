@@ -40,11 +40,11 @@ fn updated(i: u32, factor: f32) -> vec4<f32> {
     }
     let m = p.beta1 * mean[i] + (1.0 - p.beta1) * g;
     let v = p.beta2 * square[i] + (1.0 - p.beta2) * g * g;
-    let new = w * p.keep - p.rate * m / (sqrt(v) / p.root + p.eps);
+    let fresh = w * p.keep - p.rate * m / (sqrt(v) / p.root + p.eps);
     mean[i] = m;
     square[i] = v;
-    weights[i] = new;
-    return new;
+    weights[i] = fresh;
+    return fresh;
 }
 
 @compute @workgroup_size(256)
@@ -62,12 +62,12 @@ fn adamw(
             atomicStore(&zeros, 0u);
             atomicStore(&flips, 0u);
         }
-        let new = round_sixteen(w, thread);
+        let fresh = round_sixteen(w, thread);
         if at < p.quads && factor >= 0.0 {
-            atomicAdd(&zeros, zeros_in(new.codes));
-            atomicAdd(&flips, flips_in(codes[sixteen], new.codes));
-            codes[sixteen] = new.codes;
-            scales[at * 4u / GROUP] = new.scale;
+            atomicAdd(&zeros, zeros_in(fresh.codes));
+            atomicAdd(&flips, flips_in(codes[sixteen], fresh.codes));
+            codes[sixteen] = fresh.codes;
+            scales[at * 4u / GROUP] = fresh.scale;
         }
         workgroupBarrier();
         if thread == 0u {

@@ -31,9 +31,9 @@ fn updated(i: u32, live: bool) -> vec4<f32> {
     if !live {
         return w;
     }
-    let new = w * p.keep - p.rate * direction[i];
-    weights[i] = new;
-    return new;
+    let fresh = w * p.keep - p.rate * direction[i];
+    weights[i] = fresh;
+    return fresh;
 }
 
 @compute @workgroup_size(256)
@@ -51,12 +51,12 @@ fn muon(
             atomicStore(&zeros, 0u);
             atomicStore(&flips, 0u);
         }
-        let new = round_sixteen(w, thread);
+        let fresh = round_sixteen(w, thread);
         if at < p.quads && live {
-            atomicAdd(&zeros, zeros_in(new.codes));
-            atomicAdd(&flips, flips_in(codes[sixteen], new.codes));
-            codes[sixteen] = new.codes;
-            scales[at * 4u / GROUP] = new.scale;
+            atomicAdd(&zeros, zeros_in(fresh.codes));
+            atomicAdd(&flips, flips_in(codes[sixteen], fresh.codes));
+            codes[sixteen] = fresh.codes;
+            scales[at * 4u / GROUP] = fresh.scale;
         }
         workgroupBarrier();
         if thread == 0u {

@@ -195,7 +195,7 @@ fn zeros_in(codes: u32) -> u32 {
 }
 
 // Weights that have another code, among sixteen.
-fn flips_in(old: u32, new: u32) -> u32 {
-    let other = old ^ new;
+fn flips_in(old: u32, fresh: u32) -> u32 {
+    let other = old ^ fresh;
     return countOneBits((other | (other >> 1u)) & 0x55555555u);
 }
