@@ -55,7 +55,12 @@ struct OnCpu {
 }
 
 impl OnCpu {
-    fn start(model: &Model, options: &SessionOptions, context: usize, remark: &str) -> Result<Box<dyn Engine>> {
+    fn start(
+        model: &Model,
+        options: &SessionOptions,
+        context: usize,
+        remark: &str,
+    ) -> Result<Box<dyn Engine>> {
         let isa = options.isa.unwrap_or_else(Isa::detect);
         let backend = CpuBackend::new(isa, options.exact, options.kv_format());
         Ok(Box::new(Self {
