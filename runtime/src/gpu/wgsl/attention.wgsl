@@ -30,10 +30,10 @@ fn attention(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_
     let head = group.x;
     let token = group.y;
     let pairs = p.dim / 2u;
-    let from = (token * p.heads + head) * pairs;
+    let origin = (token * p.heads + head) * pairs;
     let cache = head / (p.heads / p.kv_heads) * p.context;
     for (var i = thread; i < pairs; i += TILE) {
-        query[i] = q[from + i] * p.scale;
+        query[i] = q[origin + i] * p.scale;
         found[i] = vec2<f32>();
     }
     workgroupBarrier();
@@ -58,9 +58,9 @@ fn attention(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_
             }
             workgroupBarrier();
         }
-        let new = max(largest, reduced[0]);
-        let shrink = exp(max(largest - new, -80.0));
-        let weight = select(0.0, exp(max(score - new, -80.0)), tile + thread < seen);
+        let top = max(largest, reduced[0]);
+        let shrink = exp(max(largest - top, -80.0));
+        let weight = select(0.0, exp(max(score - top, -80.0)), tile + thread < seen);
         workgroupBarrier();
         weights[thread] = weight;
         reduced[thread] = weight;
@@ -72,7 +72,7 @@ fn attention(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_
             workgroupBarrier();
         }
         total = total * shrink + reduced[0];
-        largest = new;
+        largest = top;
         let count = min(TILE, seen - tile);
         for (var i = thread; i < pairs; i += TILE) {
             var sum = found[i] * shrink;
@@ -84,6 +84,6 @@ fn attention(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_
         workgroupBarrier();
     }
     for (var i = thread; i < pairs; i += TILE) {
-        out[from + i] = found[i] / total;
+        out[origin + i] = found[i] / total;
     }
 }

@@ -36,16 +36,16 @@ fn store_heads(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
     let is_q = group.x < p.heads;
     let is_v = group.x >= p.heads + p.kv_heads;
     let kv = select(group.x - p.heads, group.x - p.heads - p.kv_heads, is_v) * select(1u, 0u, is_q);
-    let from = select((token * p.kv_heads + kv) * p.dim, (token * p.heads + group.x) * p.dim, is_q);
+    let origin = select((token * p.kv_heads + kv) * p.dim, (token * p.heads + group.x) * p.dim, is_q);
     var square = 0.0;
     for (var i = thread; i < p.dim; i += THREADS) {
         var value = 0.0;
         if is_q {
-            value = q[from + i];
+            value = q[origin + i];
         } else if is_v {
-            value = v[from + i];
+            value = v[origin + i];
         } else {
-            value = k[from + i];
+            value = k[origin + i];
         }
         head[i] = value;
         square += value * value;
@@ -79,7 +79,7 @@ fn store_heads(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
     workgroupBarrier();
     if is_q {
         for (var i = thread; i < p.dim; i += THREADS) {
-            q[from + i] = head[i];
+            q[origin + i] = head[i];
         }
         return;
     }
