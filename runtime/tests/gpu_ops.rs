@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::sync::{LazyLock, Mutex, PoisonError};
+
 use bonsai_runtime::backend::{Backend, Norm};
 use bonsai_runtime::gpu::device::{Gpu, GpuOptions};
 use bonsai_runtime::gpu::{GpuBackend, GpuMatrix, GpuTensor};
@@ -18,22 +20,26 @@ const ROWS: usize = TOKENS + 16;
 /// Of sums of some hundred f32 products: each rounding adds 2^-24 of a partial sum, and there are about as many of them
 /// as there are products to a thread; then the square.
 const PRODUCTS: f64 = 1e-12;
+/// The exponential turns an absolute error of the gate into a relative one, and gates here go into the hundreds.
+const GATES: f64 = 1e-10;
 /// Keys and values are f16: each is off by up to 2^-12 of itself, uniformly, hence 2^-24 / 3 of its energy, and scores
 /// by about as much.
 const F16: f64 = 2e-7;
 
-/// A backend that checks indices, and one that does not: both must give the same bits.
-fn backends() -> [GpuBackend; 2] {
-    [false, true].map(|checked| {
+/// Backends that check indices and that do not: both must give the same bits. Made once, since drivers take long to
+/// compile kernels.
+static BACKENDS: LazyLock<Mutex<[GpuBackend; 2]>> = LazyLock::new(|| {
+    Mutex::new([false, true].map(|checked| {
         let gpu = Gpu::open(&GpuOptions { checked, ..Default::default() }).unwrap();
         GpuBackend::new(&gpu, TOKENS, 2048).unwrap()
-    })
-}
+    }))
+});
 
 /// Runs an operation twice on each backend and returns the result that all four runs agree upon. The operation gets
 /// tensors from [`tensor`], and returns the one to be read with the number of its values that count; those behind them
 /// must still be not-a-number.
-fn run(backends: &mut [GpuBackend; 2], f: impl Fn(&mut GpuBackend) -> (GpuTensor, usize)) -> Vec<f32> {
+fn run(f: impl Fn(&mut GpuBackend) -> (GpuTensor, usize)) -> Vec<f32> {
+    let mut backends = BACKENDS.lock().unwrap_or_else(PoisonError::into_inner);
     let mut all = backends.iter_mut().flat_map(|b| [once(b, &f), once(b, &f)]);
     let first = all.next().unwrap();
     all.for_each(|other| assert_eq!(bits(&first), bits(&other), "the same bits, checked or not"));
@@ -114,12 +120,12 @@ fn close(what: &str, got: &[f32], expected: &[f64], bound: f64) {
 
 #[test]
 fn embed() {
-    let (b, mut random) = (&mut backends(), Random(1));
+    let mut random = Random(1);
     for format in formats() {
         let table = random_matrix(&mut random, 37, columns(format), format);
         let ids: Vec<u32> = [0, 36, 5, 5, 17].into_iter().chain(random.ids(TOKENS - 5, 37)).collect();
         for ids in [&ids[..], &ids[1..2]] {
-            let got = run(b, |b| {
+            let got = run(|b| {
                 let mut out = tensor(b, table.cols, &[]);
                 let table = matrix(b, std::slice::from_ref(&table));
                 b.embed(&mut out, &table, ids);
@@ -134,14 +140,14 @@ fn embed() {
 
 #[test]
 fn norm_matmul() {
-    let (b, mut random) = (&mut backends(), Random(2));
+    let mut random = Random(2);
     for (format, tokens) in formats().flat_map(|format| [1, 2, 33, TOKENS].map(|tokens| (format, tokens))) {
         let cols = columns(format);
-        let stack = [70, 33, 1].map(|rows| random_matrix(&mut random, rows, cols, format));
+        let stack = [70, 33, 5].map(|rows| random_matrix(&mut random, rows, cols, format));
         let (x, gain) = (random.normals(tokens * cols), random.normals(cols));
         let expected = stack.each_ref().map(|w| product(w, &normed(&x, &gain, 1e-3)));
         for (n, (w, expected)) in stack.iter().zip(&expected).enumerate() {
-            let got = run(b, |b| {
+            let got = run(|b| {
                 let (x, w, norm) = (tensor(b, cols, &x), matrix(b, &stack), norm(b, &gain, 1e-3));
                 let [mut q, mut k, mut v] = stack.each_ref().map(|w| tensor(b, w.rows, &[]));
                 b.norm_matmul([&mut q, &mut k, &mut v], &x, &norm, &w, 0..tokens);
@@ -155,13 +161,13 @@ fn norm_matmul() {
 
 #[test]
 fn norm_matmul_of_some_rows() {
-    let (b, mut random) = (&mut backends(), Random(3));
+    let mut random = Random(3);
     let format = Format::Ternary(Packing::Q2_0);
     let w = random_matrix(&mut random, 1030, 384, format);
     let (x, gain) = (random.normals(20 * 384), random.normals(384));
     let all = product(&w, &normed(&x, &gain, 1e-6));
     for rows in [19..20, 3..9, 0..1] {
-        let got = run(b, |b| {
+        let got = run(|b| {
             let (x, norm) = (tensor(b, 384, &x), norm(b, &gain, 1e-6));
             let (w, mut out) = (matrix(b, std::slice::from_ref(&w)), tensor(b, 1030, &[]));
             b.norm_matmul([&mut out], &x, &norm, &w, rows.clone());
@@ -173,13 +179,13 @@ fn norm_matmul_of_some_rows() {
 
 #[test]
 fn matmul_add() {
-    let (b, mut random) = (&mut backends(), Random(4));
+    let mut random = Random(4);
     for (format, tokens) in formats().flat_map(|format| [1, 2, 33].map(|tokens| (format, tokens))) {
         let cols = columns(format);
         for rows in [4, 129] {
             let w = random_matrix(&mut random, rows, cols, format);
             let (x, y) = (random.normals(tokens * rows), random.normals(tokens * cols));
-            let got = run(b, |b| {
+            let got = run(|b| {
                 let (mut x, y) = (tensor(b, rows, &x), tensor(b, cols, &y));
                 let w = matrix(b, std::slice::from_ref(&w));
                 b.matmul_add(&mut x, &y, &w, tokens);
@@ -194,14 +200,14 @@ fn matmul_add() {
 
 #[test]
 fn norm_swiglu() {
-    let (b, mut random) = (&mut backends(), Random(5));
+    let mut random = Random(5);
     for (format, tokens) in formats().flat_map(|format| [1, 2, 33].map(|tokens| (format, tokens))) {
         let cols = columns(format);
-        for rows in [1, 67] {
+        for rows in [6, 67] {
             let stack = [(); 2].map(|()| random_matrix(&mut random, rows, cols, format));
             let (x, mut gain) = (random.normals(tokens * cols), random.normals(cols));
             gain[0] = 300.0; // gates of some hundreds: far beyond where exp would overflow
-            let got = run(b, |b| {
+            let got = run(|b| {
                 let (x, w, norm) = (tensor(b, cols, &x), matrix(b, &stack), norm(b, &gain, 1e-6));
                 let mut out = tensor(b, rows, &[]);
                 b.norm_swiglu(&mut out, &x, &norm, &w, tokens);
@@ -210,7 +216,7 @@ fn norm_swiglu() {
             let [gate, up] = stack.each_ref().map(|w| product(w, &normed(&x, &gain, 1e-6)));
             let expected: Vec<f64> =
                 gate.iter().zip(up).map(|(gate, up)| gate / (1.0 + (-gate).exp()) * up).collect();
-            close(&format!("{} x {tokens}, {rows} rows", format.name()), &got, &expected, PRODUCTS);
+            close(&format!("{} x {tokens}, {rows} rows", format.name()), &got, &expected, GATES);
         }
     }
 }
@@ -220,7 +226,7 @@ const HEADS: [[usize; 3]; 6] = [[4, 2, 128], [3, 3, 16], [6, 2, 32], [8, 1, 64],
 
 #[test]
 fn attend() {
-    let (b, mut random) = (&mut backends(), Random(6));
+    let mut random = Random(6);
     for ([heads, kv_heads, dim], with_norms) in HEADS.into_iter().zip([true, false].into_iter().cycle()) {
         let context = 150;
         let [q, k, v] = [heads, kv_heads, kv_heads].map(|n| random.normals(context * n * dim));
@@ -236,7 +242,7 @@ fn attend() {
         // A chunk, one by one, another chunk: what is checked is the last.
         for pieces in [vec![0..TOKENS], vec![0..63, 63..64, 64..65], vec![0..70, 70..75, 75..140, 140..141]] {
             let last = pieces.last().unwrap().clone();
-            let got = run(b, |b| {
+            let got = run(|b| {
                 let norms = norms.map(|norms| norms.map(|(gain, eps)| norm(b, gain, eps)));
                 let mut cache = b.cache(kv_heads, dim, context).unwrap();
                 let mut out = None;
