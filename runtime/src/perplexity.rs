@@ -2,7 +2,7 @@
 
 use crate::cpu::{KvFormat, ops, threads};
 use crate::error::{Error, Result};
-use crate::session::{Model, Session, SessionOptions};
+use crate::session::{Device, Model, Session, SessionOptions};
 
 /// How to measure.
 #[derive(Debug, Clone)]
@@ -14,13 +14,15 @@ pub struct PerplexityOptions {
     pub exact: bool,
     /// How keys and values are kept ([`SessionOptions::kv`]).
     pub kv: Option<KvFormat>,
+    /// Where to compute ([`SessionOptions::device`]).
+    pub device: Device,
     /// Threads ([`SessionOptions::threads`]).
     pub threads: Option<usize>,
 }
 
 impl Default for PerplexityOptions {
     fn default() -> Self {
-        Self { window: 512, exact: false, kv: None, threads: None }
+        Self { window: 512, exact: false, kv: None, device: Device::Cpu, threads: None }
     }
 }
 
@@ -60,9 +62,10 @@ pub fn perplexity(
         ));
     }
     let window = options.window.min(model.config().context);
-    let (exact, kv, threads) = (options.exact, options.kv, options.threads);
+    let PerplexityOptions { exact, kv, device, threads, .. } = *options;
+    let context = Some(window);
     let mut session =
-        model.session(SessionOptions { context: Some(window), exact, kv, threads, ..Default::default() })?;
+        model.session(SessionOptions { context, exact, kv, device, threads, ..Default::default() })?;
     let mut total = Perplexity { nll_sum: 0.0, tokens: 0, windows: 0 };
     for (n, window_tokens) in tokens.chunks(window).enumerate().filter(|(_, tokens)| tokens.len() > 1) {
         session.reset();

@@ -1,22 +1,22 @@
 //! Prompt in, tokens out: the loop round [`forward`].
 
+mod engine;
 mod saved;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::backend::Backend;
 use crate::config::Config;
 use crate::cpu::isa::Isa;
-use crate::cpu::threads::Threads;
 use crate::cpu::{CpuBackend, KvFormat};
 use crate::error::{Error, Result};
-use crate::model::{State, Weights, forward};
+use crate::model::Weights;
 use crate::model_file::ModelFile;
 use crate::sampler::Sampler;
 use crate::tensor::StoredTensor;
 use crate::tokenizer::{LazyTokenizer, Tokenizer};
+use engine::Engine;
 
 /// Most tokens of one forward pass. A prompt is fed in chunks of this size.
 const CHUNK: usize = 128;
@@ -30,9 +30,37 @@ const DEFAULT_CONTEXT: usize = 4096;
 pub struct Model(Arc<Inner>);
 
 struct Inner {
+    file: ModelFile,
     weights: Weights<CpuBackend>,
-    tokenizer: Option<LazyTokenizer>,
-    description: String,
+    /// The same on a GPU, once a session wanted it there.
+    #[cfg(feature = "gpu")]
+    on_gpu: std::sync::Mutex<Option<Arc<engine::OnGpu>>>,
+}
+
+/// Where a session computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Device {
+    /// On the processor. The same bits everywhere.
+    #[default]
+    Cpu,
+    /// On a graphics card, or an error.
+    Gpu,
+    /// On a graphics card if there is one that passes a test with this model, otherwise on the processor;
+    /// [`Session::status`] says which, and why.
+    Auto,
+}
+
+impl std::str::FromStr for Device {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "cpu" => Ok(Self::Cpu),
+            "gpu" => Ok(Self::Gpu),
+            "auto" => Ok(Self::Auto),
+            _ => Err(Error::Argument(format!("a device '{name}': expected auto, cpu or gpu"))),
+        }
+    }
 }
 
 /// How a session computes. The default suits most.
@@ -50,6 +78,9 @@ pub struct SessionOptions {
     pub threads: Option<usize>,
     /// Instructions to use; `None`: the best there are. Never changes a result.
     pub isa: Option<Isa>,
+    /// Where to compute. A GPU keeps keys and values as f16 and computes with f32 activations; `exact`, `threads` and
+    /// `isa` are of the CPU.
+    pub device: Device,
     /// Set it to stop the session at the next chunk or token with [`Error::Cancelled`].
     pub cancel: Option<Arc<AtomicBool>>,
 }
@@ -74,9 +105,7 @@ impl SessionOptions {
 /// One conversation with a model.
 pub struct Session {
     model: Model,
-    backend: CpuBackend,
-    state: State<CpuBackend>,
-    threads: Threads,
+    engine: Box<dyn Engine>,
     cancel: Arc<AtomicBool>,
     context: usize,
     /// What was fed: a token for each position.
@@ -97,13 +126,17 @@ impl Model {
     }
 
     /// Takes an opened file over.
-    pub fn from_file(file: ModelFile) -> Result<Self> {
+    pub fn from_file(mut file: ModelFile) -> Result<Self> {
         let weights = Weights::new(&mut CpuBackend::new(Isa::detect(), false, KvFormat::default()), &file)?;
-        let ModelFile { mut tokenizer, description, .. } = file;
-        if let Some(tokenizer) = &mut tokenizer {
+        if let Some(tokenizer) = &mut file.tokenizer {
             tokenizer.pad_to(weights.config.vocab); // an embedding often has more rows than there are tokens
         }
-        Ok(Self(Arc::new(Inner { weights, tokenizer, description })))
+        Ok(Self(Arc::new(Inner {
+            file,
+            weights,
+            #[cfg(feature = "gpu")]
+            on_gpu: Default::default(),
+        })))
     }
 
     /// The shape.
@@ -113,7 +146,7 @@ impl Model {
 
     /// The tokenizer, if the model came with one. The first call builds it.
     pub fn tokenizer(&self) -> Result<Option<&Tokenizer>> {
-        self.0.tokenizer.as_ref().map(LazyTokenizer::get).transpose()
+        self.0.file.tokenizer.as_ref().map(LazyTokenizer::get).transpose()
     }
 
     /// Every matrix that a token passes through, in the order in which it does, as it lies in memory.
@@ -123,7 +156,7 @@ impl Model {
 
     /// One sentence for people about the file.
     pub fn description(&self) -> &str {
-        &self.0.description
+        &self.0.file.description
     }
 
     /// Starts a conversation.
@@ -134,12 +167,8 @@ impl Model {
             let longest = config.context;
             return Err(Error::Argument(format!("a context of {context} tokens: expected 1 to {longest}")));
         }
-        let isa = options.isa.unwrap_or_else(Isa::detect);
-        let backend = CpuBackend::new(isa, options.exact, options.kv_format());
         Ok(Session {
-            state: State::new(&backend, config, context, chunk(context))?,
-            backend,
-            threads: Threads::new(options.threads)?,
+            engine: engine::start(self, &options, context)?,
             cancel: options.cancel.unwrap_or_default(),
             context,
             tokens: Vec::new(),
@@ -158,7 +187,7 @@ impl Session {
             let wanted = if n + 1 == chunks { chunk.len() - 1..chunk.len() } else { 0..0 };
             self.feed(chunk, wanted)?;
         }
-        self.backend.read(&self.state.logits, &mut self.logits)?;
+        self.engine.read_logits(&mut self.logits)?;
         Ok(&self.logits)
     }
 
@@ -184,15 +213,20 @@ impl Session {
         let vocab = self.vocab();
         let chunk = (CHUNK_LOGITS / vocab).clamp(1, CHUNK).min(self.context);
         let mut rows = vec![0.0; chunk.min(tokens.len()) * vocab];
-        self.state.logits = self.backend.tensor(chunk, vocab)?;
+        self.engine.hold_logits(chunk)?;
         for (n, tokens) in tokens.chunks(chunk).enumerate() {
             self.feed(tokens, 0..tokens.len())?;
             let rows = &mut rows[..tokens.len() * vocab];
-            self.backend.read(&self.state.logits, rows)?;
+            self.engine.read_logits(rows)?;
             f(n * chunk, rows);
         }
-        self.state.logits = self.backend.tensor(1, vocab)?; // gives the memory back
+        self.engine.hold_logits(1)?; // gives the memory back
         Ok(())
+    }
+
+    /// One line for people: where this session computes, and why there.
+    pub fn status(&self) -> String {
+        self.engine.status()
     }
 
     /// Width of a row of logits.
@@ -202,7 +236,7 @@ impl Session {
 
     /// Tokens seen so far.
     pub fn position(&self) -> usize {
-        self.state.position
+        self.tokens.len()
     }
 
     /// The tokens seen so far.
@@ -217,7 +251,6 @@ impl Session {
 
     /// Forgets everything but the first `position` tokens, so that another continuation can be tried.
     pub fn rewind(&mut self, position: usize) {
-        self.state.position = self.state.position.min(position);
         self.tokens.truncate(position);
     }
 
@@ -278,8 +311,8 @@ impl Session {
 
     /// Whether these tokens can be fed; makes room for them.
     fn check(&mut self, tokens: &[u32]) -> Result<()> {
-        self.check_from(self.state.position, tokens)?;
-        self.state.reserve(&self.backend, self.state.position + tokens.len())
+        self.check_from(self.position(), tokens)?;
+        self.engine.reserve(self.position() + tokens.len())
     }
 
     /// Whether these tokens can be fed behind `position` others.
@@ -297,14 +330,13 @@ impl Session {
         Ok(())
     }
 
-    /// One forward pass on the threads of this session.
+    /// One forward pass.
     fn feed(&mut self, tokens: &[u32], wanted: std::ops::Range<usize>) -> Result<()> {
         if self.cancel.load(Ordering::Relaxed) {
             return Err(Error::Cancelled);
         }
+        self.engine.feed(self.tokens.len(), tokens, wanted);
         self.tokens.extend_from_slice(tokens);
-        let Self { model, backend, state, threads, .. } = self;
-        threads.run(|| forward(backend, &model.0.weights, state, tokens, wanted));
         Ok(())
     }
 }

@@ -4,12 +4,21 @@
 
 #[path = "support/shaders.rs"]
 mod shaders;
+mod support;
 
 use std::time::Duration;
 
 use bonsai_runtime::error::{Error, ErrorCode};
+use bonsai_runtime::gpu::SHADERS;
 use bonsai_runtime::gpu::device::{Gpu, GpuOptions};
-use bonsai_runtime::gpu::{ADD, SHADERS};
+use bonsai_runtime::gpu::shader::Shader;
+use bonsai_runtime::tensor::Format;
+use bonsai_runtime::ternary::Packing;
+use bonsai_runtime::{Device, Model, ModelFile, SessionOptions};
+use support::*;
+
+/// `x += y`.
+const ADD: Shader = bonsai_runtime::shader!("add", [Write, Read], [&[]]);
 
 fn gpu() -> Gpu {
     Gpu::open(&GpuOptions::default()).unwrap()
@@ -23,7 +32,7 @@ fn gpu_error(result: Result<impl Sized, Error>) -> String {
 
 #[test]
 fn shaders_translate_for_every_system() {
-    for shader in SHADERS {
+    for shader in SHADERS.iter().chain([&ADD]) {
         shaders::check(shader);
     }
 }
@@ -110,7 +119,7 @@ fn what_cannot_be_made_is_an_error_and_spoils_nothing() {
     let gpu = gpu();
     let too_large = gpu.buffer(1 << 50).err().unwrap();
     assert!(matches!(too_large, Error::Memory(_)), "{too_large}");
-    let broken = bonsai_runtime::gpu::shader::Shader { source: "fn broken( {", name: "broken", ..ADD };
+    let broken = Shader { source: "fn broken( {", name: "broken", ..ADD };
     let message = gpu_error(gpu.kernel(&broken, &[]));
     assert!(message.contains("the kernel broken"), "{message}");
     let unknown = gpu_error(gpu.kernel(&ADD, &[("NO_SUCH", 1.0)]));
@@ -143,4 +152,81 @@ fn wrong_use_is_an_error_at_the_next_read() {
     gpu.run(&add, &[x.all(), x.all()], &[64u32], [1, 1, 1]); // read and written at once
     let message = gpu_error(gpu.read(x.all(), &mut [0.0f32; 4]));
     assert!(message.contains("usage") || message.contains("conflict"), "{message}");
+}
+
+fn on(file: ModelFile, device: Device) -> bonsai_runtime::Session {
+    Model::from_file(file).unwrap().session(SessionOptions { device, ..Default::default() }).unwrap()
+}
+
+/// Every format, shape of heads and number of tokens that takes another kernel, against f64. f32 sums of a few hundred
+/// products and keys and values in f16 (2^-12 of each, uniformly: 2e-8 of the energy) leave about 1e-7.
+#[test]
+fn logits_are_those_of_the_network_in_f64() {
+    let tokens = Random(21).ids(75, tiny().vocab); // more than a tile of positions
+    let packings = Packing::ALL.map(Format::Ternary);
+    for format in packings.into_iter().chain([Format::F32, Format::F16, Format::Bf16]) {
+        let group = if let Format::Ternary(packing) = format { packing.group() } else { 64 };
+        let config = [tiny(), tiny_128(), tiny_256()][group / 128].clone();
+        let untied = group == 128;
+        let config = bonsai_runtime::Config { tied: !untied, ..config };
+        let config = match group {
+            64 => bonsai_runtime::Config { qk_norm_eps: None, ..config },
+            _ => config,
+        };
+        let file = || model_file(&config, format, 22);
+        let expected = reference(&file(), &tokens);
+        let mut session = on(file(), Device::Gpu);
+        let together = session.logits(&tokens).unwrap();
+        let error = nmse(&together, &expected);
+        session.reset();
+        let vocab = config.vocab;
+        let single: Vec<f32> = tokens.iter().flat_map(|&id| session.next(id).unwrap().to_vec()).collect();
+        let error_single = nmse(&single, &expected);
+        println!("{}: {error:.1e} together, {error_single:.1e} one by one", format.name());
+        assert!(error < 1e-6 && error_single < 1e-6, "{}: {error:e}, {error_single:e}", format.name());
+        session.reset();
+        let last: Vec<f64> = together[together.len() - vocab..].iter().map(|&x| x.into()).collect();
+        let alone = nmse(session.prompt(&tokens).unwrap(), &last); // another kernel: another order of sums
+        assert!(alone < 1e-11, "{}: the last row alone: {alone:e}", format.name());
+        session.reset();
+        assert_eq!(bits(&session.logits(&tokens).unwrap()), bits(&together), "the same again");
+    }
+}
+
+#[test]
+fn a_token_is_one_submission() {
+    let file = model_file(&tiny_128(), Format::Ternary(Packing::Q2_0), 23);
+    let layers = file.config.layers as u64;
+    let gpu = gpu();
+    let backend = &mut bonsai_runtime::gpu::GpuBackend::new(&gpu, 1, file.config.hidden).unwrap();
+    let weights = bonsai_runtime::model::Weights::new(backend, &file).unwrap();
+    let mut state = bonsai_runtime::model::State::new(backend, &file.config, 16, 1).unwrap();
+    let mut logits = vec![0.0; file.config.vocab];
+    let mut token = |id| {
+        bonsai_runtime::model::forward(backend, &weights, &mut state, &[id], 0..1);
+        bonsai_runtime::backend::Backend::read(backend, &state.logits, &mut logits).unwrap();
+    };
+    token(1);
+    let before = gpu.counts();
+    token(2);
+    let now = gpu.counts();
+    assert_eq!(now.dispatches - before.dispatches, 6 * layers + 2, "dispatches");
+    assert_eq!((now.submits - before.submits, now.read_backs - before.read_backs), (1, 1));
+}
+
+#[test]
+fn what_a_gpu_cannot_do_is_said() {
+    let file = || model_file(&tiny(), Format::Ternary(Packing::Q2_0G64), 24);
+    let model = Model::from_file(file()).unwrap();
+    let kv = Some(bonsai_runtime::KvFormat::Int8);
+    let options = SessionOptions { device: Device::Gpu, kv, ..Default::default() };
+    let refused = model.session(options).err().unwrap();
+    assert_eq!(refused.code(), ErrorCode::Unsupported);
+    let session = on(file(), Device::Gpu);
+    assert_eq!(session.save().err().unwrap().code(), ErrorCode::Unsupported);
+    assert!(session.status().starts_with("GPU, "), "{}", session.status());
+    if Gpu::adapters().iter().all(|adapter| adapter.software()) {
+        let session = on(file(), Device::Auto);
+        assert!(session.status().contains("is a program on the CPU"), "{}", session.status());
+    }
 }

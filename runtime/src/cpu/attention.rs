@@ -6,23 +6,29 @@
 //! - In a segment, the largest score so far is subtracted in the exponent, and what was summed before is scaled
 //!   down when a tile brings a larger one. Segments begin afresh and are merged from the first on.
 //!
-//! Vectors hold positions where scores are computed and dimensions where values are summed: no sum runs across a
-//! vector, so vectors of any width give the same bits.
+//! Vectors hold positions where scores are computed and dimensions where values are summed: no float sum runs across
+//! a vector, so vectors of any width give the same bits. Over an int8 cache, queries and weights are rounded to i16
+//! and the products of a tile are sums of integers, the same in any order.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+mod float;
+mod int8;
+mod kernels;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;
 #[cfg(target_feature = "simd128")]
 mod simd128;
+mod softmax;
 
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::isa::{Isa, Level};
-use super::kv_cache::{Cache, Numbers, TILE, Tile};
-use super::{GRAIN, ops, threads};
+use super::isa::Isa;
+use super::kv_cache::{Cache, KvFormat, Numbers, TILE, Tile};
+use super::{GRAIN, threads};
+use softmax::{merge, merge_into};
 
 /// Positions with a softmax of their own: the unit of parallel work behind a long context.
 const SEGMENT: usize = 1024;
@@ -30,8 +36,6 @@ const SEGMENT: usize = 1024;
 const TOKENS: usize = 16;
 /// Up to so many tokens, segments are computed in parallel: a token alone has no other work to share out.
 const FEW_TOKENS: usize = 4;
-/// Up to so many rows, kernels unpack in registers; more are worth unpacking a tile to memory.
-const FEW_ROWS: usize = 4;
 /// In front of the sums of a row lie its largest score and the sum of its weights. A cache line, for alignment.
 const FRONT: usize = 16;
 
@@ -54,9 +58,8 @@ struct Chunk<'a> {
 /// Memory of a task.
 #[derive(Default)]
 struct Scratch {
-    keys: Vec<f32>,
-    values: Vec<f32>,
-    scores: Vec<[f32; TILE]>,
+    float: float::Scratch,
+    int8: int8::Scratch,
     /// Sums of one segment.
     rows: Vec<f32>,
 }
@@ -113,6 +116,17 @@ impl Chunk<'_> {
         FRONT + self.cache.head_dim()
     }
 
+    /// The `n`th query of a token that looks at a key/value head.
+    fn query(&self, head: usize, token: usize, n: usize) -> &[f32] {
+        let (heads, dim) = (self.cache.heads() * self.group, self.cache.head_dim());
+        &self.q[(token * heads + head * self.group + n) * dim..][..dim]
+    }
+
+    /// Factor on the product of a query and a key.
+    fn scale(&self) -> f32 {
+        1.0 / (self.cache.head_dim() as f32).sqrt()
+    }
+
     /// Floats of the sums of a task.
     fn task_len(&self) -> usize {
         self.tokens.min(TOKENS) * self.group * self.row_len()
@@ -159,57 +173,18 @@ impl Chunk<'_> {
             row.fill(0.0);
             row[0] = f32::NEG_INFINITY;
         }
+        if self.cache.format() == KvFormat::Int8 {
+            scratch.int8.round_queries(self, head, tokens.clone());
+        }
         let end = (self.position + tokens.end).min((segment + 1) * SEGMENT);
         for tile in segment * SEGMENT / TILE..end.div_ceil(TILE) {
             // Earlier tokens see nothing of this tile.
             let first = tokens.start.max((tile * TILE).saturating_sub(self.position));
             let sums = &mut sums[(first - tokens.start) * self.group * self.row_len()..];
-            self.tile(head, first, tile, sums, scratch);
-        }
-    }
-
-    /// Adds what the tokens from `first` on find in a tile; all of them see some of it.
-    fn tile(&self, head: usize, first: usize, tile: usize, sums: &mut [f32], scratch: &mut Scratch) {
-        let (isa, dim) = (self.isa, self.cache.head_dim());
-        let Tile { mut keys, mut values, scales } = self.cache.tile(head, tile);
-        let Scratch { keys: key_buffer, values: value_buffer, scores, .. } = scratch;
-        let rows = sums.len() / self.row_len();
-        if rows > FEW_ROWS || isa == Isa::SCALAR {
-            keys = unpacked(isa, keys, key_buffer);
-            values = unpacked(isa, values, value_buffer);
-        }
-        let query = |row: usize| {
-            let (token, head) = (first + row / self.group, head * self.group + row % self.group);
-            &self.q[(token * self.cache.heads() * self.group + head) * dim..][..dim]
-        };
-        let seen = |row: usize| (self.position + first + row / self.group + 1 - tile * TILE).min(TILE);
-        scores.resize(rows, [0.0; TILE]);
-        let (pairs, single) = scores.as_chunks_mut::<2>();
-        for (n, pair) in pairs.iter_mut().enumerate() {
-            *pair = dots(isa, [query(2 * n), query(2 * n + 1)], keys);
-        }
-        if let [score] = single {
-            [*score] = dots(isa, [query(rows - 1)], keys);
-        }
-        let factors = factors(scales, 1.0 / (dim as f32).sqrt());
-        for (row, (scores, sums)) in scores.iter_mut().zip(sums.chunks_exact_mut(self.row_len())).enumerate()
-        {
-            weigh(isa, scores, seen(row), &factors, sums);
-        }
-        for (n, sums) in sums.chunks_mut(2 * self.row_len()).enumerate() {
-            let row = 2 * n;
-            match sums.split_at_mut_checked(self.row_len()) {
-                Some((a, b)) if !b.is_empty() && seen(row) == seen(row + 1) => {
-                    let weights = [&scores[row][..seen(row)], &scores[row + 1][..seen(row)]];
-                    add_values(isa, [&mut a[FRONT..], &mut b[FRONT..]], weights, values);
-                }
-                Some((a, b)) => {
-                    add_values(isa, [&mut a[FRONT..]], [&scores[row][..seen(row)]], values);
-                    if !b.is_empty() {
-                        add_values(isa, [&mut b[FRONT..]], [&scores[row + 1][..seen(row + 1)]], values);
-                    }
-                }
-                None => unreachable!("rows are whole"),
+            let view = View { chunk: self, head, first, tile };
+            match self.cache.tile(head, tile) {
+                Tile::Float(numbers) => float::tile(&view, numbers, sums, &mut scratch.float),
+                Tile::Int8(numbers) => int8::tile(&view, &numbers, sums, &scratch.int8),
             }
         }
     }
@@ -234,153 +209,22 @@ impl Chunk<'_> {
     }
 }
 
-/// What scores and weights of each position are multiplied by.
-struct Factors<'a> {
-    scores: [f32; TILE],
-    weights: Option<&'a [f32; TILE]>,
+/// What tokens from `first` on, as many as there are sums for, see of a tile. A row is a query head of a token.
+struct View<'a> {
+    chunk: &'a Chunk<'a>,
+    head: usize,
+    first: usize,
+    tile: usize,
 }
 
-fn factors(scales: Option<[&[f32; TILE]; 2]>, scale: f32) -> Factors<'_> {
-    match scales {
-        Some([keys, values]) => Factors { scores: keys.map(|key| key * scale), weights: Some(values) },
-        None => Factors { scores: [scale; TILE], weights: None },
+impl View<'_> {
+    /// Positions of the tile that a row sees; at least one.
+    fn seen(&self, row: usize) -> usize {
+        (self.chunk.position + self.first + row / self.chunk.group + 1 - self.tile * TILE).min(TILE)
     }
-}
 
-/// Turns products with the keys into weights of the values, of which the first `seen` count, and scales down what
-/// the row summed before.
-#[inline(always)]
-fn weigh_row(scores: &mut [f32; TILE], seen: usize, factors: &Factors, sums: &mut [f32]) {
-    let [largest, total, ..] = sums else { return };
-    for (score, factor) in scores.iter_mut().zip(factors.scores) {
-        *score *= factor;
-    }
-    scores[seen..].fill(f32::NEG_INFINITY);
-    let new = larger(*largest, max(scores));
-    let shrink = ops::exp(*largest - new);
-    for score in scores.iter_mut() {
-        *score = ops::exp(*score - new);
-    }
-    *total = *total * shrink + ops::sum(scores, |x| x);
-    *largest = new;
-    if shrink != 1.0 {
-        sums[FRONT..].iter_mut().for_each(|sum| *sum *= shrink);
-    }
-    if let Some(of_values) = factors.weights {
-        scores.iter_mut().zip(of_values).for_each(|(weight, factor)| *weight *= factor);
-    }
-}
-
-#[inline(always)]
-fn larger(a: f32, b: f32) -> f32 {
-    if b > a { b } else { a }
-}
-
-/// The largest of a tile.
-#[inline(always)]
-fn max(x: &[f32; TILE]) -> f32 {
-    let (vectors, _) = x.as_chunks::<8>();
-    let mut lanes = vectors[0];
-    for vector in &vectors[1..] {
-        for i in 0..8 {
-            lanes[i] = larger(lanes[i], vector[i]);
-        }
-    }
-    lanes.into_iter().fold(f32::NEG_INFINITY, larger)
-}
-
-/// Adds a later segment to the sums of those before it.
-#[inline(always)]
-fn merge(sums: &mut [f32], later: &[f32]) {
-    let (front, sums) = sums.split_at_mut(FRONT);
-    if let [largest, total, ..] = front {
-        let mut pair = [*largest, *total];
-        merge_into(&mut pair, sums, later);
-        [*largest, *total] = pair;
-    }
-}
-
-#[inline(always)]
-fn merge_into([largest, total]: &mut [f32; 2], sums: &mut [f32], later: &[f32]) {
-    let new = larger(*largest, later[0]);
-    let (a, b) = (ops::exp(*largest - new), ops::exp(later[0] - new));
-    *total = *total * a + later[1] * b;
-    *largest = new;
-    for (sum, later) in sums.iter_mut().zip(&later[FRONT..]) {
-        *sum = *sum * a + later * b;
-    }
-}
-
-/// The numbers as f32, which all of them are exactly.
-fn unpacked<'a>(isa: Isa, numbers: Numbers<'a>, buffer: &'a mut Vec<f32>) -> Numbers<'a> {
-    if let Numbers::F32(_) = numbers {
-        return numbers;
-    }
-    buffer.resize(numbers.len(), 0.0);
-    match isa.level() {
-        Level::Scalar => scalar::unpack(buffer, numbers),
-        #[cfg(target_arch = "x86_64")]
-        #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
-        // SAFETY: an `Isa` above the scalar one exists only where AVX2 and F16C were detected.
-        _ => unsafe { avx2::unpack(buffer, numbers) },
-        #[cfg(target_arch = "aarch64")]
-        #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
-        // SAFETY: an `Isa` above the scalar one exists only where NEON was detected.
-        _ => unsafe { neon::unpack(buffer, numbers) },
-        #[cfg(target_feature = "simd128")]
-        Level::Simd128 => simd128::unpack(buffer, numbers),
-    }
-    Numbers::F32(buffer)
-}
-
-/// Products of queries with the keys of a tile, not scaled yet.
-fn dots<const R: usize>(isa: Isa, q: [&[f32]; R], keys: Numbers) -> [[f32; TILE]; R] {
-    match isa.level() {
-        Level::Scalar => scalar::dots(q, keys),
-        #[cfg(target_arch = "x86_64")]
-        #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
-        // SAFETY: an `Isa` above the scalar one exists only where AVX2 and F16C were detected.
-        _ => unsafe { avx2::dots(q, keys) },
-        #[cfg(target_arch = "aarch64")]
-        #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
-        // SAFETY: an `Isa` above the scalar one exists only where NEON was detected.
-        _ => unsafe { neon::dots(q, keys) },
-        #[cfg(target_feature = "simd128")]
-        Level::Simd128 => simd128::dots(q, keys),
-    }
-}
-
-/// See [`weigh_row`]. Not by [`Isa::run`], whose closure the compiler only inlines, and compiles for these
-/// instructions, if it is small.
-fn weigh(isa: Isa, scores: &mut [f32; TILE], seen: usize, factors: &Factors, sums: &mut [f32]) {
-    match isa.level() {
-        Level::Scalar => weigh_row(scores, seen, factors, sums),
-        #[cfg(target_arch = "x86_64")]
-        #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
-        // SAFETY: an `Isa` above the scalar one exists only where AVX2 and F16C were detected.
-        _ => unsafe { avx2::weigh(scores, seen, factors, sums) },
-        #[cfg(target_arch = "aarch64")]
-        #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
-        // SAFETY: an `Isa` above the scalar one exists only where NEON was detected.
-        _ => unsafe { neon::weigh(scores, seen, factors, sums) },
-        #[cfg(target_feature = "simd128")]
-        Level::Simd128 => weigh_row(scores, seen, factors, sums),
-    }
-}
-
-/// `sums[r] += weights[r] · values`, position after position.
-fn add_values<const R: usize>(isa: Isa, sums: [&mut [f32]; R], weights: [&[f32]; R], values: Numbers) {
-    match isa.level() {
-        Level::Scalar => scalar::add_values(sums, weights, values),
-        #[cfg(target_arch = "x86_64")]
-        #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
-        // SAFETY: an `Isa` above the scalar one exists only where AVX2 and F16C were detected.
-        _ => unsafe { avx2::add_values(sums, weights, values) },
-        #[cfg(target_arch = "aarch64")]
-        #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
-        // SAFETY: an `Isa` above the scalar one exists only where NEON was detected.
-        _ => unsafe { neon::add_values(sums, weights, values) },
-        #[cfg(target_feature = "simd128")]
-        Level::Simd128 => simd128::add_values(sums, weights, values),
+    /// Query of a row.
+    fn query(&self, row: usize) -> &[f32] {
+        self.chunk.query(self.head, self.first + row / self.chunk.group, row % self.chunk.group)
     }
 }

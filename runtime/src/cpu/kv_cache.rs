@@ -1,8 +1,9 @@
 //! Keys and values of one layer, laid out as attention reads them: head by head, in tiles of [`TILE`] positions.
 //!
 //! A tile is one stretch of memory: keys `[head_dim, TILE]`, so that a vector holds one dimension of several
-//! positions and a score needs no sum across a vector; values `[TILE, head_dim]`; and for int8 the scales of the
-//! keys and of the values. Tiles begin at multiples of [`TILE`], however the positions were fed.
+//! positions and a score needs no sum across a vector, then values `[TILE, head_dim]`. For int8 they come in pairs, as
+//! instructions that add two products want them: keys `[head_dim / 2, TILE, 2]`, values `[TILE / 2, head_dim, 2]`, and
+//! then the scales of the keys and of the values. Tiles begin at multiples of [`TILE`], however the positions were fed.
 
 use std::ops::Range;
 use std::str::FromStr;
@@ -11,6 +12,7 @@ use bytemuck::{cast_slice, cast_slice_mut};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
+use super::ops;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::pages::{HUGE, Pages};
@@ -73,17 +75,29 @@ impl KvFormat {
         let size = match self {
             Self::F32 => size_of::<f32>(),
             Self::F16 => size_of::<f16>(),
-            Self::Int8 => 1,
+            Self::Int8 => return used_int8_bytes(head_dim, used),
         };
-        let row = |first: usize, size: usize| first..first + size;
-        let mut ranges: Vec<_> = (0..head_dim).map(|d| row(d * TILE * size, used * size)).collect(); // keys
-        ranges.push(row(head_dim * TILE * size, used * head_dim * size)); // values
-        if self == Self::Int8 {
-            let scales = 2 * head_dim * TILE;
-            ranges.extend([0, 1].map(|n| row(scales + n * TILE * size_of::<f32>(), used * size_of::<f32>())));
-        }
-        ranges
+        let keys = (0..head_dim).map(|d| span(d * TILE * size, used * size));
+        keys.chain([span(head_dim * TILE * size, used * head_dim * size)]).collect()
     }
+}
+
+fn span(first: usize, size: usize) -> Range<usize> {
+    first..first + size
+}
+
+fn used_int8_bytes(head_dim: usize, used: usize) -> Vec<Range<usize>> {
+    let values = head_dim * TILE;
+    let whole = used / 2 * 2;
+    let mut ranges: Vec<_> = (0..head_dim / 2).map(|d| span(2 * d * TILE, 2 * used)).collect();
+    ranges.push(span(values, whole * head_dim));
+    if used > whole {
+        // Beside each value of the last position lies one of a position that does not count.
+        ranges.extend((0..head_dim).map(|d| span(values + whole * head_dim + 2 * d, 1)));
+    }
+    let scale = size_of::<f32>();
+    ranges.extend([0, 1].map(|n| span(2 * values + n * TILE * scale, used * scale)));
+    ranges
 }
 
 /// Bytes of a block.
@@ -111,12 +125,11 @@ pub struct Cache {
     blocks: Vec<Pages>,
 }
 
-/// Numbers of a tile.
+/// Keys or values of a tile.
 #[derive(Clone, Copy)]
 pub(super) enum Numbers<'a> {
     F32(&'a [f32]),
     F16(&'a [f16]),
-    Int8(&'a [i8]),
 }
 
 impl Numbers<'_> {
@@ -124,19 +137,24 @@ impl Numbers<'_> {
         match self {
             Self::F32(numbers) => numbers.len(),
             Self::F16(numbers) => numbers.len(),
-            Self::Int8(numbers) => numbers.len(),
         }
     }
 }
 
 /// A tile of one head.
-pub(super) struct Tile<'a> {
-    /// `[head_dim, TILE]`.
-    pub keys: Numbers<'a>,
-    /// `[TILE, head_dim]`.
-    pub values: Numbers<'a>,
+pub(super) enum Tile<'a> {
+    /// Keys `[head_dim, TILE]` and values `[TILE, head_dim]`.
+    Float([Numbers<'a>; 2]),
+    Int8(Int8Tile<'a>),
+}
+
+pub(super) struct Int8Tile<'a> {
+    /// `[head_dim / 2, TILE, 2]`.
+    pub keys: &'a [i8],
+    /// `[TILE / 2, head_dim, 2]`.
+    pub values: &'a [i8],
     /// What to multiply each position's key and value by.
-    pub scales: Option<[&'a [f32; TILE]; 2]>,
+    pub scales: [&'a [f32; TILE]; 2],
 }
 
 impl Cache {
@@ -172,6 +190,10 @@ impl Cache {
         self.head_dim
     }
 
+    pub(super) fn format(&self) -> KvFormat {
+        self.format
+    }
+
     fn tile_bytes(&self) -> usize {
         TILE * self.format.position_bytes(self.head_dim)
     }
@@ -186,18 +208,17 @@ impl Cache {
         match self.format {
             KvFormat::F32 => {
                 let (keys, values) = cast_slice(tile).split_at(numbers);
-                Tile { keys: Numbers::F32(keys), values: Numbers::F32(values), scales: None }
+                Tile::Float([Numbers::F32(keys), Numbers::F32(values)])
             }
             KvFormat::F16 => {
                 let (keys, values) = cast_slice(tile).split_at(numbers);
-                Tile { keys: Numbers::F16(keys), values: Numbers::F16(values), scales: None }
+                Tile::Float([Numbers::F16(keys), Numbers::F16(values)])
             }
             KvFormat::Int8 => {
-                let (numbers, scales) = tile.split_at(2 * numbers);
-                let (keys, values) = cast_slice(numbers).split_at(numbers.len() / 2);
+                let (bytes, scales) = tile.split_at(2 * numbers);
+                let (keys, values) = cast_slice(bytes).split_at(numbers);
                 let (scales, _) = cast_slice(scales).as_chunks();
-                let scales = Some([&scales[0], &scales[1]]);
-                Tile { keys: Numbers::Int8(keys), values: Numbers::Int8(values), scales }
+                Tile::Int8(Int8Tile { keys, values, scales: [&scales[0], &scales[1]] })
             }
         }
     }
@@ -283,23 +304,7 @@ fn store_int8(tile: &mut [u8], place: usize, k: &[f32], v: &[f32]) {
     let (numbers, scales) = tile.split_at_mut(2 * TILE * k.len());
     let (keys, values) = cast_slice_mut(numbers).split_at_mut(TILE * k.len());
     let (scales, _) = cast_slice_mut(scales).as_chunks_mut::<TILE>();
-    let mut keys = keys.as_chunks_mut::<TILE>().0.iter_mut();
-    let mut values = values[place * v.len()..][..v.len()].iter_mut();
-    scales[0][place] = to_int8(k, |k| keys.next().into_iter().for_each(|keys| keys[place] = k));
-    scales[1][place] = to_int8(v, |v| values.next().into_iter().for_each(|value| *value = v));
-}
-
-/// Rounds a row to absmax / 127, halves to even, and returns this scale: not a number if any of the row is not.
-fn to_int8(row: &[f32], mut store: impl FnMut(i8)) -> f32 {
-    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer, half to even
-    // Bit patterns of magnitudes are ordered like the magnitudes, with the non-numbers above all.
-    let largest = f32::from_bits(row.iter().fold(0, |max, x| max.max(x.to_bits() & 0x7fff_ffff)));
-    // Below 1e-30 the inverse could overflow; such rows are zeros.
-    let (scale, inverse) = match largest {
-        x if !x.is_finite() => (f32::NAN, 0.0),
-        x if x > 1e-30 => (x / 127.0, 127.0 / x),
-        _ => (0.0, 0.0),
-    };
-    row.iter().for_each(|x| store((x * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i8));
-    scale
+    let values = &mut values[place / 2 * 2 * v.len()..];
+    scales[0][place] = ops::round(k, 127.0, |d, k| keys[(d / 2 * TILE + place) * 2 + d % 2] = k as i8);
+    scales[1][place] = ops::round(v, 127.0, |d, v| values[2 * d + place % 2] = v as i8);
 }

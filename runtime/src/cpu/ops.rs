@@ -72,6 +72,25 @@ pub fn add(out: &mut [f32], x: &[f32]) {
     }
 }
 
+/// Rounds a row to integers of at most `most` (below 2^22) in magnitude, halves to even, and hands each to
+/// `store(index, integer)`. Returns what to multiply them by, absmax / `most`: not a number if any of the row is not.
+#[inline(always)]
+pub fn round(x: &[f32], most: f32, mut store: impl FnMut(usize, i32)) -> f32 {
+    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer, half to even
+    // Bit patterns of magnitudes are ordered like the magnitudes, with the non-numbers above all.
+    let largest = f32::from_bits(x.iter().fold(0, |max, x| max.max(x.to_bits() & 0x7fff_ffff)));
+    if !largest.is_finite() {
+        (0..x.len()).for_each(|i| store(i, 0));
+        return f32::NAN;
+    }
+    // Below 1e-30 the inverse could overflow; such rows are zeros.
+    let (scale, inverse) = if largest > 1e-30 { (largest / most, most / largest) } else { (0.0, 0.0) };
+    for (i, x) in x.iter().enumerate() {
+        store(i, (x * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32);
+    }
+    scale
+}
+
 /// e^x, within 1.5 units in the last place where the result is a normal number; 0 below that, infinity above.
 ///
 /// `x = n ln 2 + r` with `|r| <= ln 2 / 2`; the Taylor series of `e^r` up to `r^7 / 7!` (the next term is below

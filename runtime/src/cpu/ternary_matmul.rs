@@ -42,6 +42,7 @@ pub(super) use simd128_blocks::widen_f16;
 use std::sync::OnceLock;
 
 use super::isa::{Isa, Level};
+use super::ops;
 use crate::tensor::{Format, StoredTensor};
 use crate::ternary::Packing;
 
@@ -127,7 +128,7 @@ fn round_group(x: &[f32; GROUP]) -> RoundedGroup {
     let mut group =
         RoundedGroup { planes: [[0; CODE_BYTES]; 4], minus_sums: [0; LANES], scales: [0.0; LANES] };
     for (part, (x, out)) in x.as_chunks::<32>().0.iter().zip(rounded.as_chunks_mut::<32>().0).enumerate() {
-        let scale = round_32(x, out);
+        let scale = ops::round(x, 127.0, |i, a| out[i] = a as i8);
         group.scales[2 * part] = scale;
         group.scales[2 * part + 1] = scale;
     }
@@ -140,24 +141,6 @@ fn round_group(x: &[f32; GROUP]) -> RoundedGroup {
         }
     }
     group
-}
-
-/// Rounds 32 activations and returns their scale.
-#[inline(always)]
-fn round_32(x: &[f32; 32], out: &mut [i8; 32]) -> f32 {
-    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer, half to even
-    // Bit patterns of magnitudes are ordered like the magnitudes, with the non-numbers above all.
-    let largest = f32::from_bits(x.iter().fold(0, |max, x| max.max(x.to_bits() & 0x7fff_ffff)));
-    if !largest.is_finite() {
-        *out = [0; 32];
-        return f32::NAN;
-    }
-    // Below 1e-30 the inverse could overflow; such activations are zeros.
-    let (scale, inverse) = if largest > 1e-30 { (largest / 127.0, 127.0 / largest) } else { (0.0, 0.0) };
-    for (out, x) in out.iter_mut().zip(x) {
-        *out = (x * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i8;
-    }
-    scale
 }
 
 /// `out[t, i] = sum over c of w[first_row + i, c] * x[t, c]`: the product with some rows of `w`, a ternary matrix.

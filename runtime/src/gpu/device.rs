@@ -383,6 +383,7 @@ impl Gpu {
 impl Inner {
     /// Whether nothing has gone wrong yet.
     fn sound(&self) -> Result<()> {
+        let _ = self.device.poll(wgpu::PollType::Poll); // only then a lost device says so
         match self.fault.get() {
             None => Ok(()),
             Some(fault) => Err(Error::Gpu(fault.clone())),

@@ -1,12 +1,346 @@
 //! The GPU as a backend: by wgpu, on Vulkan, Metal, Direct3D 12 and in browsers.
+//!
+//! Operations record dispatches (see [`device`]) and return at once: a token is one submission, and the only wait is that
+//! of [`Backend::read`], which is also where whatever went wrong comes out. Per layer there are five dispatches for one
+//! token: products of q, k and v with the norm before them; norm, rotation and store of the heads; attention; the output
+//! product with the sum; gate and up with their product; and the last product with the sum make six.
 
 pub mod device;
 pub mod shader;
 
-use shader::Shader;
+mod matrix;
+mod shaders;
 
-/// `x += y`.
-pub const ADD: Shader = crate::shader!("add", [Write, Read], [&[]]);
+use std::ops::Range;
 
-/// Every shader of this crate: tests translate each for every system.
-pub const SHADERS: &[Shader] = &[ADD];
+use bytemuck::{Pod, Zeroable};
+
+use crate::backend::{Backend, Norm};
+use crate::error::{Error, Result};
+use crate::tensor::StoredTensor;
+use device::{Binding, Buffer, Gpu, Kernel};
+
+pub use matrix::GpuMatrix;
+pub use shaders::{ATTENTION, EMBED, MATMUL, MATVEC, RMS_NORM, SHADERS, STORE_HEADS};
+
+/// What a product does with its result, in the order of the kernels.
+#[derive(Clone, Copy)]
+enum Epilogue {
+    Store,
+    Add,
+    Gate,
+}
+
+/// A GPU as a [`Backend`].
+pub struct GpuBackend {
+    gpu: Gpu,
+    rms_norm: Kernel,
+    store_heads: Kernel,
+    attention: Kernel,
+    /// Ids of the tokens of a pass.
+    tokens: Buffer,
+    /// Normalised rows before a product of several tokens.
+    h: Buffer,
+    /// What a kernel has no use for but must be given: an input, a second and a third output.
+    unused: [Buffer; 3],
+}
+
+/// Rows of f32.
+pub struct GpuTensor {
+    cols: usize,
+    buffer: Buffer,
+}
+
+/// Keys and values of a layer as f16, `[heads, context, head_dim]` each, made for the whole context at once.
+pub struct GpuCache {
+    heads: usize,
+    head_dim: usize,
+    context: usize,
+    keys: Buffer,
+    values: Buffer,
+}
+
+/// See `matvec.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct MatvecParams {
+    rows: u32,
+    words: u32,
+    halves: u32,
+    x: u32,
+    first: u32,
+    second: u32,
+    third: u32,
+    eps: f32,
+}
+
+/// See `matmul.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct MatmulParams {
+    rows: u32,
+    words: u32,
+    halves: u32,
+    x: u32,
+    first: u32,
+    second: u32,
+    third: u32,
+    tokens: u32,
+    all: u32,
+}
+
+/// See `rms_norm.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct NormParams {
+    quads: u32,
+    x: u32,
+    eps: f32,
+}
+
+/// See `store_heads.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct HeadParams {
+    heads: u32,
+    kv_heads: u32,
+    dim: u32,
+    position: u32,
+    context: u32,
+    norms: u32,
+    q_eps: f32,
+    k_eps: f32,
+}
+
+/// See `attention.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct AttentionParams {
+    heads: u32,
+    kv_heads: u32,
+    dim: u32,
+    position: u32,
+    context: u32,
+    scale: f32,
+}
+
+impl GpuBackend {
+    /// A backend for passes of at most `tokens` tokens of at most `widest` activations.
+    pub fn new(gpu: &Gpu, tokens: usize, widest: usize) -> Result<Self> {
+        Ok(Self {
+            rms_norm: gpu.kernel(&RMS_NORM, &[])?,
+            store_heads: gpu.kernel(&STORE_HEADS, &[])?,
+            attention: gpu.kernel(&ATTENTION, &[])?,
+            tokens: gpu.buffer(4 * tokens)?,
+            h: gpu.buffer(4 * tokens * widest)?,
+            unused: [gpu.buffer(16)?, gpu.buffer(16)?, gpu.buffer(16)?],
+            gpu: gpu.clone(),
+        })
+    }
+
+    /// The device.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// Products with every part of a stack. Row `from` of `x` is the first token.
+    fn product(
+        &self,
+        out: &[&GpuTensor],
+        x: (&Buffer, usize),
+        norm: Option<&Norm<GpuTensor>>,
+        w: &GpuMatrix,
+        tokens: usize,
+        epilogue: Epilogue,
+    ) {
+        match (tokens, norm) {
+            (1, _) => self.matvec(out, x, norm, w, epilogue),
+            (_, None) => self.matmul(out, x, w, tokens, epilogue),
+            (_, Some(norm)) => {
+                let params = NormParams { quads: quads(w.cols), x: (x.1 * w.cols / 4) as u32, eps: norm.eps };
+                let bindings = [self.h.all(), x.0.all(), norm.gain.buffer.all()];
+                self.gpu.run(&self.rms_norm, &bindings, &params, self.gpu.grid(tokens));
+                self.matmul(out, (&self.h, 0), w, tokens, epilogue);
+            }
+        }
+    }
+
+    fn matvec(
+        &self,
+        out: &[&GpuTensor],
+        (x, from): (&Buffer, usize),
+        norm: Option<&Norm<GpuTensor>>,
+        w: &GpuMatrix,
+        epilogue: Epilogue,
+    ) {
+        let [second, third] = w.starts.map(|start| start as u32);
+        let gain = norm.map_or(&self.unused[0], |norm| &norm.gain.buffer);
+        for part in &w.parts {
+            let params = MatvecParams {
+                rows: part.rows as u32,
+                words: (w.cols / matrix::WORD) as u32,
+                halves: part.halves as u32,
+                x: (from * w.cols / 4) as u32,
+                first: part.first as u32,
+                second,
+                third,
+                eps: norm.map_or(0.0, |norm| norm.eps),
+            };
+            let [a, b, c] = self.outputs(out);
+            let bindings = [a, b, c, part.weights(), part.scales(), x.all(), gain.all()];
+            let kernel = &w.kernels.matvec[epilogue as usize];
+            self.gpu.run(kernel, &bindings, &params, self.gpu.grid(part.rows.div_ceil(4)));
+        }
+    }
+
+    fn matmul(
+        &self,
+        out: &[&GpuTensor],
+        (x, from): (&Buffer, usize),
+        w: &GpuMatrix,
+        tokens: usize,
+        epilogue: Epilogue,
+    ) {
+        let [second, third] = w.starts.map(|start| start as u32);
+        for part in &w.parts {
+            let params = MatmulParams {
+                rows: part.rows as u32,
+                words: (w.cols / matrix::WORD) as u32,
+                halves: part.halves as u32,
+                x: (from * w.cols / 4) as u32,
+                first: part.first as u32,
+                second,
+                third,
+                tokens: tokens as u32,
+                all: w.rows as u32,
+            };
+            let [a, b, c] = self.outputs(out);
+            let bindings = [a, b, c, part.weights(), part.scales(), x.all()];
+            let groups = [part.rows.div_ceil(32) as u32, tokens.div_ceil(32) as u32, 1];
+            self.gpu.run(&w.kernels.matmul[epilogue as usize], &bindings, &params, groups);
+        }
+    }
+
+    /// Three outputs, where there may be fewer.
+    fn outputs<'a>(&'a self, out: &[&'a GpuTensor]) -> [Binding<'a>; 3] {
+        std::array::from_fn(|n| out.get(n).map_or(&self.unused[n], |out| &out.buffer).all())
+    }
+}
+
+fn quads(cols: usize) -> u32 {
+    (cols / 4) as u32
+}
+
+impl Backend for GpuBackend {
+    type Tensor = GpuTensor;
+    type Matrix = GpuMatrix;
+    type Cache = GpuCache;
+
+    fn tensor(&self, rows: usize, cols: usize) -> Result<GpuTensor> {
+        let bytes = rows.checked_mul(cols).and_then(|n| n.checked_mul(4));
+        let bytes = bytes.ok_or_else(|| Error::Memory(format!("a tensor of {rows} x {cols}")))?;
+        Ok(GpuTensor { cols, buffer: self.gpu.buffer(bytes)? })
+    }
+
+    fn matrix(&self, stack: &[&StoredTensor]) -> Result<GpuMatrix> {
+        GpuMatrix::new(&self.gpu, stack)
+    }
+
+    fn cache(&self, heads: usize, head_dim: usize, context: usize) -> Result<GpuCache> {
+        if head_dim > 512 {
+            return Err(Error::Unsupported(format!("heads of {head_dim} on a GPU: at most 512")));
+        }
+        let bytes = 2 * heads * head_dim * context;
+        let limit = self.gpu.limits().binding;
+        if bytes as u64 > limit {
+            let most = limit as usize / (2 * heads * head_dim);
+            let message = format!("a context of {context} tokens: this GPU binds the keys of at most {most}");
+            return Err(Error::Memory(message));
+        }
+        Ok(GpuCache {
+            heads,
+            head_dim,
+            context,
+            keys: self.gpu.buffer(bytes)?,
+            values: self.gpu.buffer(bytes)?,
+        })
+    }
+
+    fn reserve(&self, _: &mut GpuCache, _: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn write(&mut self, to: &mut GpuTensor, values: &[f32]) {
+        self.gpu.upload(&to.buffer, 0, values);
+    }
+
+    fn read(&mut self, from: &GpuTensor, out: &mut [f32]) -> Result<()> {
+        self.gpu.read(from.buffer.all(), out)
+    }
+
+    fn embed(&mut self, out: &mut GpuTensor, table: &GpuMatrix, tokens: &[u32]) {
+        self.gpu.upload(&self.tokens, 0, tokens);
+        let words = (table.cols / matrix::WORD) as u32;
+        for part in &table.parts {
+            let params =
+                [part.rows as u32, words, part.halves as u32, part.first as u32, tokens.len() as u32];
+            let bindings = [out.buffer.all(), part.weights(), part.scales(), self.tokens.all()];
+            let groups = [words.div_ceil(64), tokens.len() as u32, 1];
+            self.gpu.run(&table.kernels.embed, &bindings, &params, groups);
+        }
+    }
+
+    fn norm_matmul<const N: usize>(
+        &mut self,
+        out: [&mut GpuTensor; N],
+        x: &GpuTensor,
+        norm: &Norm<GpuTensor>,
+        w: &GpuMatrix,
+        rows: Range<usize>,
+    ) {
+        let out = out.map(|out| &*out);
+        self.product(&out, (&x.buffer, rows.start), Some(norm), w, rows.len(), Epilogue::Store);
+    }
+
+    fn attend(
+        &mut self,
+        out: &mut GpuTensor,
+        [q, k, v]: [&mut GpuTensor; 3],
+        norms: Option<&[Norm<GpuTensor>; 2]>,
+        angles: &GpuTensor,
+        cache: &mut GpuCache,
+        positions: Range<usize>,
+    ) {
+        let (dim, tokens) = (cache.head_dim as u32, positions.len() as u32);
+        let (heads, kv_heads) = (q.cols as u32 / dim, cache.heads as u32);
+        let (position, context) = (positions.start as u32, cache.context as u32);
+        let gain = |n: usize| norms.map_or(&self.unused[0], |norms| &norms[n].gain.buffer).all();
+        let eps = |n: usize| norms.map_or(0.0, |norms| norms[n].eps);
+        let norms = norms.is_some().into();
+        let (q_eps, k_eps) = (eps(0), eps(1));
+        let params = HeadParams { heads, kv_heads, dim, position, context, norms, q_eps, k_eps };
+        let stored = [q.buffer.all(), cache.keys.all(), cache.values.all(), k.buffer.all(), v.buffer.all()];
+        let [a, b, c, d, e] = stored;
+        let bindings = [a, b, c, d, e, gain(0), gain(1), angles.buffer.all()];
+        self.gpu.run(&self.store_heads, &bindings, &params, [heads + 2 * kv_heads, tokens, 1]);
+        let scale = 1.0 / (dim as f32).sqrt();
+        let params = AttentionParams { heads, kv_heads, dim, position, context, scale };
+        let bindings = [out.buffer.all(), q.buffer.all(), cache.keys.all(), cache.values.all()];
+        self.gpu.run(&self.attention, &bindings, &params, [heads, tokens, 1]);
+    }
+
+    fn matmul_add(&mut self, x: &mut GpuTensor, y: &GpuTensor, w: &GpuMatrix, tokens: usize) {
+        self.product(&[x], (&y.buffer, 0), None, w, tokens, Epilogue::Add);
+    }
+
+    fn norm_swiglu(
+        &mut self,
+        out: &mut GpuTensor,
+        x: &GpuTensor,
+        norm: &Norm<GpuTensor>,
+        w: &GpuMatrix,
+        tokens: usize,
+    ) {
+        self.product(&[out], (&x.buffer, 0), Some(norm), w, tokens, Epilogue::Gate);
+    }
+}

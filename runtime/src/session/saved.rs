@@ -5,7 +5,7 @@
 //! a checksum of all that (u64). The last token is fed again on the way back, which gives its logits.
 
 use super::{Model, Session};
-use crate::cpu::KvFormat;
+use crate::cpu::{Cache, KvFormat};
 use crate::error::{Error, Result};
 
 const MAGIC: &[u8; 8] = b"BONSAIKV";
@@ -28,7 +28,7 @@ impl Session {
         out.extend_from_slice(&(self.tokens.len() as u32).to_le_bytes());
         self.tokens.iter().for_each(|id| out.extend_from_slice(&id.to_le_bytes()));
         let kept = self.tokens.len().saturating_sub(1);
-        self.state.caches().iter().for_each(|cache| cache.save(kept, &mut out));
+        self.caches_to_save()?.iter().for_each(|cache| cache.save(kept, &mut out));
         let sum = checksum(&out);
         out.extend_from_slice(&sum.to_le_bytes());
         Ok(out)
@@ -39,19 +39,24 @@ impl Session {
     /// other settings are an error, and leave this session as it was. Bytes made by strangers cannot harm the program,
     /// but can put any words into the conversation.
     pub fn restore(&mut self, saved: &[u8]) -> Result<&[f32]> {
+        self.caches_to_save()?;
         let tokens = self.check_saved(saved)?;
         let Some((&last, kept)) = tokens.split_last() else {
             self.reset();
             return Ok(&[]);
         };
-        self.state.reserve(&self.backend, tokens.len())?;
+        self.engine.reserve(tokens.len())?;
         let mut rest = &saved[HEADER + 4 * tokens.len()..saved.len() - CHECKSUM];
-        for cache in self.state.caches_mut() {
+        for cache in self.engine.caches_mut().unwrap_or_default() {
             rest = cache.load(kept.len(), rest);
         }
-        self.state.position = kept.len();
         self.tokens = kept.to_vec();
         self.prompt(&[last])
+    }
+
+    fn caches_to_save(&self) -> Result<&[Cache]> {
+        let message = || Error::Unsupported("saving a session that computes on a GPU".into());
+        self.engine.caches().ok_or_else(message)
     }
 
     /// The tokens of a saved conversation, once everything about it is sound.
@@ -99,18 +104,18 @@ impl Session {
         header[..8].copy_from_slice(MAGIC);
         header[8..12].copy_from_slice(&VERSION.to_le_bytes());
         header[12..20].copy_from_slice(&self.model.fingerprint().to_le_bytes());
-        header[20] = match self.backend.kv_format() {
+        header[20] = match self.engine.kv_format() {
             KvFormat::F32 => 0,
             KvFormat::F16 => 1,
             KvFormat::Int8 => 2,
         };
-        header[21] = self.backend.exact().into();
+        header[21] = self.engine.exact().into();
         header
     }
 
     fn saved_size(&self, tokens: usize) -> usize {
         let positions = tokens.saturating_sub(1);
-        let cache = positions * self.backend.kv_format().bytes_per_token(self.model.config());
+        let cache = positions * self.engine.kv_format().bytes_per_token(self.model.config());
         HEADER + 4 * tokens + cache + CHECKSUM
     }
 }

@@ -69,7 +69,7 @@ pub fn run(args: &Args) -> Result<()> {
         args,
         model: &model,
         template: template(&model, args.model.quiet)?,
-        session: model.session(options)?,
+        session: args.model.start(&model, options)?,
         sampler: Sampler::new(args.sampling.options()),
         messages: args.style.messages(),
     };

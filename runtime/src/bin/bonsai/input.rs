@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use bonsai_runtime::cpu::isa::Isa;
 use bonsai_runtime::cpu::threads::Threads;
-use bonsai_runtime::{Error, KvFormat, Model, ModelFile, Result, SessionOptions, Tokenizer};
+use bonsai_runtime::{Device, Error, KvFormat, Model, ModelFile, Result, Session, SessionOptions, Tokenizer};
 
 use crate::output::status;
 
@@ -24,6 +24,9 @@ pub struct ModelArgs {
     /// Keys and values of the context as f16, int8 or f32: less memory, or more exact [default: f16; f32 with --exact]
     #[arg(long, value_name = "FORMAT")]
     pub kv: Option<KvFormat>,
+    /// Where to compute: cpu, gpu (or an error), auto (a GPU if there is a good one); `bonsai devices` lists them
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub device: Device,
     /// Copy the weights into huge pages instead of using the mapped file: a slower start, often faster tokens
     #[arg(long)]
     pub no_mmap: bool,
@@ -60,13 +63,30 @@ impl ModelArgs {
         let kv = self.session().kv_format().name();
         let kernel = Isa::detect().name();
         self.status(model.description());
-        self.status(&format!("cpu, kernel {kernel}, {threads} threads{mode}, KV cache {kv}"));
+        if self.device == Device::Cpu {
+            self.status(&format!("cpu, kernel {kernel}, {threads} threads{mode}, KV cache {kv}"));
+        }
         Ok(model)
+    }
+
+    /// Starts a session, and says where it computes if that is not clear.
+    pub fn start(&self, model: &Model, options: SessionOptions) -> Result<Session> {
+        let session = model.session(options)?;
+        if self.device != Device::Cpu {
+            self.status(&session.status());
+        }
+        Ok(session)
     }
 
     /// How to compute.
     pub fn session(&self) -> SessionOptions {
-        SessionOptions { exact: self.exact, kv: self.kv, threads: self.threads, ..Default::default() }
+        SessionOptions {
+            exact: self.exact,
+            kv: self.kv,
+            threads: self.threads,
+            device: self.device,
+            ..Default::default()
+        }
     }
 
     /// A status line, unless unwanted.

@@ -30,7 +30,7 @@ pub fn run(args: &Args) -> Result<()> {
     let ids = args.prompt.ids(&model)?;
     let options =
         SessionOptions { context: Some(ids.len().clamp(1, model.config().context)), ..args.model.session() };
-    let logits = model.session(options)?.logits(&ids)?;
+    let logits = args.model.start(&model, options)?.logits(&ids)?;
     let shape = vec![ids.len(), model.config().vocab];
     let failed = |e: safetensors::SafeTensorError| Error::format(&args.output, e.to_string());
     let bytes: Vec<u8> = logits.iter().flat_map(|x| x.to_le_bytes()).collect();

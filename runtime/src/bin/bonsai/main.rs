@@ -2,6 +2,7 @@
 
 mod bench;
 mod chat;
+mod devices;
 mod fit;
 mod info;
 mod input;
@@ -36,7 +37,7 @@ Examples:
   bonsai verify -m model.gguf
 
 Standard output carries the result only; everything else goes to standard error.
-Exit codes: 0 ok, 1 verify found something wrong, 2 wrong usage, 3 bad input file, 4 out of memory or context, 130 cancelled.
+Exit codes: 0 ok, 1 verify found something wrong, 2 wrong usage, 3 bad input file, 4 out of memory or context, 6 no GPU or it failed, 130 cancelled.
 BONSAI_ISA=scalar|avx2|avx-vnni|avx512|neon|neon-dotprod|neon-i8mm lowers the instructions used; results are the same bits at every level.";
 
 #[derive(Subcommand)]
@@ -56,6 +57,9 @@ enum Command {
     /// Forecasts the memory of a model and its context
     #[command(after_help = fit::EXAMPLES)]
     Fit(fit::Args),
+    /// Lists where models can run here
+    #[command(after_help = devices::EXAMPLES)]
+    Devices(devices::Args),
     /// Writes the logits of every position to a safetensors file
     #[command(after_help = logits::EXAMPLES)]
     Logits(logits::Args),
@@ -77,6 +81,7 @@ fn main() -> ExitCode {
         Command::Template(args) => template::run(&args),
         Command::Info(args) => info::run(&args),
         Command::Fit(args) => fit::run(&args),
+        Command::Devices(args) => devices::run(&args),
         Command::Logits(args) => logits::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Verify(args) => verify::run(&args),

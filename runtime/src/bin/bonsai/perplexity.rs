@@ -38,8 +38,8 @@ pub fn run(args: &Args) -> Result<()> {
     let model = args.model.open()?;
     let tokenizer = tokenizer(&model)?;
     let tokens = tokenizer.encode(&read_text(&args.file)?)?;
-    let SessionOptions { exact, kv, threads, .. } = args.model.session();
-    let options = PerplexityOptions { window: args.window, exact, kv, threads };
+    let SessionOptions { exact, kv, device, threads, .. } = args.model.session();
+    let options = PerplexityOptions { window: args.window, exact, kv, device, threads };
     let window = options.window.min(model.config().context);
     let bar = if args.model.quiet { ProgressBar::hidden() } else { output::progress(tokens.len(), "tokens") };
     let start = Instant::now();

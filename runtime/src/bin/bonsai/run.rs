@@ -81,7 +81,7 @@ pub fn run(args: &Args) -> Result<()> {
 /// Generates, printing whole characters as they come (ids where there is no tokenizer).
 fn write(args: &Args, model: &Model, prompt: &[u32], sampler: &mut Sampler) -> Result<Written> {
     let options = SessionOptions { context: args.ctx_size, ..args.model.session() };
-    let mut session = model.session(options)?;
+    let mut session = args.model.start(model, options)?;
     let room = (session.context() + 1).saturating_sub(prompt.len());
     let wanted = usize::try_from(args.n_predict).unwrap_or(usize::MAX);
     let mut decoder = model.tokenizer()?.map(|tokenizer| tokenizer.stream());

@@ -1,10 +1,14 @@
-//! AVX2 and F16C: one kernel for every format, which widens eight numbers as it loads them.
+//! AVX2 and F16C: kernels for floats, which widen eight numbers as they load them; those for int8 are in `int8`.
+
+mod int8;
 
 use std::arch::x86_64::*;
 
 use bytemuck::Pod;
 
-use super::{Factors, Numbers, TILE, weigh_row};
+use super::softmax::weigh_row;
+use super::{Numbers, TILE};
+pub(super) use int8::{add_int8_values, int8_dots, weigh_int8};
 
 /// Floats of a vector.
 const WIDTH: usize = 8;
@@ -16,7 +20,6 @@ pub(super) fn unpack(out: &mut [f32], numbers: Numbers) {
     match numbers {
         Numbers::F32(numbers) => out.copy_from_slice(numbers),
         Numbers::F16(numbers) => unpack_as(out, numbers),
-        Numbers::Int8(numbers) => unpack_as(out, numbers),
     }
 }
 
@@ -28,13 +31,12 @@ fn unpack_as<T: Pod>(out: &mut [f32], numbers: &[T]) {
     }
 }
 
-/// See [`super::dots`].
+/// See [`super::kernels::dots`].
 #[target_feature(enable = "avx2,f16c")]
 pub(super) fn dots<const R: usize>(q: [&[f32]; R], keys: Numbers) -> [[f32; TILE]; R] {
     match keys {
         Numbers::F32(keys) => dots_as(q, keys),
         Numbers::F16(keys) => dots_as(q, keys),
-        Numbers::Int8(keys) => dots_as(q, keys),
     }
 }
 
@@ -66,19 +68,17 @@ fn dots_as<T: Pod, const R: usize>(q: [&[f32]; R], keys: &[T]) -> [[f32; TILE]; 
     out
 }
 
-/// See [`weigh_row`].
 #[target_feature(enable = "avx2,f16c")]
-pub(super) fn weigh(scores: &mut [f32; TILE], seen: usize, factors: &Factors, sums: &mut [f32]) {
-    weigh_row(scores, seen, factors, sums);
+pub(super) fn weigh(scores: &mut [f32; TILE], scale: f32, seen: usize, sums: &mut [f32]) {
+    weigh_row(scores, scale, seen, sums);
 }
 
-/// See [`super::add_values`].
+/// See [`super::kernels::add_values`].
 #[target_feature(enable = "avx2,f16c")]
 pub(super) fn add_values<const R: usize>(sums: [&mut [f32]; R], weights: [&[f32]; R], values: Numbers) {
     match values {
         Numbers::F32(values) => add_values_as(sums, weights, values),
         Numbers::F16(values) => add_values_as(sums, weights, values),
-        Numbers::Int8(values) => add_values_as(sums, weights, values),
     }
 }
 
@@ -180,7 +180,7 @@ fn fetch_next<T: Pod>(numbers: &[T], dim: usize) {
     _mm_prefetch::<_MM_HINT_T0>(next.cast());
 }
 
-/// Eight numbers as f32, which is exact: f32 as they are, f16, i8.
+/// Eight numbers as f32, which is exact: f32 as they are, f16.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
 fn widen<T: Pod>(numbers: &[T; WIDTH]) -> __m256 {
@@ -191,7 +191,6 @@ fn widen<T: Pod>(numbers: &[T; WIDTH]) -> __m256 {
         match size_of::<T>() {
             4 => _mm256_loadu_ps(from.cast()),
             2 => _mm256_cvtph_ps(_mm_loadu_si128(from.cast())),
-            1 => _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()))),
             _ => unreachable!("no such format"),
         }
     }

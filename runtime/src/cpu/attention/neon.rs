@@ -1,11 +1,15 @@
-//! NEON: one kernel for every format, which widens eight numbers to two vectors as it loads them.
+//! NEON: kernels for floats, which widen eight numbers to two vectors as they load them; those for int8 are in `int8`.
+
+mod int8;
 
 use std::arch::aarch64::*;
 
 use bytemuck::{Pod, cast_slice, pod_read_unaligned};
 
 use super::super::isa::prefetch;
-use super::{Factors, Numbers, TILE, weigh_row};
+use super::softmax::weigh_row;
+use super::{Numbers, TILE};
+pub(super) use int8::{add_int8_values, int8_dots, weigh_int8};
 
 /// Floats of a pair of vectors.
 const WIDTH: usize = 8;
@@ -20,7 +24,6 @@ pub(super) fn unpack(out: &mut [f32], numbers: Numbers) {
     match numbers {
         Numbers::F32(numbers) => out.copy_from_slice(numbers),
         Numbers::F16(numbers) => unpack_as(out, numbers),
-        Numbers::Int8(numbers) => unpack_as(out, numbers),
     }
 }
 
@@ -32,13 +35,12 @@ fn unpack_as<T: Pod>(out: &mut [f32], numbers: &[T]) {
     }
 }
 
-/// See [`super::dots`].
+/// See [`super::kernels::dots`].
 #[target_feature(enable = "neon")]
 pub(super) fn dots<const R: usize>(q: [&[f32]; R], keys: Numbers) -> [[f32; TILE]; R] {
     match keys {
         Numbers::F32(keys) => dots_as(q, keys),
         Numbers::F16(keys) => dots_as(q, keys),
-        Numbers::Int8(keys) => dots_as(q, keys),
     }
 }
 
@@ -65,19 +67,17 @@ fn dots_as<T: Pod, const R: usize>(q: [&[f32]; R], keys: &[T]) -> [[f32; TILE]; 
     out
 }
 
-/// See [`weigh_row`].
 #[target_feature(enable = "neon")]
-pub(super) fn weigh(scores: &mut [f32; TILE], seen: usize, factors: &Factors, sums: &mut [f32]) {
-    weigh_row(scores, seen, factors, sums);
+pub(super) fn weigh(scores: &mut [f32; TILE], scale: f32, seen: usize, sums: &mut [f32]) {
+    weigh_row(scores, scale, seen, sums);
 }
 
-/// See [`super::add_values`].
+/// See [`super::kernels::add_values`].
 #[target_feature(enable = "neon")]
 pub(super) fn add_values<const R: usize>(sums: [&mut [f32]; R], weights: [&[f32]; R], values: Numbers) {
     match values {
         Numbers::F32(values) => add_values_as(sums, weights, values),
         Numbers::F16(values) => add_values_as(sums, weights, values),
-        Numbers::Int8(values) => add_values_as(sums, weights, values),
     }
 }
 
@@ -187,7 +187,7 @@ fn fetch_next<T: Pod>(numbers: &[T], dim: usize) {
     }
 }
 
-/// Eight numbers as f32, which is exact: f32 as they are, f16, i8.
+/// Eight numbers as f32, which is exact: f32 as they are, f16.
 #[inline]
 #[target_feature(enable = "neon")]
 fn widen<T: Pod>(numbers: &[T; WIDTH]) -> Eight {
@@ -197,10 +197,6 @@ fn widen<T: Pod>(numbers: &[T; WIDTH]) -> Eight {
         2 => {
             let halves = vreinterpretq_f16_u16(pod_read_unaligned(bytes));
             [vcvt_f32_f16(vget_low_f16(halves)), vcvt_high_f32_f16(halves)]
-        }
-        1 => {
-            let words = vmovl_s8(pod_read_unaligned(bytes));
-            [vcvtq_f32_s32(vmovl_s16(vget_low_s16(words))), vcvtq_f32_s32(vmovl_high_s16(words))]
         }
         _ => unreachable!("no such format"),
     }

@@ -1,15 +1,15 @@
-//! The kernels that define the result, on f32.
+//! The kernels that define the result.
 
 use half::slice::HalfFloatSliceExt;
 
 use super::super::ops;
+use super::softmax::{RoundedWeights, weigh_int8_row, weigh_row};
 use super::{Numbers, TILE};
 
 pub(super) fn unpack(out: &mut [f32], numbers: Numbers) {
     match numbers {
         Numbers::F32(numbers) => out.copy_from_slice(numbers),
         Numbers::F16(numbers) => numbers.convert_to_f32_slice(out),
-        Numbers::Int8(numbers) => out.iter_mut().zip(numbers).for_each(|(out, &x)| *out = f32::from(x)),
     }
 }
 
@@ -35,4 +35,61 @@ pub(super) fn add_values<const R: usize>(sums: [&mut [f32]; R], weights: [&[f32]
 fn unpacked(numbers: Numbers<'_>) -> &[f32] {
     let Numbers::F32(numbers) = numbers else { unreachable!("unpacked before") };
     numbers
+}
+
+pub(super) fn weigh(scores: &mut [f32; TILE], scale: f32, seen: usize, sums: &mut [f32]) {
+    weigh_row(scores, scale, seen, sums);
+}
+
+pub(super) fn int8_dots<const R: usize>(q: [&[[i16; 2]]; R], keys: &[i8]) -> [[i32; TILE]; R] {
+    let keys = keys.as_chunks::<2>().0.as_chunks::<TILE>().0;
+    q.map(|q| {
+        let mut sums = [0; TILE];
+        for (q, keys) in q.iter().zip(keys) {
+            sums.iter_mut().zip(keys).for_each(|(sum, &key)| *sum += pair(*q, key));
+        }
+        sums
+    })
+}
+
+pub(super) fn weigh_int8(
+    products: &[i32; TILE],
+    scale: f32,
+    scales: [&[f32; TILE]; 2],
+    seen: usize,
+    sums: &mut [f32],
+    weights: &mut RoundedWeights,
+) -> f32 {
+    weigh_int8_row(products, scale, scales, seen, sums, weights)
+}
+
+pub(super) fn add_int8_values<const R: usize>(
+    mut sums: [&mut [f32]; R],
+    weights: [&[[i16; 2]]; R],
+    scales: [f32; R],
+    values: &[i8],
+) {
+    add_int8_columns(&mut sums, weights, scales, values, 0);
+}
+
+/// Dimensions from `first` on: what the vectors of other kernels leave over.
+pub(super) fn add_int8_columns<const R: usize>(
+    sums: &mut [&mut [f32]; R],
+    weights: [&[[i16; 2]]; R],
+    scales: [f32; R],
+    values: &[i8],
+    first: usize,
+) {
+    let values = values.as_chunks::<2>().0;
+    for ((sums, weights), scale) in sums.iter_mut().zip(weights).zip(scales) {
+        let dim = sums.len();
+        for (d, sum) in sums.iter_mut().enumerate().skip(first) {
+            let products = weights.iter().enumerate().map(|(j, &weights)| pair(weights, values[j * dim + d]));
+            *sum += products.sum::<i32>() as f32 * scale;
+        }
+    }
+}
+
+fn pair(a: [i16; 2], b: [i8; 2]) -> i32 {
+    i32::from(a[0]) * i32::from(b[0]) + i32::from(a[1]) * i32::from(b[1])
 }

@@ -1,11 +1,16 @@
-//! WebAssembly: one kernel for every format, which widens four numbers as it loads them.
+//! WebAssembly: kernels for floats, which widen four numbers as they load them; those for int8 are in `int8`.
+
+mod int8;
 
 use std::arch::wasm32::*;
 
 use bytemuck::Pod;
 
 use super::{Numbers, TILE};
+
+pub(super) use super::scalar::{weigh, weigh_int8};
 use crate::cpu::ternary_matmul::widen_f16;
+pub(super) use int8::{add_int8_values, int8_dots};
 
 /// Floats of a vector.
 const WIDTH: usize = 4;
@@ -16,7 +21,6 @@ pub(super) fn unpack(out: &mut [f32], numbers: Numbers) {
     match numbers {
         Numbers::F32(numbers) => out.copy_from_slice(numbers),
         Numbers::F16(numbers) => unpack_as(out, numbers),
-        Numbers::Int8(numbers) => unpack_as(out, numbers),
     }
 }
 
@@ -27,12 +31,11 @@ fn unpack_as<T: Pod>(out: &mut [f32], numbers: &[T]) {
     }
 }
 
-/// See [`super::dots`].
+/// See [`super::kernels::dots`].
 pub(super) fn dots<const R: usize>(q: [&[f32]; R], keys: Numbers) -> [[f32; TILE]; R] {
     match keys {
         Numbers::F32(keys) => dots_as(q, keys),
         Numbers::F16(keys) => dots_as(q, keys),
-        Numbers::Int8(keys) => dots_as(q, keys),
     }
 }
 
@@ -67,12 +70,11 @@ fn some_dots<T: Pod, const R: usize>(q: [&[f32]; R], keys: &[T], first: usize) -
     sums
 }
 
-/// See [`super::add_values`].
+/// See [`super::kernels::add_values`].
 pub(super) fn add_values<const R: usize>(sums: [&mut [f32]; R], weights: [&[f32]; R], values: Numbers) {
     match values {
         Numbers::F32(values) => add_values_as(sums, weights, values),
         Numbers::F16(values) => add_values_as(sums, weights, values),
-        Numbers::Int8(values) => add_values_as(sums, weights, values),
     }
 }
 
@@ -104,7 +106,7 @@ fn add_columns<T: Pod, const R: usize, const V: usize>(
     assert!(weights.iter().all(|weights| weights.len() == seen));
     assert!(values.len() >= seen * dim && d + V * WIDTH <= dim);
     let mut lanes: [[v128; V]; R] =
-        sums.each_ref().map(|sums| vectors::<_, V>(&sums[d..]).map(bytemuck::cast));
+        sums.each_ref().map(|sums| vectors::<_, WIDTH, V>(&sums[d..]).map(bytemuck::cast));
     for j in 0..seen {
         let values: &[_; V] = vectors(&values[j * dim + d..]);
         let factors = weights.map(|weights| f32x4_splat(weights[j]));
@@ -124,7 +126,7 @@ fn add_columns<T: Pod, const R: usize, const V: usize>(
 
 /// The first numbers as vectors.
 #[inline(always)]
-fn vectors<T, const V: usize>(numbers: &[T]) -> &[[T; WIDTH]; V] {
+fn vectors<T, const W: usize, const V: usize>(numbers: &[T]) -> &[[T; W]; V] {
     numbers.as_chunks().0.first_chunk().expect("callers slice what is there")
 }
 
@@ -146,18 +148,14 @@ fn add_rest<T: Pod, const R: usize>(
     }
 }
 
-/// Four numbers as f32, which is exact: f32 as they are, f16, i8.
+/// Four numbers as f32, which is exact: f32 as they are, f16.
 #[inline(always)]
 fn widen<T: Pod>(numbers: &[T; WIDTH]) -> v128 {
     match bytemuck::bytes_of(numbers) {
         bytes if let Some(floats) = bytes.as_array::<16>() => bytemuck::cast(*floats),
-        bytes if let Some(&halves) = bytes.as_array::<8>() => {
-            widen_f16(u32x4_extend_low_u16x8(u64x2(u64::from_le_bytes(halves), 0)))
-        }
         bytes => {
-            let small = bytes.as_array::<4>().expect("i8, as no other format is left");
-            let small = u32x4(u32::from_le_bytes(*small), 0, 0, 0);
-            f32x4_convert_i32x4(i32x4_extend_low_i16x8(i16x8_extend_low_i8x16(small)))
+            let halves = *bytes.as_array::<8>().expect("f16, as no other format is left");
+            widen_f16(u32x4_extend_low_u16x8(u64x2(u64::from_le_bytes(halves), 0)))
         }
     }
 }

@@ -1,0 +1,85 @@
+//! The kernels of attention by the instructions they are written for.
+
+#[cfg(target_arch = "x86_64")]
+use super::avx2;
+#[cfg(target_arch = "aarch64")]
+use super::neon;
+#[cfg(target_feature = "simd128")]
+use super::simd128;
+use super::softmax::RoundedWeights;
+use super::{Numbers, TILE, scalar};
+use crate::cpu::isa::{Isa, Level};
+
+/// Calls the function of this name that is written for the level of `$isa`.
+macro_rules! at_level {
+    ($isa:ident, $kernel:ident($($argument:ident),*)) => {
+        match $isa.level() {
+            Level::Scalar => scalar::$kernel($($argument),*),
+            #[cfg(target_arch = "x86_64")]
+            #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
+            // SAFETY: an `Isa` above the scalar one exists only where AVX2 and F16C were detected.
+            _ => unsafe { avx2::$kernel($($argument),*) },
+            #[cfg(target_arch = "aarch64")]
+            #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
+            // SAFETY: an `Isa` above the scalar one exists only where NEON was detected.
+            _ => unsafe { neon::$kernel($($argument),*) },
+            #[cfg(target_feature = "simd128")]
+            Level::Simd128 => simd128::$kernel($($argument),*),
+        }
+    };
+}
+
+/// The numbers as f32, which all of them are exactly.
+pub(super) fn unpack(isa: Isa, out: &mut [f32], numbers: Numbers) {
+    at_level!(isa, unpack(out, numbers))
+}
+
+/// Products of queries with the keys of a tile, not scaled yet.
+pub(super) fn dots<const R: usize>(isa: Isa, q: [&[f32]; R], keys: Numbers) -> [[f32; TILE]; R] {
+    at_level!(isa, dots(q, keys))
+}
+
+/// [`weigh_row`](super::softmax::weigh_row). Not by [`Isa::run`], whose closure the compiler only inlines, and compiles
+/// for these instructions, if it is small.
+pub(super) fn weigh(isa: Isa, scores: &mut [f32; TILE], scale: f32, seen: usize, sums: &mut [f32]) {
+    at_level!(isa, weigh(scores, scale, seen, sums))
+}
+
+/// `sums[r] += weights[r] · values`, position after position.
+pub(super) fn add_values<const R: usize>(
+    isa: Isa,
+    sums: [&mut [f32]; R],
+    weights: [&[f32]; R],
+    values: Numbers,
+) {
+    at_level!(isa, add_values(sums, weights, values))
+}
+
+/// Products of rounded queries (`[head_dim / 2]` pairs) with the keys of a tile, `[head_dim / 2, TILE, 2]`.
+pub(super) fn int8_dots<const R: usize>(isa: Isa, q: [&[[i16; 2]]; R], keys: &[i8]) -> [[i32; TILE]; R] {
+    at_level!(isa, int8_dots(q, keys))
+}
+
+/// [`weigh_int8_row`](super::softmax::weigh_int8_row).
+pub(super) fn weigh_int8(
+    isa: Isa,
+    products: &[i32; TILE],
+    scale: f32,
+    scales: [&[f32; TILE]; 2],
+    seen: usize,
+    sums: &mut [f32],
+    weights: &mut RoundedWeights,
+) -> f32 {
+    at_level!(isa, weigh_int8(products, scale, scales, seen, sums, weights))
+}
+
+/// `sums[r] += scales[r] * (weights[r] · values)`, values being `[TILE / 2, head_dim, 2]`.
+pub(super) fn add_int8_values<const R: usize>(
+    isa: Isa,
+    sums: [&mut [f32]; R],
+    weights: [&[[i16; 2]]; R],
+    scales: [f32; R],
+    values: &[i8],
+) {
+    at_level!(isa, add_int8_values(sums, weights, scales, values))
+}

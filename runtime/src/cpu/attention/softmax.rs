@@ -1,0 +1,95 @@
+//! Softmax in one pass: a row of sums keeps its largest score and the sum of its weights in front, and what comes
+//! later is merged.
+
+use super::super::ops;
+use super::{FRONT, TILE};
+
+/// Weights of the values of a tile, rounded to i16, two positions side by side.
+pub(super) type RoundedWeights = [[i16; 2]; TILE / 2];
+
+/// Turns products with the keys of a tile, times `scale`, into weights of the values, of which the first `seen` count,
+/// and scales down what the row summed before.
+#[inline(always)]
+pub(super) fn weigh_row(scores: &mut [f32; TILE], scale: f32, seen: usize, sums: &mut [f32]) {
+    scores.iter_mut().for_each(|score| *score *= scale);
+    exponents(scores, seen, sums);
+}
+
+/// The same for an int8 cache: products of integers become scores by `scale` and the scale of each key; weights take
+/// the scale of each value over and are rounded. Returns the scale of the rounded weights.
+#[inline(always)]
+pub(super) fn weigh_int8_row(
+    products: &[i32; TILE],
+    scale: f32,
+    [key_scales, value_scales]: [&[f32; TILE]; 2],
+    seen: usize,
+    sums: &mut [f32],
+    weights: &mut RoundedWeights,
+) -> f32 {
+    let mut scores = [0.0; TILE];
+    for ((score, &product), key) in scores.iter_mut().zip(products).zip(key_scales) {
+        *score = product as f32 * (key * scale);
+    }
+    exponents(&mut scores, seen, sums);
+    scores.iter_mut().zip(value_scales).for_each(|(weight, value)| *weight *= value);
+    scores[seen..].fill(0.0); // what the cache forgot may have any scale
+    let weights = weights.as_flattened_mut();
+    ops::round(&scores, f32::from(i16::MAX), |n, weight| weights[n] = weight as i16)
+}
+
+/// Scores become weights: `e^(score - largest)`, 0 behind those seen.
+#[inline(always)]
+fn exponents(scores: &mut [f32; TILE], seen: usize, sums: &mut [f32]) {
+    let [largest, total, ..] = sums else { return };
+    scores[seen..].fill(f32::NEG_INFINITY);
+    let new = larger(*largest, max(scores));
+    let shrink = ops::exp(*largest - new);
+    for score in scores.iter_mut() {
+        *score = ops::exp(*score - new);
+    }
+    *total = *total * shrink + ops::sum(scores, |x| x);
+    *largest = new;
+    if shrink != 1.0 {
+        sums[FRONT..].iter_mut().for_each(|sum| *sum *= shrink);
+    }
+}
+
+#[inline(always)]
+fn larger(a: f32, b: f32) -> f32 {
+    if b > a { b } else { a }
+}
+
+/// The largest of a tile.
+#[inline(always)]
+fn max(x: &[f32; TILE]) -> f32 {
+    let (vectors, _) = x.as_chunks::<8>();
+    let mut lanes = vectors[0];
+    for vector in &vectors[1..] {
+        for i in 0..8 {
+            lanes[i] = larger(lanes[i], vector[i]);
+        }
+    }
+    lanes.into_iter().fold(f32::NEG_INFINITY, larger)
+}
+
+/// Adds a later segment to the sums of those before it.
+#[inline(always)]
+pub(super) fn merge(sums: &mut [f32], later: &[f32]) {
+    let (front, sums) = sums.split_at_mut(FRONT);
+    if let [largest, total, ..] = front {
+        let mut pair = [*largest, *total];
+        merge_into(&mut pair, sums, later);
+        [*largest, *total] = pair;
+    }
+}
+
+#[inline(always)]
+pub(super) fn merge_into([largest, total]: &mut [f32; 2], sums: &mut [f32], later: &[f32]) {
+    let new = larger(*largest, later[0]);
+    let (a, b) = (ops::exp(*largest - new), ops::exp(later[0] - new));
+    *total = *total * a + later[1] * b;
+    *largest = new;
+    for (sum, later) in sums.iter_mut().zip(&later[FRONT..]) {
+        *sum = *sum * a + later * b;
+    }
+}

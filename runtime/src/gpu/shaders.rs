@@ -1,0 +1,45 @@
+//! The shaders of the forward pass, with the constants they are used with.
+
+use super::shader::{Constants, Shader};
+use crate::shader;
+
+/// Formats of a matrix: what its kernels have as constants.
+const G64: Constants = &[("GROUP_WORDS", 4.0)];
+const G256: Constants = &[("GROUP_WORDS", 16.0)];
+const DENSE: Constants = &[("DENSE", 1.0)];
+
+/// One token times a matrix, with the norm before and what comes after.
+pub const MATVEC: Shader = shader!(
+    "matvec",
+    [Write, Write, Write, Read, Read, Read, Read],
+    [
+        &[],
+        G64,
+        G256,
+        DENSE,
+        &[("NORM", 1.0)],
+        &[("NORM", 1.0), ("DENSE", 1.0)],
+        &[("EPILOGUE", 1.0)],
+        &[("EPILOGUE", 1.0), ("DENSE", 1.0)],
+        &[("NORM", 1.0), ("EPILOGUE", 2.0)],
+        &[("NORM", 1.0), ("EPILOGUE", 2.0), ("DENSE", 1.0)]
+    ]
+);
+/// Several tokens times a matrix.
+pub const MATMUL: Shader = shader!(
+    "matmul",
+    [Write, Write, Write, Read, Read, Read],
+    [&[], G64, G256, DENSE, &[("EPILOGUE", 1.0)], &[("EPILOGUE", 2.0)], &[("EPILOGUE", 2.0), ("DENSE", 1.0)]]
+);
+/// Rows normalised by their root mean square.
+pub const RMS_NORM: Shader = shader!("rms_norm", [Write, Read, Read], [&[]]);
+/// Rows of a table.
+pub const EMBED: Shader = shader!("embed", [Write, Read, Read, Read], [&[], G64, G256, DENSE]);
+/// Norm and rotation of queries and keys, and keys and values into the cache.
+pub const STORE_HEADS: Shader =
+    shader!("store_heads", [Write, Write, Write, Read, Read, Read, Read, Read], [&[]]);
+/// Softmax over the cache.
+pub const ATTENTION: Shader = shader!("attention", [Write, Read, Read, Read], [&[]]);
+
+/// All of them: tests translate each for every system.
+pub const SHADERS: &[Shader] = &[MATVEC, MATMUL, RMS_NORM, EMBED, STORE_HEADS, ATTENTION];
