@@ -69,7 +69,7 @@ fn gpu_scratch(model: &Config, optimizer: &Optimizer, tokens: usize) -> usize {
     const BINDING: usize = 1 << 25;
     const TALLY: usize = 1 << 20;
     let stride = model.vocab.next_multiple_of(64);
-    let logits = (BINDING / stride / 16 * 16).max(16).min(tokens) * stride;
+    let logits = (BINDING / stride / 16 * 16).clamp(16, 1 << 15).min(tokens) * stride;
     let tensors = model.tensors();
     let muon = || tensors.iter().filter(|t| optimizer.uses_muon(t));
     let factors = muon().map(TensorSpec::len).max().unwrap_or(0);

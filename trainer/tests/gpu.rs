@@ -397,7 +397,13 @@ fn codes_and_scales_are_those_of_project_group_to_the_bit() {
                     got.scales[n], expected.scales[n]
                 );
             }
-            assert!(got.codes == expected.codes, "{rule:?} {group}: codes");
+            if let Some(n) = (0..got.codes.len()).find(|&n| got.codes[n] != expected.codes[n]) {
+                let (four, scale) = (&values[4 * n..][..4], expected.scales[4 * n / group]);
+                panic!(
+                    "{rule:?} {group}: {:08b} not {:08b}: {four:?}, {scale}",
+                    got.codes[n], expected.codes[n]
+                );
+            }
         }
     }
 }

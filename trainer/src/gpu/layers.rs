@@ -183,7 +183,7 @@ impl GpuBackend {
     ) {
         let (vocab, cols) = (w.rows, w.cols);
         let stride = vocab.next_multiple_of(64);
-        let most = (self.tuning.span / stride / 16 * 16).max(16).min(targets.len());
+        let most = (self.tuning.span / stride / 16 * 16).clamp(16, 1 << 15).min(targets.len());
         assert!(most * stride <= self.tuning.span, "16 rows of {vocab} logits do not fit into a binding");
         let ids = self.ids("targets", targets);
         let losses = self.place_losses(targets.len());

@@ -181,8 +181,9 @@ fn round_sixteen(w: Sixteen, thread: u32) -> Rounded {
         let quotient = divided(kept.x, kept.y, max(kept.z, 1u));
         scale = half_of(nearest(quotient.x, quotient.y, i32(largest) - 54, quotient.z != 0u));
     }
-    if scale == 0.0 {
-        threshold = 0x7fffffffu; // all zeros
+    // All zeros; so is, under the plain mean, what f16 cannot hold.
+    if scale == 0.0 || (!REFIT && mean >= 0x477ff000u) {
+        threshold = 0x7fffffffu;
     }
     let codes = four_codes(w[0], threshold) | (four_codes(w[1], threshold) << 8u)
         | (four_codes(w[2], threshold) << 16u) | (four_codes(w[3], threshold) << 24u);
