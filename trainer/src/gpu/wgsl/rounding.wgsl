@@ -104,7 +104,7 @@ fn nearest(low: u32, high: u32, shift: i32, rest: bool) -> u32 {
 }
 
 // An f32 (bits, not negative) rounded to f16, ties to even, at most the largest; as f32.
-fn half_of(bits: u32) -> f32 {
+fn to_half(bits: u32) -> f32 {
     if bits < 0x33000000u {
         return 0.0; // below half of the smallest
     }
@@ -165,7 +165,7 @@ fn round_sixteen(w: Sixteen, thread: u32) -> Rounded {
     // Significands count from 2^(largest - 150 - 31).
     let sum = group_sum(w, group, largest, 0u);
     let mean = nearest(sum.x, sum.y, i32(largest) - 54 - i32(firstLeadingBit(GROUP)), false);
-    var scale = half_of(mean);
+    var scale = to_half(mean);
     var threshold = bitcast<u32>(scale) - 0x800000u; // half of it
     if REFIT {
         workgroupBarrier();
@@ -179,7 +179,7 @@ fn round_sixteen(w: Sixteen, thread: u32) -> Rounded {
         threshold = select(0u, mean - 0x800000u, mean >= 0x1000000u);
         let kept = group_sum(w, group, largest, threshold);
         let quotient = divided(kept.x, kept.y, max(kept.z, 1u));
-        scale = half_of(nearest(quotient.x, quotient.y, i32(largest) - 54, quotient.z != 0u));
+        scale = to_half(nearest(quotient.x, quotient.y, i32(largest) - 54, quotient.z != 0u));
     }
     // All zeros; so is, under the plain mean, what f16 cannot hold.
     if scale == 0.0 || (!REFIT && mean >= 0x477ff000u) {
