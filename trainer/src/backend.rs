@@ -184,8 +184,7 @@ pub trait Backend {
         dx: &mut Self::Buffer,
         accumulate: bool,
         d_gain: &mut Self::Buffer,
-        dy: &Self::Buffer,
-        x: &Self::Buffer,
+        dy_and_x: [&Self::Buffer; 2],
         gain: &Self::Matrix,
         eps: f32,
     );

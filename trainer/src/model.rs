@@ -282,7 +282,7 @@ impl<B: Backend, F: FnMut(&mut B, &mut Params<B>, usize)> Gradients<'_, B, F> {
         eps: f32,
     ) {
         let (gain, d_gain) = self.p.value_and_grad(self.b, index);
-        self.b.rms_norm_backward(dx, accumulate, d_gain, dy, x, gain, eps);
+        self.b.rms_norm_backward(dx, accumulate, d_gain, [dy, x], gain, eps);
         self.finish(index);
     }
 

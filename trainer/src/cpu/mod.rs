@@ -136,8 +136,7 @@ impl Backend for CpuBackend {
         dx: &mut Vec<f32>,
         accumulate: bool,
         d_gain: &mut Vec<f32>,
-        dy: &Vec<f32>,
-        x: &Vec<f32>,
+        [dy, x]: [&Vec<f32>; 2],
         gain: &CpuMatrix,
         eps: f32,
     ) {

@@ -179,8 +179,7 @@ impl Backend for GpuBackend {
         dx: &mut GpuBuffer,
         accumulate: bool,
         d_gain: &mut GpuBuffer,
-        dy: &GpuBuffer,
-        x: &GpuBuffer,
+        [dy, x]: [&GpuBuffer; 2],
         gain: &GpuMatrix,
         eps: f32,
     ) {

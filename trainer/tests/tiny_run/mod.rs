@@ -60,9 +60,19 @@ pub fn trainer_on<B: Backend>(
     config: RunConfig,
     latent: impl FnMut(usize, &TensorSpec) -> Vec<f32>,
 ) -> Trainer<B> {
-    let (model, optimizer) = (shape(&config), Optimizer::new(&config));
+    trainer_of(backend, &shape(&config), config, latent)
+}
+
+/// The same with a model of any shape.
+pub fn trainer_of<B: Backend>(
+    backend: B,
+    model: &Config,
+    config: RunConfig,
+    latent: impl FnMut(usize, &TensorSpec) -> Vec<f32>,
+) -> Trainer<B> {
+    let optimizer = Optimizer::new(&config);
     let count = |spec: &_| optimizer.moments(spec).len();
-    let params = Params::new(&backend, &model, config.projection().unwrap(), count, latent);
+    let params = Params::new(&backend, model, config.projection().unwrap(), count, latent);
     Trainer::new(config, backend, params, State::default(), Order::Shuffled { seed: 7 })
 }
 
