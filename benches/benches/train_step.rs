@@ -15,7 +15,9 @@ fn train_step(c: &mut Criterion) {
     group.sample_size(10).throughput(Throughput::Elements(per_step as u64));
     for optimizer in [OptimizerKind::Adamw, OptimizerKind::Muon] {
         let mut trainer = trainer("3m", VOCAB, RunConfig { optimizer, ..base.clone() });
-        group.bench_function(format!("{optimizer:?}"), |b| b.iter(|| trainer.step(&data).loss));
+        group.bench_function(format!("{optimizer:?}"), |b| {
+            b.iter(|| trainer.step(&data).expect("a step").loss)
+        });
     }
     group.finish();
 }

@@ -1,9 +1,10 @@
 //! Made-up models and inputs that the benches share.
 
-use bonsai_runtime::Model;
 use bonsai_runtime::random::Random;
 use bonsai_runtime::random_model::{random_model, shape};
 use bonsai_runtime::ternary::Packing;
+use bonsai_runtime::{Config, Model};
+use bonsai_trainer::backend::Backend;
 use bonsai_trainer::config::{RunConfig, preset};
 use bonsai_trainer::cpu::CpuBackend;
 use bonsai_trainer::data::{Dtype, Order, Tokens};
@@ -29,8 +30,12 @@ pub fn model(name: &str) -> Model {
 /// A run about to take its first step, on a model of a preset's shape.
 pub fn trainer(name: &str, vocab: usize, config: RunConfig) -> Trainer<CpuBackend> {
     let model = preset(name, vocab, config.seq_len).expect("a preset");
+    trainer_on(CpuBackend::new(&model, config.seq_len), model, config)
+}
+
+/// The same on any device.
+pub fn trainer_on<B: Backend>(backend: B, model: Config, config: RunConfig) -> Trainer<B> {
     let optimizer = Optimizer::new(&config);
-    let backend = CpuBackend::new(&model, config.seq_len);
     let projection = config.projection().expect("a scale rule");
     let count = |spec: &_| optimizer.moments(spec).len();
     let params =

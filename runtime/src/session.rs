@@ -33,7 +33,7 @@ struct Inner {
     file: ModelFile,
     weights: Weights<CpuBackend>,
     /// The same on a GPU, once a session wanted it there.
-    #[cfg(feature = "gpu")]
+    #[cfg(all(feature = "gpu", not(target_family = "wasm")))]
     on_gpu: std::sync::Mutex<Option<Arc<engine::OnGpu>>>,
 }
 
@@ -134,7 +134,7 @@ impl Model {
         Ok(Self(Arc::new(Inner {
             file,
             weights,
-            #[cfg(feature = "gpu")]
+            #[cfg(all(feature = "gpu", not(target_family = "wasm")))]
             on_gpu: Default::default(),
         })))
     }

@@ -9,8 +9,8 @@ mod support;
 use std::time::Duration;
 
 use bonsai_runtime::error::{Error, ErrorCode};
-use bonsai_runtime::gpu::device::{Gpu, GpuOptions};
 use bonsai_runtime::gpu::SHADERS;
+use bonsai_runtime::gpu::device::{Gpu, GpuOptions};
 use bonsai_runtime::gpu::shader::Shader;
 use bonsai_runtime::tensor::Format;
 use bonsai_runtime::ternary::Packing;

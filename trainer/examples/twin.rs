@@ -9,6 +9,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use bonsai_runtime::ModelFile;
+use bonsai_trainer::backend::Backend;
 use bonsai_trainer::commands::parse_setting;
 use bonsai_trainer::config::{Precision, RunConfig};
 use bonsai_trainer::cpu::CpuBackend;
@@ -82,16 +83,16 @@ fn train(
     let order = Order::from_file(&twin.join("offsets_600x8.u32"))?;
     let mut trainer = Trainer::new(config, backend, params, State::default(), order);
     let mut log = String::new();
-    report(&mut trainer, &held, WINDOWS, reference, &mut log);
+    report(&mut trainer, &held, WINDOWS, reference, &mut log)?;
     let mut sum = 0.0;
     for step in 1..=600 {
-        sum += trainer.step(&tokens).loss;
+        sum += trainer.step(&tokens)?.loss;
         if step % 10 == 0 {
             let _ = writeln!(log, "{}", serde_json::json!({"step": step, "train": sum / 10.0}));
             sum = 0.0;
         }
         if step % 100 == 0 {
-            report(&mut trainer, &held, if step == 600 { WINDOWS } else { 32 }, reference, &mut log);
+            report(&mut trainer, &held, if step == 600 { WINDOWS } else { 32 }, reference, &mut log)?;
         }
     }
     Ok(std::fs::write(ours, log).map_err(bonsai_runtime::Error::io(ours))?)
@@ -104,21 +105,21 @@ fn report(
     windows: usize,
     reference: &Path,
     log: &mut String,
-) {
-    let (step, loss) = (trainer.state.step, evaluate(trainer, held, windows));
+) -> Result<()> {
+    let (step, loss) = (trainer.state.step, evaluate(trainer, held, windows)?);
     let lines = std::fs::read_to_string(reference).unwrap_or_default();
     let values = lines.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     let theirs = values.filter(|v| v["step"] == step).find_map(|v| v["held"].as_f64()).unwrap_or(f64::NAN);
     println!("  {step:>10}  {loss:.4}  {theirs:.4}  {:+.4}", loss - theirs);
     let _ = writeln!(log, "{}", serde_json::json!({"step": step, "held": loss}));
+    Ok(())
 }
 
 /// Mean loss over `windows` evenly spaced windows of 256 targets, as the twin measures it.
-fn evaluate(trainer: &mut Trainer<CpuBackend>, held: &Tokens, windows: usize) -> f64 {
+fn evaluate(trainer: &mut Trainer<CpuBackend>, held: &Tokens, windows: usize) -> Result<f64> {
     let seq = WINDOW - 1;
     let mut activations = Activations::new(&trainer.backend, &trainer.params.config, ROWS, seq);
     let chosen: Vec<usize> = (0..windows).map(|i| i * (WINDOWS - 1) / (windows - 1)).collect();
-    let mut total = 0.0;
     for rows in chosen.chunks(ROWS) {
         let mut batch = Batch { batch: ROWS, seq, tokens: vec![0; ROWS * seq], targets: vec![0; ROWS * seq] };
         for (i, &window) in rows.iter().enumerate() {
@@ -127,7 +128,7 @@ fn evaluate(trainer: &mut Trainer<CpuBackend>, held: &Tokens, windows: usize) ->
             held.read(start + 1..start + 1 + seq, &mut batch.targets[at]);
         }
         model::forward(&mut trainer.backend, &trainer.params, &mut activations, &batch);
-        total += model::loss(&mut trainer.backend, &trainer.params, &activations, &batch);
+        model::loss(&mut trainer.backend, &trainer.params, &activations, &batch);
     }
-    total / (windows * seq) as f64
+    Ok(trainer.backend.tally()?.loss / (windows * seq) as f64)
 }

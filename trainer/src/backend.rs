@@ -2,11 +2,16 @@
 //!
 //! Shapes: `t` tokens in flight = batch * seq; activations are row-major `[t, features]`; a matrix is
 //! `[out, in]` as in checkpoints. A backward op *adds* to gradients of parameters and *writes* gradients of
-//! activations, unless it says otherwise. No op may fail: sizes are checked when buffers are made.
+//! activations, unless it says otherwise.
+//!
+//! No op fails and none answers: a device that works on its own may still be at it. Sums that the host wants add up in a
+//! [`Tally`]; reading it, or a buffer, waits, and is where a device that ran out of memory or was lost is found out.
 
 use std::borrow::Cow;
 
 use bonsai_runtime::ternary::{ScaleRule, TernaryMatrix};
+
+use crate::error::Result;
 
 /// How a matrix is rounded in the forward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,8 +52,18 @@ pub struct AdamW {
     pub weight_decay: f32,
     /// Updates including this one, from 1: the bias correction.
     pub t: u64,
-    /// Factor on the gradient: clipping.
-    pub grad_scale: f32,
+    /// Factor on the gradient.
+    pub clip: Clip,
+}
+
+impl AdamW {
+    /// What every weight is multiplied by, the rate with the first moment's bias correction, and the root of the second's.
+    pub(crate) fn factors(&self) -> [f32; 3] {
+        // In f64: at beta2 = 0.999 and t = 1 an f32 power would lose a third of its digits.
+        let correction = |beta: f32| 1.0 - f64::from(beta).powf(self.t as f64);
+        let rate = (f64::from(self.lr) / correction(self.beta1)) as f32;
+        [1.0 - self.lr * self.weight_decay, rate, correction(self.beta2).sqrt() as f32]
+    }
 }
 
 /// Constants of one Muon update (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
@@ -62,8 +77,45 @@ pub struct Muon {
     pub iterations: usize,
     /// Decoupled weight decay.
     pub weight_decay: f32,
-    /// Factor on the gradient: clipping.
-    pub grad_scale: f32,
+    /// Factor on the gradient.
+    pub clip: Clip,
+}
+
+impl Muon {
+    /// What every weight is multiplied by, and the rate: with sqrt(max(1, out / in)) an update changes the output's rms
+    /// by the same amount for any shape.
+    pub(crate) fn factors(&self, rows: usize, cols: usize) -> [f32; 2] {
+        [1.0 - self.lr * self.weight_decay, self.lr * (rows as f32 / cols as f32).max(1.0).sqrt()]
+    }
+
+    /// The quintic of Jordan et al.: steep at zero, all singular values end in 0.7..1.2.
+    pub(crate) const COEFFICIENTS: [f32; 3] = [3.4445, -4.7750, 2.0315];
+}
+
+/// How a gradient is shortened.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Clip {
+    /// By this factor: the norm of all gradients is known.
+    Factor(f32),
+    /// To at most this norm (0: not at all) by its own, which joins the tally's squares. A gradient that is no number
+    /// leaves its tensor alone.
+    Own(f64),
+}
+
+/// Factor on a gradient of norm `norm`, so that it ends at most at `limit`, if that is not 0 (`torch.nn.utils.clip_grad_norm_`).
+pub fn clip_factor(limit: f64, norm: f64) -> f32 {
+    if limit > 0.0 { (limit / (norm + 1e-6)).min(1.0) as f32 } else { 1.0 }
+}
+
+/// Sums since the last [`Backend::tally`].
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Tally {
+    /// Cross-entropies, nats.
+    pub loss: f64,
+    /// Squares of gradients.
+    pub squares: f64,
+    /// Projections of updates.
+    pub codes: Codes,
 }
 
 /// What a projection did: counts over the whole matrix.
@@ -109,13 +161,15 @@ pub trait Backend {
         projection: Option<Projection>,
     ) -> Self::Matrix;
     /// The numbers of a buffer.
-    fn read<'a>(&self, buffer: &'a Self::Buffer) -> Cow<'a, [f32]>;
+    fn read<'a>(&self, buffer: &'a Self::Buffer) -> Result<Cow<'a, [f32]>>;
     /// Overwrites a buffer.
     fn write(&self, buffer: &mut Self::Buffer, values: &[f32]);
     /// The latent weights of a parameter.
-    fn latent<'a>(&self, matrix: &'a Self::Matrix) -> Cow<'a, [f32]>;
+    fn latent<'a>(&self, matrix: &'a Self::Matrix) -> Result<Cow<'a, [f32]>>;
     /// The codes and scales that the forward pass uses; `None` for a dense parameter.
-    fn ternary<'a>(&self, matrix: &'a Self::Matrix) -> Option<Cow<'a, TernaryMatrix>>;
+    fn ternary<'a>(&self, matrix: &'a Self::Matrix) -> Result<Option<Cow<'a, TernaryMatrix>>>;
+    /// What ops have added up since the last call, and whether they could do their work.
+    fn tally(&mut self) -> Result<Tally>;
 
     /// `out[i] = table[tokens[i]]`.
     fn embed(&mut self, out: &mut Self::Buffer, table: &Self::Matrix, tokens: &[u32]);
@@ -124,13 +178,13 @@ pub trait Backend {
 
     /// `out = x / sqrt(mean(x^2) + eps) * gain` for each run of `gain` many numbers (Zhang and Sennrich, arXiv 1910.07467).
     fn rms_norm(&mut self, out: &mut Self::Buffer, x: &Self::Buffer, gain: &Self::Matrix, eps: f32);
-    /// *Adds* the gradient of `x` to `dx`, and that of the gain to `d_gain`.
+    /// Writes the gradient of `x` to `dx` (adds it when `accumulate`), and adds that of the gain to `d_gain`.
     fn rms_norm_backward(
         &mut self,
         dx: &mut Self::Buffer,
+        accumulate: bool,
         d_gain: &mut Self::Buffer,
-        dy: &Self::Buffer,
-        x: &Self::Buffer,
+        dy_and_x: [&Self::Buffer; 2],
         gain: &Self::Matrix,
         eps: f32,
     );
@@ -184,9 +238,9 @@ pub trait Backend {
     /// `x += y`. Its backward is the identity on both.
     fn add(&mut self, x: &mut Self::Buffer, y: &Self::Buffer);
 
-    /// Summed cross-entropy of `h w^T` against `targets`, in nats; ignored targets do not count. Logits are made and
-    /// dropped in chunks of rows.
-    fn cross_entropy(&mut self, h: &Self::Buffer, w: &Self::Matrix, targets: &[u32]) -> f64;
+    /// Tallies the summed cross-entropy of `h w^T` against `targets`, in nats; ignored targets do not count. Logits are
+    /// made and dropped in chunks of rows.
+    fn cross_entropy(&mut self, h: &Self::Buffer, w: &Self::Matrix, targets: &[u32]);
     /// The same, and the gradients of `scale * loss`: writes `dh`, adds to `dw`.
     fn cross_entropy_backward(
         &mut self,
@@ -196,26 +250,26 @@ pub trait Backend {
         w: &Self::Matrix,
         targets: &[u32],
         scale: f32,
-    ) -> f64;
+    );
 
-    /// Sum of squares, in f64 and a fixed order.
-    fn sum_of_squares(&mut self, buffer: &Self::Buffer) -> f64;
-    /// One AdamW update of `w`; projects the result in the same pass and leaves `grad` zero.
+    /// Tallies the sum of squares, in a fixed order and to more digits than f32 has.
+    fn sum_of_squares(&mut self, buffer: &Self::Buffer);
+    /// One AdamW update of `w`; projects the result in the same pass, tallies its codes and leaves `grad` zero.
     fn adamw(
         &mut self,
         w: &mut Self::Matrix,
         grad: &mut Self::Buffer,
         moments: &mut [Self::Buffer],
         step: AdamW,
-    ) -> Codes;
-    /// One Muon update of `w`; projects the result and leaves `grad` zero.
+    );
+    /// One Muon update of `w`; projects the result, tallies its codes and leaves `grad` zero.
     fn muon(
         &mut self,
         w: &mut Self::Matrix,
         grad: &mut Self::Buffer,
         momentum: &mut [Self::Buffer],
         step: Muon,
-    ) -> Codes;
+    );
     /// Sets a gradient to zero: a skipped step.
     fn clear(&mut self, buffer: &mut Self::Buffer);
 }

@@ -8,6 +8,7 @@
 //! finished, without it `.new` files are what a crash left behind and go. So there is always one whole checkpoint.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -48,16 +49,17 @@ fn write_new<B: Backend>(dir: &Path, trainer: &Trainer<B>) -> Result<()> {
     files::write_new(dir, CONFIG, &config)?;
     files::write_new(dir, RUN, &trainer.config.to_toml())?;
     files::write_new(dir, STATE, &state)?;
-    let weights = params
-        .list
-        .iter()
-        .map(|p| (p.spec.name.clone(), Tensor { shape: p.spec.shape(), data: b.latent(&p.value) }));
+    let weights = params.list.iter().map(|p| {
+        let fetch: Fetch<'_> = Box::new(|| b.latent(&p.value));
+        (p.spec.name.clone(), Tensor::new(p.spec.shape(), fetch))
+    });
     write_tensors(dir, MODEL, weights.collect())?;
     let optimizer = Optimizer::new(&trainer.config);
     let moments = params.list.iter().flat_map(|p| {
         let names = optimizer.moments(&p.spec).iter().zip(&p.moments);
         names.map(|(name, m)| {
-            (format!("{name}.{}", p.spec.name), Tensor { shape: p.spec.shape(), data: b.read(m) })
+            let fetch: Fetch<'_> = Box::new(|| b.read(m));
+            (format!("{name}.{}", p.spec.name), Tensor::new(p.spec.shape(), fetch))
         })
     });
     write_tensors(dir, OPTIMIZER, moments.collect())
@@ -155,15 +157,29 @@ pub fn owns(name: &str) -> bool {
 pub fn write_model(dir: &Path, config: &Config, tensors: Vec<(String, Vec<usize>, Vec<f32>)>) -> Result<()> {
     std::fs::create_dir_all(dir).map_err(RuntimeError::io(dir))?;
     files::write(dir, CONFIG, &bonsai_runtime::checkpoint::config_json(config).to_string())?;
-    let tensors =
-        tensors.into_iter().map(|(name, shape, data)| (name, Tensor { shape, data: Cow::Owned(data) }));
+    let tensors = tensors.iter().map(|(name, shape, data)| {
+        let fetch: Fetch<'_> = Box::new(|| Ok(Cow::Borrowed(data.as_slice())));
+        (name.clone(), Tensor::new(shape.clone(), fetch))
+    });
     write_tensors(dir, MODEL, tensors.collect())?;
     files::rename(dir, MODEL)
 }
 
+/// Brings the numbers of a tensor from its device.
+type Fetch<'a> = Box<dyn Fn() -> Result<Cow<'a, [f32]>> + 'a>;
+
+/// A tensor that is fetched when it is written: those of a device exist twice one at a time only.
 struct Tensor<'a> {
     shape: Vec<usize>,
-    data: Cow<'a, [f32]>,
+    fetch: Fetch<'a>,
+    /// Why it could not be fetched.
+    failed: RefCell<Option<Error>>,
+}
+
+impl<'a> Tensor<'a> {
+    fn new(shape: Vec<usize>, fetch: Fetch<'a>) -> Self {
+        Self { shape, fetch, failed: RefCell::default() }
+    }
 }
 
 impl View for &Tensor<'_> {
@@ -176,11 +192,18 @@ impl View for &Tensor<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(bytemuck::cast_slice(&self.data))
+        match (self.fetch)() {
+            Ok(Cow::Borrowed(values)) => Cow::Borrowed(bytemuck::cast_slice(values)),
+            Ok(Cow::Owned(values)) => Cow::Owned(bytemuck::cast_slice(&values).to_vec()),
+            Err(error) => {
+                self.failed.replace(Some(error)); // what is written instead is thrown away
+                Cow::Owned(vec![0; self.data_len()])
+            }
+        }
     }
 
     fn data_len(&self) -> usize {
-        self.data.len() * 4
+        self.shape.iter().product::<usize>() * 4
     }
 }
 
@@ -202,6 +225,9 @@ fn write_tensors(dir: &Path, name: &str, tensors: Vec<(String, Tensor<'_>)>) -> 
         };
         RuntimeError::io(&path)(source)
     })?;
+    if let Some(error) = tensors.iter().find_map(|(_, tensor)| tensor.failed.take()) {
+        return Err(error);
+    }
     let settle = |file: File| file.set_permissions(permissions).and_then(|()| file.sync_all());
     Ok(File::open(&path).and_then(settle).map_err(RuntimeError::io(&path))?)
 }

@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use crate::config::{RunConfig, preset};
 use crate::error::{Error, Result};
 use crate::run::{self, Watch};
-use crate::{corpus, eval, export, fit, plot, quickstart, verify};
+use crate::{corpus, device, eval, export, fit, plot, quickstart, verify};
 
 /// The commands, in the order of a model's life.
 #[derive(Subcommand)]
@@ -125,6 +125,12 @@ pub enum Command {
     },
     /// Forecasts the memory of a run before it starts.
     Fit(Box<TrainArgs>),
+    /// Lists what --device can mean on this machine.
+    Devices {
+        /// JSON on stdout.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 const TRAIN_HELP: &str = "Examples:
@@ -176,7 +182,7 @@ pub struct TrainArgs {
     /// ternary, or fp for the full-precision twin.
     #[arg(long)]
     precision: Option<String>,
-    /// auto or cpu.
+    /// auto, cpu or gpu.
     #[arg(long)]
     device: Option<String>,
     /// Seed of weights and data order.
@@ -257,6 +263,7 @@ pub fn run(command: Command, quiet: bool, cancelled: &AtomicBool) -> Result<()> 
         }
         Command::Plot { runs, out } => draw(&runs, &out),
         Command::Fit(args) => forecast(&args),
+        Command::Devices { json } => list_devices(json),
     }
 }
 
@@ -340,6 +347,16 @@ fn export_run(dir: &Path, format: &str, out: &Path, json: bool) -> Result<()> {
         println!("{}: {:.2} MB", out.display(), proof.bytes as f64 / 1e6);
     }
     print(&proof, json)
+}
+
+fn list_devices(json: bool) -> Result<()> {
+    let all = device::list();
+    if json {
+        println!("{}", serde_json::to_string_pretty(&all).expect("numbers and texts"));
+    } else {
+        all.iter().for_each(|device| println!("{device}"));
+    }
+    Ok(())
 }
 
 fn draw(runs: &[PathBuf], out: &Path) -> Result<()> {

@@ -66,7 +66,7 @@ pub struct RunConfig {
     pub seq_len: usize,
     /// Seed of the weights and of the order of the data.
     pub seed: u64,
-    /// cpu, or auto.
+    /// cpu, gpu, or auto: a GPU where there is a real one, else the CPU.
     pub device: String,
     /// ternary, or fp for the full-precision twin.
     pub precision: Precision,
@@ -233,11 +233,7 @@ impl RunConfig {
         if rates.iter().any(|x| !x.is_finite() || *x < 0.0) {
             return wrong("learning rates, weight decay and clip must be zero or positive numbers".into());
         }
-        match self.device.as_str() {
-            "cpu" | "auto" => Ok(()),
-            "gpu" => wrong("device gpu is not built yet: use --device cpu".into()),
-            other => wrong(format!("unknown device '{other}': expected auto or cpu")),
-        }?;
+        crate::device::check(&self.device)?;
         self.rule().map(|_| ())
     }
 

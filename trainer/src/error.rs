@@ -26,6 +26,16 @@ pub enum Error {
     /// A check of a finished model failed.
     #[error("{0}")]
     Verify(String),
+    /// The device failed in the middle of a run.
+    #[error("step {step}: {cause}; {kept}")]
+    Device {
+        /// The step that could not be done.
+        step: u64,
+        /// What the device said.
+        cause: bonsai_runtime::Error,
+        /// What is left.
+        kept: String,
+    },
     /// Training stopped because the loss is no longer a number, or jumped again and again.
     #[error("training diverged at step {step}: {message}")]
     Diverged {
@@ -37,10 +47,10 @@ pub enum Error {
 }
 
 impl Error {
-    /// 2 usage, 3 bad input file, 4 out of memory or context, 5 training diverged, 130 cancelled.
+    /// 2 usage, 3 bad input file, 4 out of memory or context, 5 training diverged, 6 no GPU or it failed, 130 cancelled.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Runtime(error) => error.exit_code(),
+            Self::Runtime(error) | Self::Device { cause: error, .. } => error.exit_code(),
             Self::Config(_) => 2,
             Self::Data { .. } | Self::Verify(_) => 3,
             Self::Diverged { .. } => 5,

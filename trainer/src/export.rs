@@ -1,13 +1,15 @@
 //! From a run to a packed model, and the proof that nothing changed on the way.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
+use bonsai_runtime::config::TensorSpec;
 use bonsai_runtime::gguf::{self, ModelTensor, PackedFormat};
 use bonsai_runtime::session::{Model, SessionOptions};
-use bonsai_runtime::{Error as RuntimeError, ModelFile, Tokenizer};
+use bonsai_runtime::{Config, Error as RuntimeError, ModelFile, Tokenizer};
 
 use crate::backend::Backend;
 use crate::checkpoint::{self, Saved};
@@ -15,7 +17,7 @@ use crate::cpu::CpuBackend;
 use crate::data::{Batch, IGNORE};
 use crate::error::{Error, Result};
 use crate::model::{self, Activations};
-use crate::params::Params;
+use crate::params::{Param, Params};
 
 /// What an export shows: the file was opened again and compared with the trainer's own weights and logits.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -40,27 +42,33 @@ pub struct Proof {
     pub bytes: u64,
 }
 
-/// Writes the packed model to `out` as GGUF.
-pub fn write_gguf<B: Backend>(
+/// What the forward pass multiplies with, by name. Fetched from the device once: a file asks for each more than once.
+fn tensors<'a, B: Backend>(b: &B, p: &'a Params<B>) -> Result<HashMap<&'a str, ModelTensor<'a>>> {
+    let fetch = |param: &'a Param<B>| {
+        let tensor = match b.ternary(&param.value)? {
+            Some(ternary) => ModelTensor::Ternary(ternary),
+            None => ModelTensor::Dense(b.latent(&param.value)?),
+        };
+        Ok((param.spec.name.as_str(), tensor))
+    };
+    p.list.iter().map(fetch).collect()
+}
+
+/// Writes the packed model as GGUF.
+fn write_gguf(
     out: &mut impl Write,
-    b: &B,
-    p: &Params<B>,
+    config: &Config,
+    tensors: &HashMap<&str, ModelTensor<'_>>,
     tokenizer: Option<&Tokenizer>,
     name: &str,
     format: PackedFormat,
 ) -> Result<()> {
-    let tensor = |spec: &bonsai_runtime::config::TensorSpec| {
-        let param = p
-            .list
-            .iter()
-            .find(|param| param.spec.name == spec.name)
-            .expect("parameters follow the table of tensors");
-        match b.ternary(&param.value) {
-            Some(ternary) => ModelTensor::Ternary(ternary),
-            None => ModelTensor::Dense(b.latent(&param.value)),
-        }
+    let tensor = |spec: &TensorSpec| match &tensors[spec.name.as_str()] {
+        ModelTensor::Ternary(ternary) => ModelTensor::Ternary(Cow::Borrowed(ternary.as_ref())),
+        ModelTensor::Dense(values) => ModelTensor::Dense(Cow::Borrowed(values.as_ref())),
+        ModelTensor::Stored(stored) => ModelTensor::Stored(stored.clone()),
     };
-    Ok(gguf::write_model(out, &p.config, name, tokenizer, format, tensor)?)
+    Ok(gguf::write_model(out, config, name, tokenizer, format, tensor)?)
 }
 
 /// The packed format that holds every group size of training without loss.
@@ -68,14 +76,17 @@ fn lossless(group: Option<usize>) -> PackedFormat {
     if group == Some(64) { PackedFormat::Q2_0G64 } else { PackedFormat::Q2_0 }
 }
 
-fn group<B: Backend>(b: &B, p: &Params<B>) -> Option<usize> {
-    p.list.iter().find_map(|param| b.ternary(&param.value).map(|t| t.group))
+fn group(tensors: &HashMap<&str, ModelTensor<'_>>) -> Option<usize> {
+    tensors.values().find_map(|tensor| match tensor {
+        ModelTensor::Ternary(ternary) => Some(ternary.group),
+        _ => None,
+    })
 }
 
 /// The model as it would ship, opened by the runtime from memory.
 pub fn in_memory<B: Backend>(b: &B, p: &Params<B>, tokenizer: Option<&Tokenizer>) -> Result<Model> {
-    let mut bytes = Vec::new();
-    write_gguf(&mut bytes, b, p, tokenizer, "in memory", lossless(group(b, p)))?;
+    let (mut bytes, tensors) = (Vec::new(), tensors(b, p)?);
+    write_gguf(&mut bytes, &p.config, &tensors, tokenizer, "in memory", lossless(group(&tensors)))?;
     Ok(Model::from_bytes(bytes)?)
 }
 
@@ -96,12 +107,19 @@ pub fn run_as_model(dir: &Path) -> Result<Model> {
 /// Exports the run in `dir` to a GGUF file and proves the file equal.
 pub fn export(dir: &Path, format: PackedFormat, out: &Path) -> Result<Proof> {
     let (saved, mut backend, params) = open_run(dir)?;
-    if group(&backend, &params).is_none() {
+    if saved.run.projection()?.is_none() {
         return Err(Error::Config("this run is full precision: export it with --format hf".into()));
     }
     let name = out.file_stem().map_or("bonsai".into(), |stem| stem.to_string_lossy());
     write_atomically(out, |file| {
-        write_gguf(file, &backend, &params, saved.model.tokenizer()?, &name, format)
+        write_gguf(
+            file,
+            &params.config,
+            &tensors(&backend, &params)?,
+            saved.model.tokenizer()?,
+            &name,
+            format,
+        )
     })?;
     prove(&mut backend, &params, out)
 }
@@ -109,12 +127,14 @@ pub fn export(dir: &Path, format: PackedFormat, out: &Path) -> Result<Proof> {
 /// Exports the run in `dir` as a Hugging Face directory of unpacked weights `s * t` (f32) and proves it equal.
 pub fn export_hf(dir: &Path, out: &Path) -> Result<Proof> {
     let (saved, mut backend, params) = open_run(dir)?;
-    let values = |param: &crate::params::Param<CpuBackend>| match backend.ternary(&param.value) {
-        Some(ternary) => ternary.to_f32(),
-        None => backend.latent(&param.value).into_owned(),
+    let values = |param: &Param<CpuBackend>| -> Result<Vec<f32>> {
+        Ok(match backend.ternary(&param.value)? {
+            Some(ternary) => ternary.to_f32(),
+            None => backend.latent(&param.value)?.into_owned(),
+        })
     };
-    let tensors = params.list.iter().map(|p| (p.spec.name.clone(), p.spec.shape(), values(p))).collect();
-    checkpoint::write_model(out, &params.config, tensors)?;
+    let tensors = params.list.iter().map(|p| Ok((p.spec.name.clone(), p.spec.shape(), values(p)?)));
+    checkpoint::write_model(out, &params.config, tensors.collect::<Result<_>>()?)?;
     if let Some(tokenizer) = saved.model.tokenizer()? {
         tokenizer.save(out)?;
     }
@@ -157,10 +177,10 @@ pub fn prove(b: &mut CpuBackend, p: &Params<CpuBackend>, path: &Path) -> Result<
     let (mut ternary_tensors, mut ternary_weights, mut dense_tensors) = (0, 0, 0);
     for param in &p.list {
         let (spec, stored) = (&param.spec, &file.tensors[&param.spec.name]);
-        let expected = b.ternary(&param.value);
+        let expected = b.ternary(&param.value)?;
         let equal = match &expected {
             Some(ternary) => same_values(ternary.to_f32().into(), stored),
-            None => same_values(b.latent(&param.value), stored),
+            None => same_values(b.latent(&param.value)?, stored),
         };
         if !equal {
             return Err(Error::Verify(format!(
@@ -177,7 +197,7 @@ pub fn prove(b: &mut CpuBackend, p: &Params<CpuBackend>, path: &Path) -> Result<
         }
     }
     let model = Model::from_file(file)?;
-    let (tokens, ours) = trainer_logits(b, p);
+    let (tokens, ours) = trainer_logits(b, p)?;
     let exact =
         model.session(SessionOptions { exact: true, ..SessionOptions::default() })?.logits(&tokens)?;
     let fast = model.session(SessionOptions::default())?.logits(&tokens)?;
@@ -214,14 +234,14 @@ fn same_values(expected: Cow<'_, [f32]>, stored: &bonsai_runtime::tensor::Stored
 }
 
 /// The trainer's own logits of a fixed row of tokens, `[tokens, vocab]`.
-fn trainer_logits(b: &mut CpuBackend, p: &Params<CpuBackend>) -> (Vec<u32>, Vec<f32>) {
+fn trainer_logits(b: &mut CpuBackend, p: &Params<CpuBackend>) -> Result<(Vec<u32>, Vec<f32>)> {
     let seq = PROOF_TOKENS.min(p.config.context);
     // A fixed walk through the vocabulary: any tokens serve to compare two programs.
     let tokens: Vec<u32> = (0..seq as u64).map(|i| (i * 7919 % p.config.vocab as u64) as u32).collect();
     let batch = Batch { batch: 1, seq, targets: vec![IGNORE; seq], tokens: tokens.clone() };
     let mut activations = Activations::new(b, &p.config, 1, seq);
     model::forward(b, p, &mut activations, &batch);
-    (tokens, model::logits(b, p, &activations))
+    Ok((tokens, model::logits(b, p, &activations)?))
 }
 
 fn size(path: &Path) -> u64 {

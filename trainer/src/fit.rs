@@ -32,14 +32,16 @@ pub struct Forecast {
 }
 
 impl Forecast {
-    /// Forecast of a run of this shape.
+    /// Forecast of a run of this shape: of the machine's memory, or of the GPU's where `device` is gpu.
     pub fn new(model: &Config, run: &RunConfig) -> Result<Self> {
         let optimizer = Optimizer::new(run);
         let tensors = model.tensors();
         let numbers = model.parameters() as usize;
         let moments: usize = tensors.iter().map(|t| t.len() * optimizer.moments(t).len()).sum();
         let ternary: usize = tensors.iter().filter(|t| t.kind != Kind::Norm).map(|t| t.len()).sum();
-        let codes = run.projection()?.map_or(0, |p| ternary / 4 + ternary / p.group * 2);
+        let gpu = run.device == "gpu";
+        let scale = if gpu { 4 } else { 2 }; // kernels read scales as f32
+        let codes = run.projection()?.map_or(0, |p| ternary / 4 + ternary / p.group * scale);
         let tokens = run.micro_batch() * run.seq_len;
         let (batch, recompute) = (run.micro_batch(), run.activation_checkpointing);
         let largest = tensors.iter().filter(|t| t.kind == Kind::Linear).map(|t| t.len()).max().unwrap_or(0);
@@ -51,7 +53,7 @@ impl Forecast {
             moments: 4 * moments,
             codes,
             activations: 4 * Activations::<CpuBackend>::len(model, batch, run.seq_len, recompute),
-            scratch: head.max(4 * largest),
+            scratch: if gpu { 4 * gpu_scratch(model, &optimizer, tokens) } else { head.max(4 * largest) },
         })
     }
 
@@ -59,6 +61,25 @@ impl Forecast {
     pub fn total(&self) -> usize {
         self.latents + self.gradients + self.moments + self.codes + self.activations + self.scratch
     }
+}
+
+/// Numbers that a GPU's operations use beside their arguments: a chunk of logits, the tally, Muon's factors, and what
+/// norms and attention leave for the second half of their backward pass.
+fn gpu_scratch(model: &Config, optimizer: &Optimizer, tokens: usize) -> usize {
+    const BINDING: usize = 1 << 25;
+    const TALLY: usize = 1 << 20;
+    let stride = model.vocab.next_multiple_of(64);
+    let logits = (BINDING / stride / 16 * 16).clamp(16, 1 << 15).min(tokens) * stride;
+    let tensors = model.tensors();
+    let muon = || tensors.iter().filter(|t| optimizer.uses_muon(t));
+    let factors = muon().map(TensorSpec::len).max().unwrap_or(0);
+    let squares = muon().map(|t| t.rows.min(t.cols).pow(2)).max().unwrap_or(0);
+    let heads = tokens * model.heads;
+    // 256 chunks of runs at most, each with a sum for every number of the gain.
+    let gains = [(tokens, model.hidden), (heads, model.head_dim)];
+    let gain = gains.map(|(runs, n)| runs.div_ceil((runs / 256).next_multiple_of(64).max(64)) * n);
+    let angles = tokens.min(model.context) * model.head_dim;
+    TALLY + logits + 2 * factors + 2 * squares + gain[0].max(gain[1]) + 2 * heads + angles + 5 * tokens
 }
 
 /// Numbers of one gradient of each size: what is held when tensors of one size use the same buffer in turn.

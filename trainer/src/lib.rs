@@ -10,11 +10,14 @@ pub mod config;
 pub mod corpus;
 pub mod cpu;
 pub mod data;
+pub mod device;
 pub mod error;
 pub mod eval;
 pub mod export;
 pub mod files;
 pub mod fit;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 pub mod metrics;
 pub mod model;
 pub mod optimizer;

@@ -12,7 +12,7 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "Start here:  bonsai-trainer quickstart\nExit codes:  0 done, 2 usage, 3 bad input, 4 out of memory or context, 5 training diverged, 130 cancelled"
+    after_help = "Start here:  bonsai-trainer quickstart\nExit codes:  0 done, 2 usage, 3 bad input, 4 out of memory or context, 5 training diverged, 6 no GPU or it failed, 130 cancelled"
 )]
 struct Arguments {
     #[command(subcommand)]

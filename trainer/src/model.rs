@@ -8,6 +8,7 @@ use bonsai_runtime::config::Config;
 
 use crate::backend::{AttentionShape, Backend};
 use crate::data::Batch;
+use crate::error::Result;
 use crate::params::{EMBED, LayerIndex, Params};
 
 /// What one layer's forward pass leaves for its backward pass, beside its input.
@@ -167,43 +168,36 @@ fn feed_forward<B: Backend>(
     b.add(out, &kept.middle);
 }
 
-/// Summed loss of a batch, in nats: after [`forward`].
-pub fn loss<B: Backend>(b: &mut B, p: &Params<B>, a: &Activations<B>, batch: &Batch) -> f64 {
-    b.cross_entropy(&a.shared.h, &p.list[p.head()].value, &batch.targets)
+/// Tallies the summed loss of a batch, in nats: after [`forward`].
+pub fn loss<B: Backend>(b: &mut B, p: &Params<B>, a: &Activations<B>, batch: &Batch) {
+    b.cross_entropy(&a.shared.h, &p.list[p.head()].value, &batch.targets);
 }
 
-/// Adds the gradients of `scale * summed loss` to the parameters' and returns the summed loss: after [`forward`],
+/// Adds the gradients of `scale * summed loss` to the parameters' and tallies the summed loss: after [`forward`],
 /// whose lines it takes in reverse.
-pub fn backward<B: Backend>(
-    b: &mut B,
-    p: &mut Params<B>,
-    a: &mut Activations<B>,
-    batch: &Batch,
-    scale: f32,
-) -> f64 {
-    backward_with(b, p, a, batch, scale, |_, _, _, _| {})
+pub fn backward<B: Backend>(b: &mut B, p: &mut Params<B>, a: &mut Activations<B>, batch: &Batch, scale: f32) {
+    backward_with(b, p, a, batch, scale, |_, _, _| {});
 }
 
-/// [`backward`], which calls `finished(backend, parameters, index, summed loss)` as soon as the gradient of parameter
-/// `index` is whole and its value is needed no more.
+/// [`backward`], which calls `finished(backend, parameters, index)` as soon as the gradient of parameter `index` is whole
+/// and its value is needed no more. The loss is tallied before the first call.
 pub fn backward_with<B: Backend>(
     b: &mut B,
     p: &mut Params<B>,
     a: &mut Activations<B>,
     batch: &Batch,
     scale: f32,
-    finished: impl FnMut(&mut B, &mut Params<B>, usize, f64),
-) -> f64 {
+    finished: impl FnMut(&mut B, &mut Params<B>, usize),
+) {
     let (layers, head, final_norm, eps) = (p.config.layers, p.head(), p.final_norm(), p.config.norm_eps);
     let Activations { shape, x, kept, recompute, shared: s } = a;
     let (value, grad) = p.value_and_grad(b, head);
-    let loss = b.cross_entropy_backward(&mut s.dh, grad, &s.h, value, &batch.targets, scale);
-    let mut g = Gradients { b, p, finished, loss };
+    b.cross_entropy_backward(&mut s.dh, grad, &s.h, value, &batch.targets, scale);
+    let mut g = Gradients { b, p, finished };
     if head != EMBED {
         g.finish(head); // a tied head is the embedding, which gets the rest of its gradient at the end
     }
-    g.b.clear(&mut s.dx);
-    g.rms_norm(final_norm, &mut s.dx, &s.dh, &x[layers], eps);
+    g.rms_norm(final_norm, (&mut s.dx, false), &s.dh, &x[layers], eps);
     for n in (0..layers).rev() {
         let l = g.p.layer(n);
         let kept = &mut kept[if *recompute { 0 } else { n }];
@@ -217,7 +211,7 @@ pub fn backward_with<B: Backend>(
         g.b.swiglu_backward(&mut kept.gate, &mut kept.up, &s.d_inner);
         g.linear(l.up, (&mut s.dh, false), &kept.up, &s.h);
         g.linear(l.gate, (&mut s.dh, true), &kept.gate, &s.h);
-        g.rms_norm(l.ffn_norm, &mut s.dx, &s.dh, &kept.middle, eps);
+        g.rms_norm(l.ffn_norm, (&mut s.dx, true), &s.dh, &kept.middle, eps);
         // attention
         g.linear(l.o, (&mut s.d_attended, false), &s.dx, &kept.attended);
         rotated(g.b, g.p, l, [&mut s.q, &mut s.k], [&kept.q, &kept.k], *shape);
@@ -229,11 +223,10 @@ pub fn backward_with<B: Backend>(
         g.linear(l.v, (&mut s.dh, false), &s.d_qkv[2], &s.h);
         g.linear(l.k, (&mut s.dh, true), &s.d_qkv[1], &s.h);
         g.linear(l.q, (&mut s.dh, true), &s.d_qkv[0], &s.h);
-        g.rms_norm(l.attn_norm, &mut s.dx, &s.dh, &x[n], eps);
+        g.rms_norm(l.attn_norm, (&mut s.dx, true), &s.dh, &x[n], eps);
     }
     g.b.embed_backward(g.p.value_and_grad(g.b, EMBED).1, &s.dx, &batch.tokens);
     g.finish(EMBED);
-    loss
 }
 
 /// `out = rope(norm(raw))` for queries and keys; without the norm where the model has none.
@@ -259,12 +252,11 @@ struct Gradients<'a, B: Backend, F> {
     b: &'a mut B,
     p: &'a mut Params<B>,
     finished: F,
-    loss: f64,
 }
 
-impl<B: Backend, F: FnMut(&mut B, &mut Params<B>, usize, f64)> Gradients<'_, B, F> {
+impl<B: Backend, F: FnMut(&mut B, &mut Params<B>, usize)> Gradients<'_, B, F> {
     fn finish(&mut self, index: usize) {
-        (self.finished)(self.b, self.p, index, self.loss);
+        (self.finished)(self.b, self.p, index);
     }
 
     /// A linear layer with parameter `index`: `dx` is written, or added to when it says so.
@@ -280,10 +272,17 @@ impl<B: Backend, F: FnMut(&mut B, &mut Params<B>, usize, f64)> Gradients<'_, B, 
         self.finish(index);
     }
 
-    /// A norm whose gain is parameter `index`: adds to `dx`.
-    fn rms_norm(&mut self, index: usize, dx: &mut B::Buffer, dy: &B::Buffer, x: &B::Buffer, eps: f32) {
+    /// A norm whose gain is parameter `index`: `dx` is written, or added to when it says so.
+    fn rms_norm(
+        &mut self,
+        index: usize,
+        (dx, accumulate): (&mut B::Buffer, bool),
+        dy: &B::Buffer,
+        x: &B::Buffer,
+        eps: f32,
+    ) {
         let (gain, d_gain) = self.p.value_and_grad(self.b, index);
-        self.b.rms_norm_backward(dx, d_gain, dy, x, gain, eps);
+        self.b.rms_norm_backward(dx, accumulate, d_gain, [dy, x], gain, eps);
         self.finish(index);
     }
 
@@ -299,8 +298,7 @@ impl<B: Backend, F: FnMut(&mut B, &mut Params<B>, usize, f64)> Gradients<'_, B, 
         for (i, ((d, d_raw), raw)) in d.into_iter().zip(d_raw).zip(raw).enumerate() {
             self.b.rope_backward(d, shape);
             if let (Some(gains), Some(eps)) = (l.qk_norm, self.p.config.qk_norm_eps) {
-                self.b.clear(d_raw);
-                self.rms_norm(gains[i], d_raw, d, raw, eps);
+                self.rms_norm(gains[i], (d_raw, false), d, raw, eps);
                 std::mem::swap(d, d_raw);
             }
         }
@@ -308,8 +306,8 @@ impl<B: Backend, F: FnMut(&mut B, &mut Params<B>, usize, f64)> Gradients<'_, B, 
 }
 
 /// Logits of every token, `[t, vocab]`: after [`forward`]. For comparing programs, not for training.
-pub fn logits<B: Backend>(b: &mut B, p: &Params<B>, a: &Activations<B>) -> Vec<f32> {
+pub fn logits<B: Backend>(b: &mut B, p: &Params<B>, a: &Activations<B>) -> Result<Vec<f32>> {
     let mut out = b.buffer(a.shape.batch * a.shape.seq * p.config.vocab);
     b.linear(&mut out, &a.shared.h, &p.list[p.head()].value);
-    b.read(&out).into_owned()
+    Ok(b.read(&out)?.into_owned())
 }

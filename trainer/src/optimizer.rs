@@ -2,7 +2,7 @@
 
 use bonsai_runtime::config::{Kind, TensorSpec};
 
-use crate::backend::{AdamW, Backend, Codes, Muon};
+use crate::backend::{AdamW, Backend, Clip, Muon, clip_factor};
 use crate::config::{OptimizerKind, RunConfig};
 use crate::params::Param;
 
@@ -18,11 +18,11 @@ pub struct Optimizer {
 impl Optimizer {
     /// The optimizer of a run.
     pub fn new(c: &RunConfig) -> Self {
-        let (weight_decay, grad_scale) = (c.weight_decay, 1.0);
+        let (weight_decay, clip) = (c.weight_decay, Clip::Factor(1.0));
         let (lr, beta1, beta2, eps) = (c.peak_lr() as f32, c.beta1, c.beta2, c.eps);
-        let adamw = AdamW { lr, beta1, beta2, eps, weight_decay, t: 0, grad_scale };
+        let adamw = AdamW { lr, beta1, beta2, eps, weight_decay, t: 0, clip };
         let (momentum, iterations) = (c.muon_momentum, c.muon_iterations);
-        let muon = Muon { lr: c.muon_lr as f32, momentum, iterations, weight_decay, grad_scale };
+        let muon = Muon { lr: c.muon_lr as f32, momentum, iterations, weight_decay, clip };
         Self { kind: c.optimizer, adamw, muon, clip: c.clip }
     }
 
@@ -36,29 +36,27 @@ impl Optimizer {
         if self.uses_muon(spec) { &["momentum"] } else { &["m", "v"] }
     }
 
-    /// Factor on a gradient of norm `norm`, so that it ends at most at the clip (`torch.nn.utils.clip_grad_norm_`).
-    pub fn grad_scale(&self, norm: f64) -> f32 {
-        if self.clip > 0.0 { (self.clip / (norm + 1e-6)).min(1.0) as f32 } else { 1.0 }
+    /// Clipping where the norm of all gradients is known.
+    pub fn clip(&self, norm: f64) -> Clip {
+        Clip::Factor(clip_factor(self.clip, norm))
     }
 
-    /// One update of one parameter. `t` counts updates from 1; `factor` is the schedule's; `grad_scale` the clipping's.
+    /// Clipping of each tensor by itself.
+    pub fn clip_each(&self) -> Clip {
+        Clip::Own(self.clip)
+    }
+
+    /// One update of one parameter. `t` counts updates from 1; `factor` is the schedule's.
     /// The gradient is zero afterwards; a parameter without one stays as it is.
-    pub fn update<B: Backend>(
-        &self,
-        b: &mut B,
-        param: &mut Param<B>,
-        t: u64,
-        factor: f64,
-        grad_scale: f32,
-    ) -> Codes {
+    pub fn update<B: Backend>(&self, b: &mut B, param: &mut Param<B>, t: u64, factor: f64, clip: Clip) {
         let factor = factor as f32;
-        let Some(grad) = &mut param.grad else { return Codes::default() };
+        let Some(grad) = &mut param.grad else { return };
         let (value, moments) = (&mut param.value, &mut param.moments);
         if self.uses_muon(&param.spec) {
-            return b.muon(value, grad, moments, Muon { lr: self.muon.lr * factor, grad_scale, ..self.muon });
+            return b.muon(value, grad, moments, Muon { lr: self.muon.lr * factor, clip, ..self.muon });
         }
         let weight_decay = if param.spec.kind == Kind::Norm { 0.0 } else { self.adamw.weight_decay };
-        let step = AdamW { lr: self.adamw.lr * factor, t, grad_scale, weight_decay, ..self.adamw };
+        let step = AdamW { lr: self.adamw.lr * factor, t, clip, weight_decay, ..self.adamw };
         b.adamw(value, grad, moments, step)
     }
 }

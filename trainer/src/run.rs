@@ -15,7 +15,10 @@ use crate::checkpoint::{self, Saved};
 use crate::config::RunConfig;
 use crate::cpu::CpuBackend;
 use crate::data::Dataset;
+use crate::device::Device;
 use crate::error::{Error, Result};
+#[cfg(feature = "gpu")]
+use crate::gpu::GpuBackend;
 use crate::optimizer::Optimizer;
 use crate::params::{self, Params};
 use crate::train::{State, Step, Trainer, order};
@@ -45,11 +48,30 @@ pub struct Outcome {
 /// Begins a run in `config.out`.
 pub fn start(config: RunConfig, watch: &Watch<'_>) -> Result<Outcome> {
     config.check()?;
+    let device = Device::choose(&config.device, watch)?;
     checkpoint::claim(&config.out)?;
-    let mut prepared = prepare(&config, watch)?;
+    let prepared = prepare(&config, watch)?;
+    match device {
+        Device::Cpu => {
+            let backend = CpuBackend::new(&prepared.model, config.seq_len);
+            start_on(backend, config, prepared, watch)
+        }
+        #[cfg(feature = "gpu")]
+        Device::Gpu(gpu) => {
+            let backend = GpuBackend::new(gpu, &prepared.model, config.seq_len)?;
+            start_on(backend, config, prepared, watch)
+        }
+    }
+}
+
+fn start_on<B: Backend>(
+    backend: B,
+    config: RunConfig,
+    mut prepared: Prepared,
+    watch: &Watch<'_>,
+) -> Result<Outcome> {
     let optimizer = Optimizer::new(&config);
     let moments = |spec: &_| optimizer.moments(spec).len();
-    let backend = CpuBackend::new(&prepared.model, config.seq_len);
     let params = match prepared.start.take() {
         Some(file) => {
             bonsai_runtime::checkpoint::check_finite(&file, Path::new(&config.init))?;
@@ -75,7 +97,20 @@ pub fn resume(
     saved.run = change(saved.run)?;
     saved.run.out = dir.to_path_buf();
     saved.run.check()?;
-    let backend = CpuBackend::new(&saved.model.config, saved.run.seq_len);
+    match Device::choose(&saved.run.device, watch)? {
+        Device::Cpu => {
+            let backend = CpuBackend::new(&saved.model.config, saved.run.seq_len);
+            resume_on(backend, saved, watch)
+        }
+        #[cfg(feature = "gpu")]
+        Device::Gpu(gpu) => {
+            let backend = GpuBackend::new(gpu, &saved.model.config, saved.run.seq_len)?;
+            resume_on(backend, saved, watch)
+        }
+    }
+}
+
+fn resume_on<B: Backend>(backend: B, mut saved: Saved, watch: &Watch<'_>) -> Result<Outcome> {
     let params = saved.params(&backend, true)?;
     let data = open_data(&saved.run)?;
     check_vocabulary(data.meta.vocab, Some(&params.config))?;
@@ -94,13 +129,13 @@ pub fn train<B: Backend>(
     watch: &Watch<'_>,
 ) -> Result<Outcome> {
     let config = trainer.config.clone();
-    let first_loss = (trainer.state.step == 0).then(|| trainer.validate(data));
+    let first_loss = if trainer.state.step == 0 { Some(trainer.validate(data)?) } else { None };
     let mut validated = first_loss.map(|loss| (0, loss));
     let mut report = Report::open(&config, &trainer.state, first_loss, watch)?;
     let begin = Instant::now();
     while trainer.state.step < config.steps && !watch.is_cancelled() {
         let clock = Instant::now();
-        let step = trainer.step(&data.train);
+        let step = trainer.step(&data.train).map_err(|error| failed(&trainer.state, &config, error))?;
         let (at, seconds) = (trainer.state.step, clock.elapsed().as_secs_f64());
         let last = at == config.steps;
         let due = |every: u64| every > 0 && (last || at.is_multiple_of(every));
@@ -110,7 +145,7 @@ pub fn train<B: Backend>(
         }
         report.step(&trainer.state, &step, seconds, last)?;
         if last || due(config.eval_every) {
-            let loss = trainer.validate(data);
+            let loss = trainer.validate(data)?;
             validated = Some((at, loss));
             report.validation(at, loss)?;
         }
@@ -142,7 +177,7 @@ fn finish<B: Backend>(
     let last_loss = match validated {
         Some((at, loss)) if interrupted || at == trainer.state.step => loss,
         _ if interrupted => f64::NAN,
-        _ => trainer.validate(data), // a resumed run that has no step left
+        _ => trainer.validate(data)?, // a resumed run that has no step left
     };
     if !interrupted && !last_loss.is_finite() {
         return Err(Error::Diverged {
@@ -155,6 +190,16 @@ fn finish<B: Backend>(
         checkpoint::save(out, trainer)?;
     }
     Ok(last_loss)
+}
+
+/// A device that failed in the middle of a run takes its weights with it: says what is left.
+fn failed(state: &State, config: &RunConfig, error: Error) -> Error {
+    let Error::Runtime(cause) = error else { return error };
+    let kept = match checkpoint::exists(&config.out) {
+        true => format!("the checkpoint in {} is from before: --resume it", config.out.display()),
+        false => "nothing was saved yet".to_owned(),
+    };
+    Error::Device { step: state.step + 1, cause, kept }
 }
 
 /// Ends the run when too many steps in a row could not be used. The last checkpoint is from before the trouble.

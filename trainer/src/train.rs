@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::backend::{Backend, Codes};
+use crate::backend::{Backend, Codes, Tally};
 use crate::config::RunConfig;
 use crate::data::{Batch, Dataset, IGNORE, Order, Tokens, valid_windows};
 use crate::error::Result;
@@ -69,68 +69,66 @@ impl<B: Backend> Trainer<B> {
         Self { config, backend, params, state, optimizer, schedule, activations, order, batches: Vec::new() }
     }
 
-    /// One step: batch in, weights changed, report out.
-    pub fn step(&mut self, data: &Tokens) -> Step {
+    /// One step: batch in, weights changed, report out. After an error the weights are not to be relied on.
+    pub fn step(&mut self, data: &Tokens) -> Result<Step> {
         self.fetch(data);
         let factor = self.schedule.factor(self.state.step);
         let step = match self.config.optimizer_in_backward {
-            false => self.backward_then_update(factor),
-            true => self.update_in_backward(factor),
+            false => self.backward_then_update(factor)?,
+            true => self.update_in_backward(factor)?,
         };
         self.advance(&step);
-        step
+        Ok(step)
     }
 
     /// The step as everybody knows it: all gradients, their norm, then the update of all parameters.
-    fn backward_then_update(&mut self, factor: f64) -> Step {
-        let (loss, tokens) = self.accumulate();
-        let grad_norm = self.grad_norm();
+    fn backward_then_update(&mut self, factor: f64) -> Result<Step> {
+        let tokens = self.accumulate();
+        let sums = self.backend.tally()?;
+        let (loss, grad_norm) = (sums.loss / tokens.max(1) as f64, sums.squares.sqrt());
         let skipped = unusable((&self.state, &self.config), loss, grad_norm);
-        let codes = match skipped {
+        match skipped {
             Some(_) => self.skip(),
             None => {
-                let (t, scale) = (self.state.updates + 1, self.optimizer.grad_scale(grad_norm));
-                let (optimizer, b) = (self.optimizer, &mut self.backend);
-                self.params.list.iter_mut().map(|param| optimizer.update(b, param, t, factor, scale)).sum()
+                let (t, clip) = (self.state.updates + 1, self.optimizer.clip(grad_norm));
+                for param in &mut self.params.list {
+                    self.optimizer.update(&mut self.backend, param, t, factor, clip);
+                }
             }
-        };
-        Step { loss, grad_norm, lr: self.config.peak_lr() * factor, tokens, codes, skipped }
+        }
+        let codes = self.backend.tally()?.codes;
+        Ok(Step { loss, grad_norm, lr: self.config.peak_lr() * factor, tokens, codes, skipped })
     }
 
     /// Updates each parameter as soon as its gradient is whole, and drops the gradient: no more than the embedding's and
     /// one other are held (Lv et al., arXiv 2306.09782). Nobody knows the norm over all parameters in time, so each
     /// tensor's gradient is clipped by its own, and one that is no number leaves its tensor alone.
-    fn update_in_backward(&mut self, factor: f64) -> Step {
+    fn update_in_backward(&mut self, factor: f64) -> Result<Step> {
         let batch = &self.batches[0];
         let tokens = target_tokens(batch).max(1);
         model::forward(&mut self.backend, &self.params, &mut self.activations, batch);
         let (t, optimizer) = (self.state.updates + 1, self.optimizer);
-        let (mut squares, mut codes) = (0.0, Codes::default());
         let state = (&self.state, &self.config);
-        let finished = |b: &mut B, p: &mut Params<B>, index: usize, loss: f64| {
+        let mut loss = None; // known before the first gradient is whole
+        let finished = |b: &mut B, p: &mut Params<B>, index: usize| {
+            let loss = loss.get_or_insert_with(|| b.tally().map(|sums| sums.loss / tokens as f64));
             let param = &mut p.list[index];
-            let Some(grad) = &mut param.grad else { return };
-            let own = b.sum_of_squares(grad);
-            squares += own;
-            match unusable(state, loss / tokens as f64, own) {
-                Some(_) => b.clear(grad),
-                None => {
-                    codes = codes + optimizer.update(b, param, t, factor, optimizer.grad_scale(own.sqrt()))
+            match (loss, &mut param.grad) {
+                (Ok(loss), Some(_)) if unusable(state, *loss, 0.0).is_none() => {
+                    optimizer.update(b, param, t, factor, optimizer.clip_each());
                 }
+                (_, Some(grad)) => b.clear(grad),
+                (_, None) => return,
             }
             p.release_grad(index);
         };
-        let scale = 1.0 / tokens as f32;
-        let loss = model::backward_with(
-            &mut self.backend,
-            &mut self.params,
-            &mut self.activations,
-            batch,
-            scale,
-            finished,
-        ) / tokens as f64;
+        let (b, scale) = (&mut self.backend, 1.0 / tokens as f32);
+        model::backward_with(b, &mut self.params, &mut self.activations, batch, scale, finished);
+        let loss = loss.unwrap_or(Ok(f64::NAN))?;
+        let Tally { squares, codes, .. } = b.tally()?;
         let (grad_norm, lr) = (squares.sqrt(), self.config.peak_lr() * factor);
-        Step { loss, grad_norm, lr, tokens: tokens as u64, codes, skipped: unusable(state, loss, squares) }
+        let skipped = unusable(state, loss, squares);
+        Ok(Step { loss, grad_norm, lr, tokens: tokens as u64, codes, skipped })
     }
 
     /// Reads the micro-batches of this step.
@@ -144,30 +142,24 @@ impl<B: Backend> Trainer<B> {
     }
 
     /// Forward and backward over the micro-batches. Every target token weighs the same, however they are cut: the
-    /// gradient is that of one large batch. Returns the mean loss and the number of targets.
-    fn accumulate(&mut self) -> (f64, u64) {
+    /// gradient is that of one large batch. Tallies loss and squares, and returns the number of targets.
+    fn accumulate(&mut self) -> u64 {
         let tokens: usize = self.batches.iter().map(target_tokens).sum();
         let scale = 1.0 / tokens.max(1) as f32;
-        let mut loss = 0.0;
         for batch in &self.batches {
             model::forward(&mut self.backend, &self.params, &mut self.activations, batch);
-            loss += model::backward(&mut self.backend, &mut self.params, &mut self.activations, batch, scale);
+            model::backward(&mut self.backend, &mut self.params, &mut self.activations, batch, scale);
         }
-        (loss / tokens.max(1) as f64, tokens as u64)
+        for grad in self.params.list.iter().filter_map(|param| param.grad.as_ref()) {
+            self.backend.sum_of_squares(grad);
+        }
+        tokens as u64
     }
 
-    /// Norm of the gradient over all parameters.
-    fn grad_norm(&mut self) -> f64 {
-        let backend = &mut self.backend;
-        let grads = self.params.list.iter().filter_map(|param| param.grad.as_ref());
-        grads.map(|grad| backend.sum_of_squares(grad)).sum::<f64>().sqrt()
-    }
-
-    fn skip(&mut self) -> Codes {
+    fn skip(&mut self) {
         for grad in self.params.list.iter_mut().filter_map(|param| param.grad.as_mut()) {
             self.backend.clear(grad);
         }
-        Codes::default()
     }
 
     fn advance(&mut self, step: &Step) {
@@ -185,22 +177,22 @@ impl<B: Backend> Trainer<B> {
     }
 
     /// Mean loss over evenly spread validation windows, with the weights that would ship, nats per token.
-    pub fn validate(&mut self, data: &Dataset) -> f64 {
+    pub fn validate(&mut self, data: &Dataset) -> Result<f64> {
         let windows = valid_windows(&data.valid, self.config.seq_len, self.config.eval_sequences);
         self.evaluate(&data.valid, &windows)
     }
 
     /// Mean loss over the windows of `seq_len` tokens that start at `starts`, nats per token.
-    pub fn evaluate(&mut self, tokens: &Tokens, starts: &[usize]) -> f64 {
+    pub fn evaluate(&mut self, tokens: &Tokens, starts: &[usize]) -> Result<f64> {
         let (micro, seq) = (self.config.micro_batch(), self.config.seq_len);
-        let (mut total, mut count) = (0.0, 0);
+        let mut count = 0;
         for starts in starts.chunks(micro) {
             let batch = padded(tokens, starts, micro, seq);
             model::forward(&mut self.backend, &self.params, &mut self.activations, &batch);
-            total += model::loss(&mut self.backend, &self.params, &self.activations, &batch);
+            model::loss(&mut self.backend, &self.params, &self.activations, &batch);
             count += target_tokens(&batch);
         }
-        total / count.max(1) as f64
+        Ok(self.backend.tally()?.loss / count.max(1) as f64)
     }
 }
 

@@ -52,7 +52,7 @@ pub fn verify(path: &Path) -> Result<Report> {
     let (saved, backend, params) = crate::export::open_run(path)?;
     let mut file = ModelFile::open(path)?;
     for param in &params.list {
-        if let Some(ternary) = crate::backend::Backend::ternary(&backend, &param.value) {
+        if let Some(ternary) = crate::backend::Backend::ternary(&backend, &param.value)? {
             let stored = StoredTensor::from_f32(ternary.rows, ternary.cols, &ternary.to_f32());
             file.tensors.insert(param.spec.name.clone(), stored);
         }

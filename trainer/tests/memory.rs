@@ -51,7 +51,7 @@ fn a_spike_changes_nothing_in_the_backward_pass_either() {
     steps(&mut trainer, &data, 20);
     trainer.state.mean_loss -= 3.0;
     let before = weights(&trainer);
-    let step = trainer.step(&data.train);
+    let step = trainer.step(&data.train).unwrap();
     assert_eq!((step.skipped, trainer.state.updates), (Some("the loss jumped"), 20));
     assert!(weights(&trainer) == before);
     trainer.state.mean_loss += 3.0;
@@ -80,11 +80,11 @@ fn the_forecast_is_what_is_allocated() {
         let Trainer { backend, params, .. } = trainer;
         let bytes =
             |of: &dyn Fn(&params::Param<CpuBackend>) -> usize| params.list.iter().map(of).sum::<usize>();
-        assert_eq!(forecast.latents, bytes(&|p| 4 * backend.latent(&p.value).len()));
+        assert_eq!(forecast.latents, bytes(&|p| 4 * backend.latent(&p.value).unwrap().len()));
         assert_eq!(forecast.gradients, gradients);
         assert_eq!(forecast.moments, bytes(&|p| p.moments.iter().map(|m| 4 * m.len()).sum()));
         let packed = |p: &params::Param<CpuBackend>| {
-            backend.ternary(&p.value).map_or(0, |t| t.codes.len() + 2 * t.scales.len())
+            backend.ternary(&p.value).unwrap().map_or(0, |t| t.codes.len() + 2 * t.scales.len())
         };
         assert_eq!(forecast.codes, bytes(&packed));
     }

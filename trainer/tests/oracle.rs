@@ -7,6 +7,7 @@
 
 use std::path::{Path, PathBuf};
 
+use bonsai_runtime::Config;
 use bonsai_runtime::ternary::ScaleRule;
 use bonsai_trainer::backend::{Backend, Projection};
 use bonsai_trainer::config::RunConfig;
@@ -17,6 +18,17 @@ use bonsai_trainer::optimizer::Optimizer;
 use bonsai_trainer::params::Params;
 use bonsai_trainer::train::target_tokens;
 use safetensors::{Dtype, SafeTensors};
+
+/// A backend to hold against the oracle.
+trait Open: Backend + Sized {
+    fn open(config: &Config, seq: usize) -> Self;
+}
+
+impl Open for CpuBackend {
+    fn open(config: &Config, seq: usize) -> Self {
+        CpuBackend::new(config, seq)
+    }
+}
 
 struct Oracle {
     name: String,
@@ -84,13 +96,10 @@ impl Oracle {
         Some(tensor.data().as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect())
     }
 
-    fn setup(
-        &self,
-        projection: Option<Projection>,
-    ) -> (CpuBackend, Params<CpuBackend>, Activations<CpuBackend>, Batch) {
+    fn setup<B: Open>(&self, projection: Option<Projection>) -> (B, Params<B>, Activations<B>, Batch) {
         let file = bonsai_runtime::ModelFile::open(&self.dir).unwrap();
         let batch = self.batch(0);
-        let backend = CpuBackend::new(&file.config, batch.seq);
+        let backend = B::open(&file.config, batch.seq);
         let latent = |_: usize, spec: &bonsai_runtime::config::TensorSpec| file.tensors[&spec.name].to_f32();
         let params = Params::new(&backend, &file.config, projection, |_| 2, latent);
         let activations = Activations::new(&backend, &file.config, batch.batch, batch.seq);
@@ -106,26 +115,30 @@ fn relative(a: &[f32], b: &[f32]) -> f64 {
     difference / norm(&mut b.iter().map(|&b| f64::from(b))).max(1e-30)
 }
 
-fn check_logits_and_gradients(mode: &str, ternary: bool) {
+fn check_logits_and_gradients<B: Open>(mode: &str, ternary: bool) {
     for oracle in Oracle::all() {
         let projection = oracle.absmean().filter(|_| ternary);
-        let (mut b, mut p, mut a, batch) = oracle.setup(projection);
+        let (mut b, mut p, mut a, batch) = oracle.setup::<B>(projection);
         model::forward(&mut b, &p, &mut a, &batch);
-        let logits = model::logits(&mut b, &p, &a);
+        let logits = model::logits(&mut b, &p, &a).unwrap();
         let Some(expected) = oracle.f32(&format!("{mode}.logits")) else { continue };
         let error = relative(&logits, &expected);
         assert!(error < 1e-5, "{}: {mode} logits {error:.2e}", oracle.name);
         let count = target_tokens(&batch) as f64;
-        let alone = model::loss(&mut b, &p, &a, &batch) / count;
-        let loss = model::backward(&mut b, &mut p, &mut a, &batch, 1.0 / count as f32) / count;
+        model::loss(&mut b, &p, &a, &batch);
+        let alone = b.tally().unwrap().loss / count;
+        model::backward(&mut b, &mut p, &mut a, &batch, 1.0 / count as f32);
+        let loss = b.tally().unwrap().loss / count;
         assert_eq!(alone, loss, "the loss with and without gradients");
         let expected = oracle.json()[format!("{mode}.loss")].as_f64().unwrap();
         assert!((loss / expected - 1.0).abs() < 1e-5, "{}: {mode} loss {loss} {expected}", oracle.name);
         let (mut worst, mut compared) = (0.0f64, 0);
         for param in &p.list {
             let Some(expected) = oracle.f32(&format!("{mode}.grad.{}", param.spec.name)) else { continue };
-            let error =
-                relative(&oracle.rows(param.spec.rows, &b.read(param.grad.as_ref().unwrap())), &expected);
+            let error = relative(
+                &oracle.rows(param.spec.rows, &b.read(param.grad.as_ref().unwrap()).unwrap()),
+                &expected,
+            );
             assert!(error < 1e-4, "{}: {mode} gradient of {} {error:.2e}", oracle.name, param.spec.name);
             worst = worst.max(error);
             compared += 1;
@@ -141,22 +154,26 @@ fn check_logits_and_gradients(mode: &str, ternary: bool) {
 
 #[test]
 fn dense_logits_loss_and_gradients_are_those_of_pytorch() {
-    check_logits_and_gradients("dense", false);
+    check_logits_and_gradients::<CpuBackend>("dense", false);
 }
 
 #[test]
 fn ternary_logits_loss_and_gradients_are_those_of_pytorch() {
-    check_logits_and_gradients("ternary", true);
+    check_logits_and_gradients::<CpuBackend>("ternary", true);
 }
 
 #[test]
 fn codes_and_scales_are_those_of_pytorch() {
+    check_codes_and_scales::<CpuBackend>();
+}
+
+fn check_codes_and_scales<B: Open>() {
     for oracle in Oracle::all() {
-        let (b, p, _, _) = oracle.setup(oracle.absmean());
+        let (b, p, _, _) = oracle.setup::<B>(oracle.absmean());
         let tensors = oracle.tensors();
         let mut compared = 0;
         for param in &p.list {
-            let Some(ternary) = b.ternary(&param.value) else { continue };
+            let Some(ternary) = b.ternary(&param.value).unwrap() else { continue };
             let codes = tensors.tensor(&format!("ternary.codes.{}", param.spec.name)).unwrap();
             let ours: Vec<u8> = ternary
                 .codes
@@ -181,21 +198,49 @@ fn codes_and_scales_are_those_of_pytorch() {
 
 #[test]
 fn weights_after_adamw_steps_are_those_of_pytorch() {
+    check_weights_after_adamw_steps::<CpuBackend>();
+}
+
+#[cfg(feature = "gpu")]
+mod gpu {
+    use super::*;
+    use bonsai_runtime::gpu::device::{Gpu, GpuOptions};
+    use bonsai_trainer::gpu::GpuBackend;
+
+    impl Open for GpuBackend {
+        fn open(config: &Config, seq: usize) -> Self {
+            GpuBackend::new(Gpu::open(&GpuOptions::default()).unwrap(), config, seq).unwrap()
+        }
+    }
+
+    #[test]
+    fn on_a_gpu_all_is_that_of_pytorch() {
+        check_codes_and_scales::<GpuBackend>();
+        check_logits_and_gradients::<GpuBackend>("dense", false);
+        check_logits_and_gradients::<GpuBackend>("ternary", true);
+        check_weights_after_adamw_steps::<GpuBackend>();
+    }
+}
+
+fn check_weights_after_adamw_steps<B: Open>() {
     let config = RunConfig { lr: 1e-3, weight_decay: 0.1, clip: 1.0, ..RunConfig::default() };
     let optimizer = Optimizer::new(&config);
     let mut compared = 0;
     for oracle in Oracle::all() {
-        let (mut b, mut p, mut a, _) = oracle.setup(oracle.absmean());
+        let (mut b, mut p, mut a, _) = oracle.setup::<B>(oracle.absmean());
         for step in 0..3 {
             let batch = oracle.batch(step);
             model::forward(&mut b, &p, &mut a, &batch);
             model::backward(&mut b, &mut p, &mut a, &batch, 1.0 / target_tokens(&batch) as f32);
-            let norm =
-                p.list.iter().map(|param| b.sum_of_squares(param.grad.as_ref().unwrap())).sum::<f64>().sqrt();
-            let gradients: Vec<Vec<f32>> =
-                p.list.iter().map(|param| b.read(param.grad.as_ref().unwrap()).into_owned()).collect();
+            p.list.iter().for_each(|param| b.sum_of_squares(param.grad.as_ref().unwrap()));
+            let norm = b.tally().unwrap().squares.sqrt();
+            let gradients: Vec<Vec<f32>> = p
+                .list
+                .iter()
+                .map(|param| b.read(param.grad.as_ref().unwrap()).unwrap().into_owned())
+                .collect();
             for param in &mut p.list {
-                optimizer.update(&mut b, param, step as u64 + 1, 1.0, optimizer.grad_scale(norm));
+                optimizer.update(&mut b, param, step as u64 + 1, 1.0, optimizer.clip(norm));
             }
             let (mut off, mut total) = (0, 0);
             for (param, gradient) in p.list.iter().zip(&gradients) {
@@ -203,7 +248,8 @@ fn weights_after_adamw_steps_are_those_of_pytorch() {
                 else {
                     continue;
                 };
-                let (ours, gradient) = (b.latent(&param.value), oracle.rows(param.spec.rows, gradient));
+                let (ours, gradient) =
+                    (b.latent(&param.value).unwrap(), oracle.rows(param.spec.rows, gradient));
                 for ((ours, theirs), g) in
                     oracle.rows(param.spec.rows, &ours).iter().zip(&expected).zip(gradient)
                 {

@@ -137,7 +137,7 @@ fn micro_batches_make_the_same_step() {
     let data = dataset(dir.path());
     let step = |micro_batch| {
         let mut trainer = trainer(RunConfig { micro_batch, ..settings(dir.path()) });
-        let step = trainer.step(&data.train);
+        let step = trainer.step(&data.train).unwrap();
         (step.loss, step.grad_norm, step.tokens)
     };
     let (loss, norm, tokens) = step(4);
@@ -183,7 +183,8 @@ fn moved_loss(config: &Config, batch: &Batch, at: usize, direction: &[f32], h: f
     );
     let mut a = Activations::new(&b, config, batch.batch, batch.seq);
     model::forward(&mut b, &p, &mut a, batch);
-    model::loss(&mut b, &p, &a, batch)
+    model::loss(&mut b, &p, &a, batch);
+    b.tally().unwrap().loss
 }
 
 /// Each tensor is moved along the signs of the gradient of 12 of its weights, chosen at random. Two step widths,
@@ -271,10 +272,12 @@ fn cross_entropy_in_chunks_is_that_of_all_logits_at_once() {
         let mut b = CpuBackend::new(&small(None, true), 16);
         let matrix = b.matrix(vocab, HIDDEN, w.clone(), None);
         let (mut dh, mut dw) = (vec![7.0; h.len()], vec![0.0; w.len()]); // dh is overwritten
-        let loss = b.cross_entropy_backward(&mut dh, &mut dw, &h, &matrix, &targets, 0.25);
+        b.cross_entropy_backward(&mut dh, &mut dw, &h, &matrix, &targets, 0.25);
+        let loss = b.tally().unwrap().loss;
         let (expected, expected_dh, expected_dw) = cross_entropy_f64(&h, &w, HIDDEN, &targets, 0.25);
         assert!((loss / expected - 1.0).abs() < 1e-6, "{vocab}: {loss} {expected}");
-        assert_eq!(loss, b.cross_entropy(&h, &matrix, &targets));
+        b.cross_entropy(&h, &matrix, &targets);
+        assert_eq!(loss, b.tally().unwrap().loss);
         assert!(relative(&dh, &expected_dh) < 1e-5, "{vocab}: dh {:.1e}", relative(&dh, &expected_dh));
         assert!(relative(&dw, &expected_dw) < 1e-5, "{vocab}: dw {:.1e}", relative(&dw, &expected_dw));
     }
@@ -300,10 +303,10 @@ fn a_ternary_model_learns_a_small_text_by_heart() {
     let config =
         RunConfig { optimizer, steps: 120, batch_size: 8, warmup: 10, lr: 6e-3, ..settings(dir.path()) };
     let mut trainer = trainer(config);
-    let before = trainer.validate(&data);
+    let before = trainer.validate(&data).unwrap();
     assert!((before - (VOCAB as f64).ln()).abs() < 0.3, "untrained: {before}");
     steps(&mut trainer, &data, 120);
-    let after = trainer.validate(&data);
+    let after = trainer.validate(&data).unwrap();
     assert!(after < 0.5, "{before:.3} before, {after:.3} after");
 }
 
@@ -337,7 +340,7 @@ fn a_step_that_is_no_number_is_skipped_and_a_row_of_them_ends_the_run() {
     }
     let mut bad = poisoned(&out, |_| ());
     let before = weights(&bad);
-    let step = bad.step(&data.train);
+    let step = bad.step(&data.train).unwrap();
     assert!(step.skipped.is_some() && step.loss.is_nan());
     assert!(weights(&bad) == before && bad.state.updates == 0 && bad.state.bad_steps == 1);
     // A run of them: a checkpoint is due after each step, but none may replace the good one.
@@ -357,7 +360,7 @@ fn a_spike_is_skipped() {
     steps(&mut trainer, &data, 20);
     trainer.state.mean_loss -= 3.0; // as if the weights had been much better until now
     let before = weights(&trainer);
-    let step = trainer.step(&data.train);
+    let step = trainer.step(&data.train).unwrap();
     assert_eq!(step.skipped, Some("the loss jumped"));
     assert!(weights(&trainer) == before);
     assert_eq!((trainer.state.step, trainer.state.updates, trainer.state.bad_steps), (21, 20, 1));

@@ -1,10 +1,16 @@
 //! Times training steps on made-up tokens and prints one JSON line: the counterpart of `tools/peers/train_step.py`.
 //!
-//! `train_step PRESET BATCH SEQ STEPS [KEY=VALUE ...]`, for example `train_step 20m 16 256 5` (model A of the peers).
+//! `train_step PRESET BATCH SEQ STEPS [KEY=VALUE ...]`, for example `train_step 20m 16 256 5` (model A of the peers);
+//! `device=gpu` in a build with `--features gpu`.
 
 use std::time::Instant;
 
+#[cfg(feature = "gpu")]
+use bonsai_runtime::Config;
+use bonsai_trainer::backend::Backend;
 use bonsai_trainer::config::{RunConfig, preset};
+use bonsai_trainer::data::Tokens;
+use bonsai_trainer::train::Trainer;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -21,15 +27,39 @@ fn main() {
     let vocab = if name == "0.6b" { 151_936 } else { 4096 };
     let model = preset(name, vocab, seq).expect("a preset");
     let tokens = bonsai_benches::tokens(vocab, batch * seq * 4 + 1);
-    let mut trainer = bonsai_benches::trainer(name, vocab, config);
-    let mut seconds = Vec::new();
-    let mut losses = Vec::new();
-    for _ in 0..steps {
-        let clock = Instant::now();
-        losses.push(trainer.step(&tokens).loss);
-        seconds.push(clock.elapsed().as_secs_f64());
-    }
+    let (seconds, losses) = match config.device.as_str() {
+        #[cfg(feature = "gpu")]
+        "gpu" => on_gpu(&model, config, &tokens),
+        #[cfg(not(feature = "gpu"))]
+        "gpu" => panic!("built without --features gpu"),
+        _ => timed(&mut bonsai_benches::trainer(name, vocab, config), &tokens),
+    };
     report(name, &model, batch * seq, &seconds, &losses);
+}
+
+/// Seconds and loss of every step.
+fn timed<B: Backend>(trainer: &mut Trainer<B>, tokens: &Tokens) -> (Vec<f64>, Vec<f64>) {
+    let steps = trainer.config.steps;
+    let step = |_| {
+        let clock = Instant::now();
+        let loss = trainer.step(tokens).expect("a step").loss;
+        (clock.elapsed().as_secs_f64(), loss)
+    };
+    (0..steps).map(step).unzip()
+}
+
+/// The same on a GPU, with what it allocated and was asked for on stderr.
+#[cfg(feature = "gpu")]
+fn on_gpu(model: &Config, config: RunConfig, tokens: &Tokens) -> (Vec<f64>, Vec<f64>) {
+    use bonsai_runtime::gpu::device::{Gpu, GpuOptions};
+    let gpu = Gpu::open(&GpuOptions::default()).expect("a GPU");
+    eprintln!("{}", gpu.status());
+    let forecast = bonsai_trainer::fit::Forecast::new(model, &config).expect("settings of a run").total();
+    let backend = bonsai_trainer::gpu::GpuBackend::new(gpu, model, config.seq_len).expect("a known shape");
+    let mut trainer = bonsai_benches::trainer_on(backend, model.clone(), config);
+    let result = timed(&mut trainer, tokens);
+    eprintln!("forecast {:.1} MB; {:?}", forecast as f64 / 1e6, trainer.backend.counts());
+    result
 }
 
 fn report(name: &str, model: &bonsai_runtime::Config, tokens: usize, seconds: &[f64], losses: &[f64]) {

@@ -337,8 +337,7 @@ impl Gpu {
         ReadBack::begin(self, from)
     }
 
-    /// Reads values from the start of a piece of a buffer, and waits for them.
-    #[cfg(not(target_family = "wasm"))]
+    /// Reads values from the start of a piece of a buffer, and waits for them: not in a browser, where nothing may block.
     pub fn read<T: Pod>(&self, from: Binding, out: &mut [T]) -> Result<()> {
         let bytes = size_of_val(out) as u64;
         assert!(bytes <= from.bytes(), "{bytes} bytes of {}", from.bytes());

@@ -75,9 +75,8 @@ impl Weights {
 
     fn kernels(self, gpu: &Gpu) -> Result<Kernels> {
         let format = self.constants();
-        let matvec = |norm: f64, epilogue: f64| {
-            gpu.kernel(&MATVEC, &[("NORM", norm), ("EPILOGUE", epilogue), format])
-        };
+        let matvec =
+            |norm: f64, epilogue: f64| gpu.kernel(&MATVEC, &[("NORM", norm), ("EPILOGUE", epilogue), format]);
         let matmul = |epilogue: f64| gpu.kernel(&MATMUL, &[("EPILOGUE", epilogue), format]);
         Ok(Kernels {
             embed: gpu.kernel(&EMBED, &[format])?,
@@ -98,7 +97,13 @@ impl GpuMatrix {
         if stack.iter().any(|m| m.cols != cols || Weights::of(m) != weights) {
             return Err(Error::Unsupported("matrices side by side in several formats, on a GPU".into()));
         }
-        let ends: Vec<_> = stack.iter().scan(0, |end, m| { *end += m.rows; Some(*end) }).collect();
+        let ends: Vec<_> = stack
+            .iter()
+            .scan(0, |end, m| {
+                *end += m.rows;
+                Some(*end)
+            })
+            .collect();
         let rows = ends[ends.len() - 1];
         let (words, _) = weights.row_words(cols);
         let most = (gpu.limits().binding.min(gpu.limits().buffer) as usize / (4 * words)).max(1);
@@ -106,7 +111,8 @@ impl GpuMatrix {
             let message = format!("gate and up of {rows} rows in f32 are more than this GPU binds at once");
             return Err(Error::Unsupported(message));
         }
-        let all: Vec<(&StoredTensor, usize)> = stack.iter().flat_map(|m| (0..m.rows).map(move |r| (*m, r))).collect();
+        let all: Vec<(&StoredTensor, usize)> =
+            stack.iter().flat_map(|m| (0..m.rows).map(move |r| (*m, r))).collect();
         let parts = all.chunks(most).enumerate().map(|(n, rows)| Part::new(gpu, weights, n * most, rows));
         let start = |n: usize| ends.get(n).copied().unwrap_or(rows);
         Ok(Self {
@@ -146,7 +152,13 @@ impl Part {
             }
         }
         let part = |bytes: &[u8]| gpu.buffer_of(bytes);
-        Ok(Self { first, rows: rows.len(), halves, weights: part(&bytes)?, scales: part(bytemuck::cast_slice(&scales))? })
+        Ok(Self {
+            first,
+            rows: rows.len(),
+            halves,
+            weights: part(&bytes)?,
+            scales: part(bytemuck::cast_slice(&scales))?,
+        })
     }
 
     pub fn weights(&self) -> Binding<'_> {

@@ -257,7 +257,13 @@ impl Backend for GpuBackend {
             let message = format!("a context of {context} tokens: this GPU binds the keys of at most {most}");
             return Err(Error::Memory(message));
         }
-        Ok(GpuCache { heads, head_dim, context, keys: self.gpu.buffer(bytes)?, values: self.gpu.buffer(bytes)? })
+        Ok(GpuCache {
+            heads,
+            head_dim,
+            context,
+            keys: self.gpu.buffer(bytes)?,
+            values: self.gpu.buffer(bytes)?,
+        })
     }
 
     fn reserve(&self, _: &mut GpuCache, _: usize) -> Result<()> {
@@ -276,7 +282,8 @@ impl Backend for GpuBackend {
         self.gpu.upload(&self.tokens, 0, tokens);
         let words = (table.cols / matrix::WORD) as u32;
         for part in &table.parts {
-            let params = [part.rows as u32, words, part.halves as u32, part.first as u32, tokens.len() as u32];
+            let params =
+                [part.rows as u32, words, part.halves as u32, part.first as u32, tokens.len() as u32];
             let bindings = [out.buffer.all(), part.weights(), part.scales(), self.tokens.all()];
             let groups = [words.div_ceil(64), tokens.len() as u32, 1];
             self.gpu.run(&table.kernels.embed, &bindings, &params, groups);

@@ -1,8 +1,6 @@
 //! A machine with the memory of one conversation: what a session computes with.
 
 use std::ops::Range;
-#[cfg(feature = "gpu")]
-use std::sync::Arc;
 
 use super::{Device, Model, SessionOptions, chunk};
 use crate::backend::Backend;
@@ -10,11 +8,12 @@ use crate::cpu::isa::Isa;
 use crate::cpu::threads::Threads;
 use crate::cpu::{Cache, CpuBackend, KvFormat};
 use crate::error::{Error, Result};
-#[cfg(feature = "gpu")]
-use crate::gpu::{GpuBackend, device::Gpu, device::GpuOptions};
-#[cfg(feature = "gpu")]
-use crate::model::Weights;
 use crate::model::{State, forward};
+
+#[cfg(all(feature = "gpu", not(target_family = "wasm")))]
+mod on_gpu;
+#[cfg(all(feature = "gpu", not(target_family = "wasm")))]
+pub(super) use on_gpu::OnGpu;
 
 /// A machine in the middle of a conversation.
 pub(super) trait Engine: Send {
@@ -39,8 +38,8 @@ pub(super) trait Engine: Send {
 pub(super) fn start(model: &Model, options: &SessionOptions, context: usize) -> Result<Box<dyn Engine>> {
     match options.device {
         Device::Cpu => OnCpu::start(model, options, context, ""),
-        Device::Gpu => on_gpu(model, options, context, true),
-        Device::Auto => on_gpu(model, options, context, false)
+        Device::Gpu => on_gpu::start(model, options, context, true),
+        Device::Auto => on_gpu::start(model, options, context, false)
             .or_else(|why| OnCpu::start(model, options, context, &format!("; not on a GPU: {why}"))),
     }
 }
@@ -55,7 +54,12 @@ struct OnCpu {
 }
 
 impl OnCpu {
-    fn start(model: &Model, options: &SessionOptions, context: usize, remark: &str) -> Result<Box<dyn Engine>> {
+    fn start(
+        model: &Model,
+        options: &SessionOptions,
+        context: usize,
+        remark: &str,
+    ) -> Result<Box<dyn Engine>> {
         let isa = options.isa.unwrap_or_else(Isa::detect);
         let backend = CpuBackend::new(isa, options.exact, options.kv_format());
         Ok(Box::new(Self {
@@ -110,146 +114,12 @@ impl Engine for OnCpu {
     }
 }
 
-#[cfg(not(feature = "gpu"))]
-fn on_gpu(_: &Model, _: &SessionOptions, _: usize, _: bool) -> Result<Box<dyn Engine>> {
-    Err(Error::Unsupported("a GPU: this program was built without (cargo build --features gpu)".into()))
-}
+/// A GPU that is not there: not built in, or in a browser, where a session cannot wait for it.
+#[cfg(not(all(feature = "gpu", not(target_family = "wasm"))))]
+mod on_gpu {
+    use super::*;
 
-/// Starts on a GPU; `software` also takes a program that plays one.
-#[cfg(feature = "gpu")]
-fn on_gpu(
-    model: &Model,
-    options: &SessionOptions,
-    context: usize,
-    software: bool,
-) -> Result<Box<dyn Engine>> {
-    if options.kv.is_some_and(|kv| kv != KvFormat::F16) {
-        return Err(Error::Unsupported("keys and values other than f16 on a GPU".into()));
-    }
-    let on_gpu = OnGpu::of(model, software)?;
-    Ok(Box::new(GpuEngine::new(on_gpu, model, context)?))
-}
-
-/// A model on a GPU: sessions share the weights.
-#[cfg(feature = "gpu")]
-pub(super) struct OnGpu {
-    gpu: Gpu,
-    weights: Weights<GpuBackend>,
-}
-
-/// Tokens of the test that a GPU must pass, and the largest normalised mean square error of its logits against f32 on the
-/// CPU: f16 keys and values cost about 1e-7, a wrong kernel more than 1e-2.
-#[cfg(feature = "gpu")]
-const TEST: (usize, f64) = (5, 1e-4);
-
-#[cfg(feature = "gpu")]
-impl OnGpu {
-    /// The model on the best GPU: uploaded and tested the first time.
-    fn of(model: &Model, software: bool) -> Result<Arc<Self>> {
-        let mut there = model.0.on_gpu.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(there) = there.as_ref().filter(|on_gpu| on_gpu.gpu.flush().is_ok()) {
-            return Ok(there.clone());
-        }
-        let gpu = Gpu::open(&GpuOptions { software, ..Default::default() })?;
-        let backend = &mut GpuBackend::new(&gpu, 1, 1)?;
-        let on_gpu = Arc::new(Self { weights: Weights::new(backend, &model.0.file)?, gpu });
-        Self::test(&on_gpu, model)?;
-        *there = Some(on_gpu.clone());
-        Ok(on_gpu)
-    }
-
-    /// Compares a few tokens, one by one and together, with the CPU.
-    fn test(on_gpu: &Arc<Self>, model: &Model) -> Result<()> {
-        let (most, bound) = TEST;
-        let count = most.min(model.config().context).min(model.config().vocab);
-        let tokens: Vec<u32> = (0..count as u32).collect();
-        let cpu = SessionOptions { exact: true, context: Some(count), ..Default::default() };
-        let mut cpu = OnCpu::start(model, &cpu, count, "")?;
-        let mut gpu = GpuEngine::new(on_gpu.clone(), model, count)?;
-        let vocab = model.config().vocab;
-        let mut logits = [vec![0.0; vocab], vec![0.0; vocab], vec![0.0; vocab]];
-        let [exact, together, single] = &mut logits;
-        cpu.reserve(count)?;
-        cpu.feed(0, &tokens, count - 1..count);
-        cpu.read_logits(exact)?;
-        gpu.feed(0, &tokens, count - 1..count);
-        gpu.read_logits(together)?;
-        for (position, token) in tokens.iter().enumerate() {
-            gpu.feed(position, std::slice::from_ref(token), 0..1);
-        }
-        gpu.read_logits(single)?;
-        let error = [together, single].map(|got| nmse(got, exact)).into_iter().fold(0.0, f64::max);
-        if error.is_nan() || error > bound {
-            let name = &on_gpu.gpu.adapter().name;
-            return Err(Error::Gpu(format!(
-                "{name} computes something else than the CPU (normalised mean square error {error:.1e}, at most {bound:.0e} is right)"
-            )));
-        }
-        Ok(())
-    }
-}
-
-/// Mean square of the differences over that of what is right.
-#[cfg(feature = "gpu")]
-fn nmse(got: &[f32], exact: &[f32]) -> f64 {
-    let square = |x: f32| f64::from(x) * f64::from(x);
-    let error: f64 = got.iter().zip(exact).map(|(got, exact)| square(got - exact)).sum();
-    error / exact.iter().map(|&x| square(x)).sum::<f64>().max(f64::MIN_POSITIVE)
-}
-
-#[cfg(feature = "gpu")]
-struct GpuEngine {
-    on_gpu: Arc<OnGpu>,
-    backend: GpuBackend,
-    state: State<GpuBackend>,
-}
-
-#[cfg(feature = "gpu")]
-impl GpuEngine {
-    fn new(on_gpu: Arc<OnGpu>, model: &Model, context: usize) -> Result<Self> {
-        let (config, tokens) = (model.config(), chunk(context));
-        let backend = GpuBackend::new(&on_gpu.gpu, tokens, config.hidden)?;
-        Ok(Self { state: State::new(&backend, config, context, tokens)?, backend, on_gpu })
-    }
-}
-
-#[cfg(feature = "gpu")]
-impl Engine for GpuEngine {
-    fn reserve(&mut self, positions: usize) -> Result<()> {
-        self.state.reserve(&self.backend, positions)
-    }
-
-    fn hold_logits(&mut self, rows: usize) -> Result<()> {
-        self.state.logits = self.backend.tensor(rows, self.on_gpu.weights.config.vocab)?;
-        Ok(())
-    }
-
-    fn feed(&mut self, position: usize, tokens: &[u32], wanted: Range<usize>) {
-        self.state.position = position;
-        forward(&mut self.backend, &self.on_gpu.weights, &mut self.state, tokens, wanted);
-    }
-
-    fn read_logits(&mut self, out: &mut [f32]) -> Result<()> {
-        self.backend.read(&self.state.logits, out)
-    }
-
-    fn status(&self) -> String {
-        format!("GPU, {}", self.on_gpu.gpu.status())
-    }
-
-    fn kv_format(&self) -> KvFormat {
-        KvFormat::F16
-    }
-
-    fn exact(&self) -> bool {
-        false
-    }
-
-    fn caches(&self) -> Option<&[Cache]> {
-        None
-    }
-
-    fn caches_mut(&mut self) -> Option<&mut [Cache]> {
-        None
+    pub(super) fn start(_: &Model, _: &SessionOptions, _: usize, _: bool) -> Result<Box<dyn Engine>> {
+        Err(Error::Unsupported("a GPU: this program was built without (cargo build --features gpu)".into()))
     }
 }

@@ -46,7 +46,8 @@ fn bindings(shader: &Shader, module: &Module) {
 
 fn translate(name: &str, module: &Module, constants: Constants) -> String {
     let validate = |module: &Module| -> ModuleInfo {
-        let checked = Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16_IN_FLOAT32).validate(module);
+        let checked =
+            Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16_IN_FLOAT32).validate(module);
         checked.unwrap_or_else(|e| panic!("{name} {constants:?}: {e:?}"))
     };
     let entry = module.entry_points[0].name.clone();

@@ -9,8 +9,14 @@ use crate::backend::{AdamW, Codes};
 /// Weights that one task updates; a multiple of every group size.
 const CHUNK: usize = 1 << 15;
 
-/// One update; `grad` is left zero.
-pub(super) fn adamw(w: &mut CpuMatrix, grad: &mut [f32], [m, v]: [&mut [f32]; 2], step: AdamW) -> Codes {
+/// One update with `factor` on the gradient, which is left zero.
+pub(super) fn adamw(
+    w: &mut CpuMatrix,
+    grad: &mut [f32],
+    [m, v]: [&mut [f32]; 2],
+    factor: f32,
+    step: AdamW,
+) -> Codes {
     let groups = Groups::of(&mut w.ternary, w.projection, w.latent.len(), CHUNK);
     let numbers = w.latent.par_chunks_mut(CHUNK).zip(grad.par_chunks_mut(CHUNK));
     let moments = m.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK));
@@ -18,7 +24,7 @@ pub(super) fn adamw(w: &mut CpuMatrix, grad: &mut [f32], [m, v]: [&mut [f32]; 2]
     tasks
         .map(|(((w, grad), (m, v)), groups)| {
             vectorized(|| {
-                update(w, grad, m, v, step);
+                update(w, grad, m, v, factor, step);
                 groups.project(w)
             })
         })
@@ -27,14 +33,10 @@ pub(super) fn adamw(w: &mut CpuMatrix, grad: &mut [f32], [m, v]: [&mut [f32]; 2]
 
 /// `m`, `v`: running means of the gradient and of its square; `w -= lr (m' / (sqrt(v') + eps) + decay w)`.
 #[inline(always)]
-fn update(w: &mut [f32], grad: &mut [f32], m: &mut [f32], v: &mut [f32], step: AdamW) {
-    let keep = 1.0 - step.lr * step.weight_decay;
-    // In f64: at beta2 = 0.999 and t = 1 an f32 power would lose a third of its digits.
-    let correction = |beta: f32| 1.0 - f64::from(beta).powf(step.t as f64);
-    let rate = (f64::from(step.lr) / correction(step.beta1)) as f32;
-    let root = correction(step.beta2).sqrt() as f32;
+fn update(w: &mut [f32], grad: &mut [f32], m: &mut [f32], v: &mut [f32], factor: f32, step: AdamW) {
+    let [keep, rate, root] = step.factors();
     for (((w, grad), m), v) in w.iter_mut().zip(grad).zip(m).zip(v) {
-        let g = *grad * step.grad_scale;
+        let g = *grad * factor;
         *m = step.beta1 * *m + (1.0 - step.beta1) * g;
         *v = step.beta2 * *v + (1.0 - step.beta2) * g * g;
         *w = *w * keep - rate * *m / (v.sqrt() / root + step.eps);

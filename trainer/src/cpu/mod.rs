@@ -19,7 +19,8 @@ use bonsai_runtime::cpu::isa::vectorized;
 use bonsai_runtime::ternary::TernaryMatrix;
 use rayon::prelude::*;
 
-use crate::backend::{AdamW, AttentionShape, Backend, Codes, Muon, Projection};
+use crate::backend::{AdamW, AttentionShape, Backend, Clip, Codes, Muon, Projection, Tally, clip_factor};
+use crate::error::Result;
 
 pub use cross_entropy::scratch_bytes as cross_entropy_scratch_bytes;
 
@@ -51,12 +52,30 @@ impl Scratch {
 pub struct CpuBackend {
     angles: rope::Angles,
     scratch: [Scratch; 2],
+    sums: Tally,
 }
 
 impl CpuBackend {
     /// A backend for models of this shape and sequences of up to `seq` tokens.
     pub fn new(config: &Config, seq: usize) -> Self {
-        Self { angles: rope::Angles::new(config.rope, seq, config.head_dim), scratch: Default::default() }
+        let angles = rope::Angles::new(config.rope, seq, config.head_dim);
+        Self { angles, scratch: Default::default(), sums: Tally::default() }
+    }
+
+    /// Updates with the factor on the gradient that clipping asks for, or not at all.
+    fn clipped(&mut self, grad: &mut [f32], clip: Clip, update: impl FnOnce(&mut [f32], f32) -> Codes) {
+        let factor = match clip {
+            Clip::Factor(factor) => Some(factor),
+            Clip::Own(limit) => {
+                let squares = sum_of_squares(grad);
+                self.sums.squares += squares;
+                squares.is_finite().then(|| clip_factor(limit, squares.sqrt()))
+            }
+        };
+        match factor {
+            Some(factor) => self.sums.codes = self.sums.codes + update(grad, factor),
+            None => grad.fill(0.0),
+        }
     }
 }
 
@@ -80,20 +99,24 @@ impl Backend for CpuBackend {
         CpuMatrix { rows, cols, latent, projection, ternary }
     }
 
-    fn read<'a>(&self, buffer: &'a Vec<f32>) -> Cow<'a, [f32]> {
-        Cow::Borrowed(buffer)
+    fn read<'a>(&self, buffer: &'a Vec<f32>) -> Result<Cow<'a, [f32]>> {
+        Ok(Cow::Borrowed(buffer))
     }
 
     fn write(&self, buffer: &mut Vec<f32>, values: &[f32]) {
         buffer.copy_from_slice(values);
     }
 
-    fn latent<'a>(&self, matrix: &'a CpuMatrix) -> Cow<'a, [f32]> {
-        Cow::Borrowed(&matrix.latent)
+    fn latent<'a>(&self, matrix: &'a CpuMatrix) -> Result<Cow<'a, [f32]>> {
+        Ok(Cow::Borrowed(&matrix.latent))
     }
 
-    fn ternary<'a>(&self, matrix: &'a CpuMatrix) -> Option<Cow<'a, TernaryMatrix>> {
-        matrix.ternary.as_ref().map(Cow::Borrowed)
+    fn ternary<'a>(&self, matrix: &'a CpuMatrix) -> Result<Option<Cow<'a, TernaryMatrix>>> {
+        Ok(matrix.ternary.as_ref().map(Cow::Borrowed))
+    }
+
+    fn tally(&mut self) -> Result<Tally> {
+        Ok(std::mem::take(&mut self.sums))
     }
 
     fn embed(&mut self, out: &mut Vec<f32>, table: &CpuMatrix, tokens: &[u32]) {
@@ -111,12 +134,15 @@ impl Backend for CpuBackend {
     fn rms_norm_backward(
         &mut self,
         dx: &mut Vec<f32>,
+        accumulate: bool,
         d_gain: &mut Vec<f32>,
-        dy: &Vec<f32>,
-        x: &Vec<f32>,
+        [dy, x]: [&Vec<f32>; 2],
         gain: &CpuMatrix,
         eps: f32,
     ) {
+        if !accumulate {
+            self.clear(dx);
+        }
         rms_norm::rms_norm_backward(dx, d_gain, dy, x, &gain.latent, eps);
     }
 
@@ -184,8 +210,8 @@ impl Backend for CpuBackend {
         });
     }
 
-    fn cross_entropy(&mut self, h: &Vec<f32>, w: &CpuMatrix, targets: &[u32]) -> f64 {
-        cross_entropy::cross_entropy(h, w, targets, &mut self.scratch)
+    fn cross_entropy(&mut self, h: &Vec<f32>, w: &CpuMatrix, targets: &[u32]) {
+        self.sums.loss += cross_entropy::cross_entropy(h, w, targets, &mut self.scratch);
     }
 
     fn cross_entropy_backward(
@@ -196,34 +222,23 @@ impl Backend for CpuBackend {
         w: &CpuMatrix,
         targets: &[u32],
         scale: f32,
-    ) -> f64 {
-        cross_entropy::cross_entropy_backward(dh, dw, h, w, targets, scale, &mut self.scratch)
+    ) {
+        self.sums.loss +=
+            cross_entropy::cross_entropy_backward(dh, dw, h, w, targets, scale, &mut self.scratch);
     }
 
-    fn sum_of_squares(&mut self, buffer: &Vec<f32>) -> f64 {
-        sum_of_squares(buffer)
+    fn sum_of_squares(&mut self, buffer: &Vec<f32>) {
+        self.sums.squares += sum_of_squares(buffer);
     }
 
-    fn adamw(
-        &mut self,
-        w: &mut CpuMatrix,
-        grad: &mut Vec<f32>,
-        moments: &mut [Vec<f32>],
-        step: AdamW,
-    ) -> Codes {
+    fn adamw(&mut self, w: &mut CpuMatrix, grad: &mut Vec<f32>, moments: &mut [Vec<f32>], step: AdamW) {
         let [m, v] = moments else { panic!("AdamW keeps two moments") };
-        adamw::adamw(w, grad, [m, v], step)
+        self.clipped(grad, step.clip, |grad, factor| adamw::adamw(w, grad, [m, v], factor, step));
     }
 
-    fn muon(
-        &mut self,
-        w: &mut CpuMatrix,
-        grad: &mut Vec<f32>,
-        momentum: &mut [Vec<f32>],
-        step: Muon,
-    ) -> Codes {
+    fn muon(&mut self, w: &mut CpuMatrix, grad: &mut Vec<f32>, momentum: &mut [Vec<f32>], step: Muon) {
         let [momentum] = momentum else { panic!("Muon keeps one moment") };
-        muon::muon(w, grad, momentum, step)
+        self.clipped(grad, step.clip, |grad, factor| muon::muon(w, grad, momentum, factor, step));
     }
 
     fn clear(&mut self, buffer: &mut Vec<f32>) {

@@ -9,16 +9,18 @@ use super::{CpuMatrix, project::Groups, sum_of_squares};
 use crate::backend::{Codes, Muon};
 
 const CHUNK: usize = 1 << 15;
-/// The quintic of Jordan et al.: steep at zero, all singular values end in 0.7..1.2.
-const COEFFICIENTS: [f32; 3] = [3.4445, -4.7750, 2.0315];
 
-/// One update; `grad` is left zero.
-pub(super) fn muon(w: &mut CpuMatrix, grad: &mut [f32], momentum: &mut [f32], step: Muon) -> Codes {
-    nesterov(grad, momentum, step);
+/// One update with `factor` on the gradient, which is left zero.
+pub(super) fn muon(
+    w: &mut CpuMatrix,
+    grad: &mut [f32],
+    momentum: &mut [f32],
+    factor: f32,
+    step: Muon,
+) -> Codes {
+    nesterov(grad, momentum, factor, step);
     let direction = orthogonalize(grad, w.rows, w.cols, step.iterations);
-    // sqrt(max(1, out / in)): the same rms change of the output for any shape.
-    let rate = step.lr * (w.rows as f32 / w.cols as f32).max(1.0).sqrt();
-    let keep = 1.0 - step.lr * step.weight_decay;
+    let [keep, rate] = step.factors(w.rows, w.cols);
     let groups = Groups::of(&mut w.ternary, w.projection, w.latent.len(), CHUNK);
     let tasks = w.latent.par_chunks_mut(CHUNK).zip(direction.par_chunks(CHUNK)).zip(groups);
     let codes = tasks.map(|((w, direction), groups)| {
@@ -33,11 +35,11 @@ pub(super) fn muon(w: &mut CpuMatrix, grad: &mut [f32], momentum: &mut [f32], st
 }
 
 /// `b <- mu b + (1 - mu) g`, then `g <- (1 - mu) g + mu b`.
-fn nesterov(grad: &mut [f32], momentum: &mut [f32], step: Muon) {
+fn nesterov(grad: &mut [f32], momentum: &mut [f32], factor: f32, step: Muon) {
     grad.par_chunks_mut(CHUNK).zip(momentum.par_chunks_mut(CHUNK)).for_each(|(grad, momentum)| {
         vectorized(|| {
             for (g, b) in grad.iter_mut().zip(momentum) {
-                let scaled = *g * step.grad_scale;
+                let scaled = *g * factor;
                 *b = step.momentum * *b + (1.0 - step.momentum) * scaled;
                 *g = (1.0 - step.momentum) * scaled + step.momentum * *b;
             }
@@ -47,7 +49,7 @@ fn nesterov(grad: &mut [f32], momentum: &mut [f32], step: Muon) {
 
 /// `x <- a x + (b A + c A^2) x` with `A = x x^T`, from `x = g / |g|`, on the shorter side.
 fn orthogonalize(g: &[f32], rows: usize, cols: usize, iterations: usize) -> Vec<f32> {
-    let [a, b, c] = COEFFICIENTS;
+    let [a, b, c] = Muon::COEFFICIENTS;
     let wide = rows <= cols;
     let (n, m) = if wide { (rows, cols) } else { (cols, rows) };
     let inverse = 1.0 / (sum_of_squares(g).sqrt() as f32 + 1e-7);

@@ -50,10 +50,29 @@ pub fn trainer_with(
     config: RunConfig,
     latent: impl FnMut(usize, &TensorSpec) -> Vec<f32>,
 ) -> Trainer<CpuBackend> {
-    let (model, optimizer) = (shape(&config), Optimizer::new(&config));
-    let backend = CpuBackend::new(&model, config.seq_len);
+    let backend = CpuBackend::new(&shape(&config), config.seq_len);
+    trainer_on(backend, config, latent)
+}
+
+/// The same on any device.
+pub fn trainer_on<B: Backend>(
+    backend: B,
+    config: RunConfig,
+    latent: impl FnMut(usize, &TensorSpec) -> Vec<f32>,
+) -> Trainer<B> {
+    trainer_of(backend, &shape(&config), config, latent)
+}
+
+/// The same with a model of any shape.
+pub fn trainer_of<B: Backend>(
+    backend: B,
+    model: &Config,
+    config: RunConfig,
+    latent: impl FnMut(usize, &TensorSpec) -> Vec<f32>,
+) -> Trainer<B> {
+    let optimizer = Optimizer::new(&config);
     let count = |spec: &_| optimizer.moments(spec).len();
-    let params = Params::new(&backend, &model, config.projection().unwrap(), count, latent);
+    let params = Params::new(&backend, model, config.projection().unwrap(), count, latent);
     Trainer::new(config, backend, params, State::default(), Order::Shuffled { seed: 7 })
 }
 
@@ -62,13 +81,14 @@ pub fn trainer(config: RunConfig) -> Trainer<CpuBackend> {
     trainer_with(config, |index, spec| params::scratch(&model, 3, index, spec))
 }
 
-pub fn steps(trainer: &mut Trainer<CpuBackend>, data: &Dataset, n: usize) {
+pub fn steps<B: Backend>(trainer: &mut Trainer<B>, data: &Dataset, n: usize) {
     for _ in 0..n {
-        assert!(trainer.step(&data.train).skipped.is_none());
+        assert!(trainer.step(&data.train).unwrap().skipped.is_none());
     }
 }
 
-pub fn weights(trainer: &Trainer<CpuBackend>) -> Vec<u32> {
-    let latents = trainer.params.list.iter().flat_map(|p| trainer.backend.latent(&p.value).into_owned());
+pub fn weights<B: Backend>(trainer: &Trainer<B>) -> Vec<u32> {
+    let latents =
+        trainer.params.list.iter().flat_map(|p| trainer.backend.latent(&p.value).unwrap().into_owned());
     latents.map(f32::to_bits).collect()
 }

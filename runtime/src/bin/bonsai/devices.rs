@@ -31,13 +31,18 @@ pub fn run(args: &Args) -> Result<()> {
     output::print(&format!("cpu   {isa}, {threads} threads\n"))?;
     for gpu in &gpus {
         let text = |key: &str| gpu[key].as_str().unwrap_or_default().to_string();
-        let refused = gpu["refused"].as_str().map_or(String::new(), |why| format!("   cannot be used: {why}"));
+        let refused =
+            gpu["refused"].as_str().map_or(String::new(), |why| format!("   cannot be used: {why}"));
         let (name, kind, backend, driver) = (text("name"), text("kind"), text("backend"), text("driver"));
         output::print(&format!("gpu   {name} ({kind}, {backend}, {driver}){refused}\n"))?;
     }
     match gpus.is_empty() {
-        true if cfg!(feature = "gpu") => output::print("gpu   none: is a driver for Vulkan, Metal or Direct3D 12 installed?\n"),
-        true => output::print("gpu   not looked for: this program was built without (cargo build --features gpu,cli)\n"),
+        true if cfg!(feature = "gpu") => {
+            output::print("gpu   none: is a driver for Vulkan, Metal or Direct3D 12 installed?\n")
+        }
+        true => output::print(
+            "gpu   not looked for: this program was built without (cargo build --features gpu,cli)\n",
+        ),
         false => Ok(()),
     }
 }

@@ -16,7 +16,6 @@ pub struct ReadBack {
     gpu: Gpu,
     staging: wgpu::Buffer,
     bytes: usize,
-    #[cfg_attr(target_family = "wasm", expect(dead_code, reason = "nothing blocks in a browser"))]
     submission: Option<wgpu::SubmissionIndex>,
     mapped: Arc<Mutex<Mapped>>,
 }
@@ -50,8 +49,10 @@ impl ReadBack {
     }
 
     /// Waits for the bytes and copies them. `out` is as long as what was asked for.
-    #[cfg(not(target_family = "wasm"))]
     pub fn wait(mut self, out: &mut [u8]) -> Result<()> {
+        if cfg!(target_family = "wasm") {
+            return Err(Error::Unsupported("waiting for a GPU in a browser: await it".into()));
+        }
         if let Some(submission) = self.submission.take() {
             self.gpu.0.wait(submission);
         }

@@ -1,0 +1,306 @@
+//! Every operation of the GPU against f64, at shapes that fill no tile. Needs an adapter; Mesa's lavapipe will do.
+#![cfg(feature = "gpu")]
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+use bonsai_runtime::backend::{Backend, Norm};
+use bonsai_runtime::gpu::device::{Gpu, GpuOptions};
+use bonsai_runtime::gpu::{GpuBackend, GpuMatrix, GpuTensor};
+use bonsai_runtime::tensor::{Format, StoredTensor};
+use bonsai_runtime::ternary::Packing;
+use support::*;
+
+/// Most tokens of a pass here.
+const TOKENS: usize = 70;
+/// Rows of a tensor: those of a pass, and some that nothing may touch.
+const ROWS: usize = TOKENS + 16;
+/// Of sums of some hundred f32 products: each rounding adds 2^-24 of a partial sum, and there are about as many of them
+/// as there are products to a thread; then the square.
+const PRODUCTS: f64 = 1e-12;
+/// The exponential turns an absolute error of the gate into a relative one, and gates here go into the hundreds.
+const GATES: f64 = 1e-10;
+/// Keys and values are f16: each is off by up to 2^-12 of itself, uniformly, hence 2^-24 / 3 of its energy, and scores
+/// by about as much.
+const F16: f64 = 2e-7;
+
+/// Backends that check indices and that do not: both must give the same bits. Made once, since drivers take long to
+/// compile kernels.
+static BACKENDS: LazyLock<Mutex<[GpuBackend; 2]>> = LazyLock::new(|| {
+    Mutex::new([false, true].map(|checked| {
+        let gpu = Gpu::open(&GpuOptions { checked, ..Default::default() }).unwrap();
+        GpuBackend::new(&gpu, TOKENS, 2048).unwrap()
+    }))
+});
+
+/// Runs an operation twice on each backend and returns the result that all four runs agree upon. The operation gets
+/// tensors from [`tensor`], and returns the one to be read with the number of its values that count; those behind them
+/// must still be not-a-number.
+fn run(f: impl Fn(&mut GpuBackend) -> (GpuTensor, usize)) -> Vec<f32> {
+    let mut backends = BACKENDS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut all = backends.iter_mut().flat_map(|b| [once(b, &f), once(b, &f)]);
+    let first = all.next().unwrap();
+    all.for_each(|other| assert_eq!(bits(&first), bits(&other), "the same bits, checked or not"));
+    first
+}
+
+fn once(b: &mut GpuBackend, f: impl Fn(&mut GpuBackend) -> (GpuTensor, usize)) -> Vec<f32> {
+    let (out, len) = f(b);
+    let mut values = vec![0.0; len + 8];
+    b.read(&out, &mut values).unwrap();
+    assert!(values[..len].iter().all(|x| x.is_finite()), "poison got in");
+    assert!(values[len..].iter().all(|x| x.is_nan()), "something was written behind the end");
+    values.truncate(len);
+    values
+}
+
+/// A tensor `[ROWS, cols]` of not-a-number that begins with `values`.
+fn tensor(b: &mut GpuBackend, cols: usize, values: &[f32]) -> GpuTensor {
+    let mut tensor = b.tensor(ROWS, cols).unwrap();
+    let mut all = vec![f32::NAN; ROWS * cols];
+    all[..values.len()].copy_from_slice(values);
+    b.write(&mut tensor, &all);
+    tensor
+}
+
+fn norm(b: &mut GpuBackend, gain: &[f32], eps: f32) -> Norm<GpuTensor> {
+    let mut tensor = b.tensor(1, gain.len()).unwrap();
+    b.write(&mut tensor, gain);
+    Norm { gain: tensor, eps }
+}
+
+fn matrix(b: &GpuBackend, stack: &[StoredTensor]) -> GpuMatrix {
+    b.matrix(&stack.iter().collect::<Vec<_>>()).unwrap()
+}
+
+fn formats() -> impl Iterator<Item = Format> {
+    Packing::ALL.map(Format::Ternary).into_iter().chain([Format::F32, Format::F16, Format::Bf16])
+}
+
+/// Columns that the format can have, and that fill no workgroup.
+fn columns(format: Format) -> usize {
+    match format {
+        Format::Ternary(packing) => 5 * packing.group(),
+        _ => 336,
+    }
+}
+
+fn random_matrix(random: &mut Random, rows: usize, cols: usize, format: Format) -> StoredTensor {
+    stored(rows, cols, &random.normals(rows * cols), format)
+}
+
+fn wide(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&x| f64::from(x)).collect()
+}
+
+/// Rows of `x` normalised, in f64.
+fn normed(x: &[f32], gain: &[f32], eps: f32) -> Vec<f64> {
+    let rows = x.chunks_exact(gain.len()).flat_map(|row| {
+        let square: f64 = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+        let factor = 1.0 / (square / row.len() as f64 + f64::from(eps)).sqrt();
+        row.iter().zip(gain).map(move |(&x, &gain)| f64::from(x) * factor * f64::from(gain))
+    });
+    rows.collect()
+}
+
+/// `h` (`[tokens, cols]`) times `w` transposed, in f64.
+fn product(w: &StoredTensor, h: &[f64]) -> Vec<f64> {
+    let weights = wide(&w.to_f32());
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    h.chunks_exact(w.cols).flat_map(|h| weights.chunks_exact(w.cols).map(move |row| dot(row, h))).collect()
+}
+
+fn close(what: &str, got: &[f32], expected: &[f64], bound: f64) {
+    let error = nmse(got, expected);
+    println!("{what}: {error:.1e}");
+    assert!(error < bound, "{what}: {error:e}");
+}
+
+#[test]
+fn embed() {
+    let mut random = Random(1);
+    for format in formats() {
+        let table = random_matrix(&mut random, 37, columns(format), format);
+        let ids: Vec<u32> = [0, 36, 5, 5, 17].into_iter().chain(random.ids(TOKENS - 5, 37)).collect();
+        for ids in [&ids[..], &ids[1..2]] {
+            let got = run(|b| {
+                let mut out = tensor(b, table.cols, &[]);
+                let table = matrix(b, std::slice::from_ref(&table));
+                b.embed(&mut out, &table, ids);
+                (out, ids.len() * columns(format))
+            });
+            let rows = table.to_f32();
+            let expected = ids.iter().flat_map(|&id| rows[id as usize * table.cols..][..table.cols].to_vec());
+            assert_eq!(got, expected.collect::<Vec<_>>(), "{}: exact", format.name());
+        }
+    }
+}
+
+#[test]
+fn norm_matmul() {
+    let mut random = Random(2);
+    for (format, tokens) in formats().flat_map(|format| [1, 2, 33, TOKENS].map(|tokens| (format, tokens))) {
+        let cols = columns(format);
+        let stack = [70, 33, 5].map(|rows| random_matrix(&mut random, rows, cols, format));
+        let (x, gain) = (random.normals(tokens * cols), random.normals(cols));
+        let expected = stack.each_ref().map(|w| product(w, &normed(&x, &gain, 1e-3)));
+        for (n, (w, expected)) in stack.iter().zip(&expected).enumerate() {
+            let got = run(|b| {
+                let (x, w, norm) = (tensor(b, cols, &x), matrix(b, &stack), norm(b, &gain, 1e-3));
+                let [mut q, mut k, mut v] = stack.each_ref().map(|w| tensor(b, w.rows, &[]));
+                b.norm_matmul([&mut q, &mut k, &mut v], &x, &norm, &w, 0..tokens);
+                let outs = [q, k, v];
+                (outs.into_iter().nth(n).unwrap(), tokens * stack[n].rows)
+            });
+            close(&format!("{} x {tokens}, {} rows", format.name(), w.rows), &got, expected, PRODUCTS);
+        }
+    }
+}
+
+#[test]
+fn norm_matmul_of_some_rows() {
+    let mut random = Random(3);
+    let format = Format::Ternary(Packing::Q2_0);
+    let w = random_matrix(&mut random, 1030, 384, format);
+    let (x, gain) = (random.normals(20 * 384), random.normals(384));
+    let all = product(&w, &normed(&x, &gain, 1e-6));
+    for rows in [19..20, 3..9, 0..1] {
+        let got = run(|b| {
+            let (x, norm) = (tensor(b, 384, &x), norm(b, &gain, 1e-6));
+            let (w, mut out) = (matrix(b, std::slice::from_ref(&w)), tensor(b, 1030, &[]));
+            b.norm_matmul([&mut out], &x, &norm, &w, rows.clone());
+            (out, rows.len() * 1030)
+        });
+        close(&format!("rows {rows:?}"), &got, &all[rows.start * 1030..rows.end * 1030], PRODUCTS);
+    }
+}
+
+#[test]
+fn matmul_add() {
+    let mut random = Random(4);
+    for (format, tokens) in formats().flat_map(|format| [1, 2, 33].map(|tokens| (format, tokens))) {
+        let cols = columns(format);
+        for rows in [4, 129] {
+            let w = random_matrix(&mut random, rows, cols, format);
+            let (x, y) = (random.normals(tokens * rows), random.normals(tokens * cols));
+            let got = run(|b| {
+                let (mut x, y) = (tensor(b, rows, &x), tensor(b, cols, &y));
+                let w = matrix(b, std::slice::from_ref(&w));
+                b.matmul_add(&mut x, &y, &w, tokens);
+                (x, tokens * rows)
+            });
+            let sums = product(&w, &wide(&y)).into_iter().zip(&x);
+            let expected: Vec<f64> = sums.map(|(sum, &x)| sum + f64::from(x)).collect();
+            close(&format!("{} x {tokens}, {rows} rows", format.name()), &got, &expected, PRODUCTS);
+        }
+    }
+}
+
+#[test]
+fn norm_swiglu() {
+    let mut random = Random(5);
+    for (format, tokens) in formats().flat_map(|format| [1, 2, 33].map(|tokens| (format, tokens))) {
+        let cols = columns(format);
+        for rows in [6, 67] {
+            let stack = [(); 2].map(|()| random_matrix(&mut random, rows, cols, format));
+            let (x, mut gain) = (random.normals(tokens * cols), random.normals(cols));
+            gain[0] = 300.0; // gates of some hundreds: far beyond where exp would overflow
+            let got = run(|b| {
+                let (x, w, norm) = (tensor(b, cols, &x), matrix(b, &stack), norm(b, &gain, 1e-6));
+                let mut out = tensor(b, rows, &[]);
+                b.norm_swiglu(&mut out, &x, &norm, &w, tokens);
+                (out, tokens * rows)
+            });
+            let [gate, up] = stack.each_ref().map(|w| product(w, &normed(&x, &gain, 1e-6)));
+            let expected: Vec<f64> =
+                gate.iter().zip(up).map(|(gate, up)| gate / (1.0 + (-gate).exp()) * up).collect();
+            close(&format!("{} x {tokens}, {rows} rows", format.name()), &got, &expected, GATES);
+        }
+    }
+}
+
+/// Heads, heads of keys and values, width of a head.
+const HEADS: [[usize; 3]; 6] = [[4, 2, 128], [3, 3, 16], [6, 2, 32], [8, 1, 64], [2, 1, 256], [5, 5, 48]];
+
+#[test]
+fn attend() {
+    let mut random = Random(6);
+    for ([heads, kv_heads, dim], with_norms) in HEADS.into_iter().zip([true, false].into_iter().cycle()) {
+        let context = 150;
+        let [q, k, v] = [heads, kv_heads, kv_heads].map(|n| random.normals(context * n * dim));
+        let [q_gain, k_gain] = [(); 2].map(|()| random.normals(dim));
+        let angles: Vec<f32> = (0..context)
+            .flat_map(|_| {
+                let turns = random.normals(dim / 2);
+                turns.iter().map(|x| x.cos()).chain(turns.iter().map(|x| x.sin())).collect::<Vec<_>>()
+            })
+            .collect();
+        let norms = with_norms.then_some([(&q_gain[..], 1e-6), (&k_gain[..], 1e-3)]);
+        let expected = attended([&q, &k, &v], norms, &angles, [heads, kv_heads, dim]);
+        // A chunk, one by one, another chunk: what is checked is the last.
+        for pieces in [vec![0..TOKENS], vec![0..63, 63..64, 64..65], vec![0..70, 70..75, 75..140, 140..141]] {
+            let last = pieces.last().unwrap().clone();
+            let got = run(|b| {
+                let norms = norms.map(|norms| norms.map(|(gain, eps)| norm(b, gain, eps)));
+                let mut cache = b.cache(kv_heads, dim, context).unwrap();
+                let mut out = None;
+                for piece in pieces.clone() {
+                    b.reserve(&mut cache, piece.end).unwrap();
+                    let part =
+                        |all: &[f32], n: usize| all[piece.start * n * dim..piece.end * n * dim].to_vec();
+                    let mut q = tensor(b, heads * dim, &part(&q, heads));
+                    let mut k = tensor(b, kv_heads * dim, &part(&k, kv_heads));
+                    let mut v = tensor(b, kv_heads * dim, &part(&v, kv_heads));
+                    let angles = tensor(b, dim, &part(&angles, 1));
+                    let mut found = tensor(b, heads * dim, &[]);
+                    let qkv = [&mut q, &mut k, &mut v];
+                    b.attend(&mut found, qkv, norms.as_ref(), &angles, &mut cache, piece);
+                    out = Some(found);
+                }
+                (out.unwrap(), last.len() * heads * dim)
+            });
+            let expected = &expected[last.start * heads * dim..last.end * heads * dim];
+            close(&format!("{heads} / {kv_heads} x {dim}, {pieces:?}"), &got, expected, F16);
+        }
+    }
+}
+
+/// Norms, rotation and softmax as the papers write them, in f64, for every token.
+fn attended(
+    [q, k, v]: [&[f32]; 3],
+    norms: Option<[(&[f32], f32); 2]>,
+    angles: &[f32],
+    [heads, kv_heads, dim]: [usize; 3],
+) -> Vec<f64> {
+    let turned = |x: &[f32], n: usize, norm: Option<(&[f32], f32)>| {
+        let mut x = norm.map_or_else(|| wide(x), |(gain, eps)| normed(x, gain, eps));
+        for (row, head) in x.chunks_exact_mut(dim).enumerate() {
+            let (cos, sin) = angles[row / n * dim..][..dim].split_at(dim / 2);
+            for i in 0..dim / 2 {
+                let ([a, b], [cos, sin]) = ([head[i], head[i + dim / 2]], [cos[i], sin[i]].map(f64::from));
+                [head[i], head[i + dim / 2]] = [a * cos - b * sin, b * cos + a * sin];
+            }
+        }
+        x
+    };
+    let q = turned(q, heads, norms.map(|norms| norms[0]));
+    let k = turned(k, kv_heads, norms.map(|norms| norms[1]));
+    let mut out = Vec::new();
+    for (row, q) in q.chunks_exact(dim).enumerate() {
+        let (token, head) = (row / heads, row % heads / (heads / kv_heads));
+        let at = |position: usize| (position * kv_heads + head) * dim;
+        let score = |position| {
+            let dot: f64 = q.iter().zip(&k[at(position)..]).map(|(q, k)| q * k).sum();
+            (dot / (dim as f64).sqrt()).exp()
+        };
+        let scores: Vec<f64> = (0..=token).map(score).collect();
+        let total: f64 = scores.iter().sum();
+        let mix = |i: usize| {
+            scores.iter().enumerate().map(|(p, s)| s / total * f64::from(v[at(p) + i])).sum::<f64>()
+        };
+        out.extend((0..dim).map(mix));
+    }
+    out
+}

@@ -1,0 +1,124 @@
+//! Where a run computes: the CPU, or a GPU where the program was built for one (feature `gpu`).
+
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::run::Watch;
+
+#[cfg(feature = "gpu")]
+use bonsai_runtime::gpu::device::{Adapter, Gpu, GpuOptions};
+
+/// Spellings of the setting `device`.
+pub const NAMES: [&str; 3] = ["auto", "cpu", "gpu"];
+
+/// Where a run computes.
+pub enum Device {
+    /// All cores.
+    Cpu,
+    /// A GPU, opened.
+    #[cfg(feature = "gpu")]
+    Gpu(Gpu),
+}
+
+impl Device {
+    /// The device that a setting means, one of [`NAMES`]. `gpu` is strict, and takes a program that does as a GPU where
+    /// there is nothing else; `auto` takes only a real one, and says what it did.
+    #[cfg(feature = "gpu")]
+    pub fn choose(wanted: &str, watch: &Watch<'_>) -> Result<Self> {
+        let software = wanted == "gpu";
+        if wanted == "cpu" {
+            return Ok(Self::Cpu);
+        }
+        match Gpu::open(&GpuOptions { software, ..GpuOptions::default() }) {
+            Ok(gpu) => {
+                watch.say(&format!("training on the GPU: {}", gpu.adapter()));
+                Ok(Self::Gpu(gpu))
+            }
+            Err(error) if wanted == "gpu" => Err(error.into()),
+            Err(error) => {
+                watch.say(&format!("training on the CPU ({error})"));
+                Ok(Self::Cpu)
+            }
+        }
+    }
+
+    /// The device that a setting means: here the CPU, since this program was built without the feature `gpu`.
+    #[cfg(not(feature = "gpu"))]
+    pub fn choose(wanted: &str, _: &Watch<'_>) -> Result<Self> {
+        match wanted {
+            "gpu" => Err(Error::Config(
+                "this program was built without GPUs: build it with --features gpu, or use --device cpu"
+                    .into(),
+            )),
+            _ => Ok(Self::Cpu),
+        }
+    }
+}
+
+/// Refuses a setting that means nothing.
+pub fn check(wanted: &str) -> Result<()> {
+    if NAMES.contains(&wanted) {
+        return Ok(());
+    }
+    Err(Error::Config(format!("unknown device '{wanted}': expected {}", NAMES.join(", "))))
+}
+
+/// A device as `bonsai-trainer devices` lists it.
+#[derive(Debug, Serialize)]
+pub struct Listed {
+    /// The setting that takes it.
+    pub device: &'static str,
+    /// Its name, kind and driver.
+    pub name: String,
+    /// Bytes of the largest buffer; 0 where that is no limit.
+    pub largest_buffer: u64,
+    /// Why it cannot be used, if it cannot.
+    pub refused: Option<String>,
+    /// What `auto` takes.
+    pub auto: bool,
+}
+
+impl std::fmt::Display for Listed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mark = if self.auto { "  <- auto" } else { "" };
+        write!(f, "{:<4} {}{mark}", self.device, self.name)?;
+        match (&self.refused, self.largest_buffer) {
+            (Some(why), _) => write!(f, "\n     cannot be used: {why}"),
+            (None, 0) => Ok(()),
+            (None, bytes) => write!(f, "\n     buffers of up to {} MiB", bytes >> 20),
+        }
+    }
+}
+
+/// Every device of this machine, GPUs first.
+pub fn list() -> Vec<Listed> {
+    let mut all = gpus();
+    let threads = rayon::current_num_threads();
+    let name = format!("{threads} threads, {:?}", bonsai_runtime::cpu::isa::Isa::detect());
+    let auto = !all.iter().any(|gpu| gpu.auto);
+    all.push(Listed { device: "cpu", name, largest_buffer: 0, refused: None, auto });
+    all
+}
+
+#[cfg(feature = "gpu")]
+fn gpus() -> Vec<Listed> {
+    let listed = |adapter: Adapter| Listed {
+        device: "gpu",
+        name: adapter.to_string(),
+        largest_buffer: adapter.limits.buffer,
+        auto: false,
+        refused: adapter.refused,
+    };
+    let adapters = Gpu::adapters();
+    let best = adapters.iter().position(|adapter| adapter.refused.is_none() && !adapter.software());
+    let mut all: Vec<Listed> = adapters.into_iter().map(listed).collect();
+    if let Some(best) = best {
+        all[best].auto = true;
+    }
+    all
+}
+
+#[cfg(not(feature = "gpu"))]
+fn gpus() -> Vec<Listed> {
+    Vec::new()
+}
