@@ -21,7 +21,7 @@ use crate::tensor::StoredTensor;
 use device::{Binding, Buffer, Gpu, Kernel};
 
 pub use matrix::GpuMatrix;
-pub use shaders::{ATTENTION, EMBED, MATMUL, MATVEC, RMS_NORM, SHADERS, STORE_HEADS};
+pub use shaders::{ATTENTION, EMBED, HALVES, MATMUL, MATVEC, RMS_NORM, SHADERS, STORE_HEADS};
 
 /// What a product does with its result, in the order of the kernels.
 #[derive(Clone, Copy)]
@@ -34,6 +34,8 @@ enum Epilogue {
 /// A GPU as a [`Backend`].
 pub struct GpuBackend {
     gpu: Gpu,
+    /// Whether matvec reads codes as subnormal halves.
+    halves: bool,
     rms_norm: Kernel,
     store_heads: Kernel,
     attention: Kernel,
@@ -134,8 +136,15 @@ impl GpuBackend {
             tokens: gpu.buffer(4 * tokens)?,
             h: gpu.buffer(4 * tokens * widest)?,
             unused: [gpu.buffer(16)?, gpu.buffer(16)?, gpu.buffer(16)?],
+            halves: keeps_subnormal_halves(gpu)?,
             gpu: gpu.clone(),
         })
+    }
+
+    /// Never reads codes as subnormal halves: what other devices do, for tests.
+    pub fn without_halves(mut self) -> Self {
+        self.halves = false;
+        self
     }
 
     /// The device.
@@ -189,7 +198,7 @@ impl GpuBackend {
             let [a, b, c] = self.outputs(out);
             let bindings = [a, b, c, part.weights(), part.scales(), x.all(), gain.all()];
             let kernel = &w.kernels.matvec[epilogue as usize];
-            self.gpu.run(kernel, &bindings, &params, self.gpu.grid(part.rows.div_ceil(4)));
+            self.gpu.run(kernel, &bindings, &params, self.gpu.grid(part.rows.div_ceil(8)));
         }
     }
 
@@ -227,6 +236,19 @@ impl GpuBackend {
     }
 }
 
+/// Whether the device keeps what it might round to zero: tries every pair of codes at every place.
+fn keeps_subnormal_halves(gpu: &Gpu) -> Result<bool> {
+    let (low, high) = ((0..5).flat_map(|place| [1u32, 2, 3].map(|code| code << (2 * place))), 16);
+    let words: Vec<u32> = low.clone().flat_map(|a| low.clone().map(move |b| a | b << high)).collect();
+    let out = gpu.buffer(8 * words.len())?;
+    let kernel = gpu.kernel(&HALVES, &[])?;
+    let groups = [words.len().div_ceil(32) as u32, 1, 1];
+    gpu.run(&kernel, &[out.all(), gpu.buffer_of(&words)?.all()], &[words.len() as u32], groups);
+    let mut got = vec![[0.0f32; 2]; words.len()];
+    gpu.read(out.all(), &mut got)?;
+    Ok(got.iter().zip(&words).all(|(got, word)| *got == [(word & 0xffff) as f32, (word >> high) as f32]))
+}
+
 fn quads(cols: usize) -> u32 {
     (cols / 4) as u32
 }
@@ -243,7 +265,7 @@ impl Backend for GpuBackend {
     }
 
     fn matrix(&self, stack: &[&StoredTensor]) -> Result<GpuMatrix> {
-        GpuMatrix::new(&self.gpu, stack)
+        GpuMatrix::new(&self.gpu, stack, self.halves)
     }
 
     fn cache(&self, heads: usize, head_dim: usize, context: usize) -> Result<GpuCache> {
