@@ -23,6 +23,9 @@ use device::{Binding, Buffer, Gpu, Kernel};
 pub use matrix::GpuMatrix;
 pub use shaders::{ATTENTION, EMBED, HALVES, MATMUL, MATVEC, RMS_NORM, SHADERS, STORE_HEADS};
 
+/// Positions of the cache that lie together.
+const TILE: usize = 64;
+
 /// What a product does with its result, in the order of the kernels.
 #[derive(Clone, Copy)]
 enum Epilogue {
@@ -53,7 +56,7 @@ pub struct GpuTensor {
     buffer: Buffer,
 }
 
-/// Keys and values of a layer as f16, `[heads, context, head_dim]` each, made for the whole context at once.
+/// Keys and values of a layer as f16, made for the whole context at once: see `store_heads.wgsl`.
 pub struct GpuCache {
     heads: usize,
     head_dim: usize,
@@ -123,6 +126,7 @@ struct AttentionParams {
     dim: u32,
     position: u32,
     context: u32,
+    tokens: u32,
     scale: f32,
 }
 
@@ -269,9 +273,10 @@ impl Backend for GpuBackend {
     }
 
     fn cache(&self, heads: usize, head_dim: usize, context: usize) -> Result<GpuCache> {
-        if head_dim > 512 {
-            return Err(Error::Unsupported(format!("heads of {head_dim} on a GPU: at most 512")));
+        if head_dim > 256 {
+            return Err(Error::Unsupported(format!("heads of {head_dim} on a GPU: at most 256")));
         }
+        let context = context.next_multiple_of(TILE);
         let bytes = 2 * heads * head_dim * context;
         let limit = self.gpu.limits().binding;
         if bytes as u64 > limit {
@@ -346,9 +351,10 @@ impl Backend for GpuBackend {
         let bindings = [a, b, c, d, e, gain(0), gain(1), angles.buffer.all()];
         self.gpu.run(&self.store_heads, &bindings, &params, [heads + 2 * kv_heads, tokens, 1]);
         let scale = 1.0 / (dim as f32).sqrt();
-        let params = AttentionParams { heads, kv_heads, dim, position, context, scale };
+        let params = AttentionParams { heads, kv_heads, dim, position, context, tokens, scale };
         let bindings = [out.buffer.all(), q.buffer.all(), cache.keys.all(), cache.values.all()];
-        self.gpu.run(&self.attention, &bindings, &params, [heads, tokens, 1]);
+        let rows = tokens * (heads / kv_heads);
+        self.gpu.run(&self.attention, &bindings, &params, [kv_heads, rows.div_ceil(4), 1]);
     }
 
     fn matmul_add(&mut self, x: &mut GpuTensor, y: &GpuTensor, w: &GpuMatrix, tokens: usize) {
