@@ -229,8 +229,8 @@ impl SessionOptions {
             exact: self.exact != 0,
             kv,
             threads: some(self.threads),
-            isa: None,
             cancel: Some(cancel),
+            ..Default::default()
         })
     }
 }

@@ -2,6 +2,7 @@
 #![cfg(feature = "gpu")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+#[cfg(feature = "shader-tests")]
 #[path = "support/shaders.rs"]
 mod shaders;
 mod support;
@@ -9,6 +10,7 @@ mod support;
 use std::time::Duration;
 
 use bonsai_runtime::error::{Error, ErrorCode};
+#[cfg(feature = "shader-tests")]
 use bonsai_runtime::gpu::SHADERS;
 use bonsai_runtime::gpu::device::{Gpu, GpuOptions};
 use bonsai_runtime::gpu::shader::Shader;
@@ -30,6 +32,7 @@ fn gpu_error(result: Result<impl Sized, Error>) -> String {
     error.to_string()
 }
 
+#[cfg(feature = "shader-tests")]
 #[test]
 fn shaders_translate_for_every_system() {
     for shader in SHADERS.iter().chain([&ADD]) {
@@ -158,13 +161,14 @@ fn on(file: ModelFile, device: Device) -> bonsai_runtime::Session {
     Model::from_file(file).unwrap().session(SessionOptions { device, ..Default::default() }).unwrap()
 }
 
-/// Every format, shape of heads and number of tokens that takes another kernel, against f64. f32 sums of a few hundred
+/// Every width of groups, shape of heads and number of tokens that takes another kernel, against f64; `gpu_ops.rs` has
+/// every format. f32 sums of a few hundred
 /// products and keys and values in f16 (2^-12 of each, uniformly: 2e-8 of the energy) leave about 1e-7.
 #[test]
 fn logits_are_those_of_the_network_in_f64() {
     let tokens = Random(21).ids(75, tiny().vocab); // more than a tile of positions
-    let packings = Packing::ALL.map(Format::Ternary);
-    for format in packings.into_iter().chain([Format::F32, Format::F16, Format::Bf16]) {
+    let packings = [Packing::Q2_0G64, Packing::Q2_0, Packing::Tq2_0].map(Format::Ternary);
+    for format in packings.into_iter().chain([Format::F16]) {
         let group = if let Format::Ternary(packing) = format { packing.group() } else { 64 };
         let config = [tiny(), tiny_128(), tiny_256()][group / 128].clone();
         let untied = group == 128;

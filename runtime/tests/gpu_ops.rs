@@ -26,12 +26,13 @@ const GATES: f64 = 1e-10;
 /// by about as much.
 const F16: f64 = 2e-7;
 
-/// Backends that check indices and that do not: both must give the same bits. Made once, since drivers take long to
+/// Backends that check indices and that do not, with codes read in both ways: both must give the same bits. Made once, since drivers take long to
 /// compile kernels.
 static BACKENDS: LazyLock<Mutex<[GpuBackend; 2]>> = LazyLock::new(|| {
     Mutex::new([false, true].map(|checked| {
         let gpu = Gpu::open(&GpuOptions { checked, ..Default::default() }).unwrap();
-        GpuBackend::new(&gpu, TOKENS, 2048).unwrap()
+        let backend = GpuBackend::new(&gpu, TOKENS, 2048).unwrap();
+        if checked { backend.without_halves() } else { backend }
     }))
 });
 
