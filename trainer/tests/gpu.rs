@@ -2,6 +2,7 @@
 #![cfg(feature = "gpu")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+#[cfg(feature = "shader-tests")]
 #[path = "../../runtime/tests/support/shaders.rs"]
 mod shaders;
 mod tiny_run;
@@ -19,7 +20,9 @@ use bonsai_trainer::config::{OptimizerKind, RunConfig, preset};
 use bonsai_trainer::cpu::CpuBackend;
 use bonsai_trainer::data::{IGNORE, Order};
 use bonsai_trainer::fit::Forecast;
-use bonsai_trainer::gpu::{GpuBackend, SHADERS, Tuning};
+#[cfg(feature = "shader-tests")]
+use bonsai_trainer::gpu::SHADERS;
+use bonsai_trainer::gpu::{GpuBackend, Tuning};
 use bonsai_trainer::random::Random;
 use bonsai_trainer::train::Trainer;
 use bonsai_trainer::{params, stories};
@@ -92,6 +95,7 @@ macro_rules! compare {
     }};
 }
 
+#[cfg(feature = "shader-tests")]
 #[test]
 fn shaders_translate_for_every_system() {
     for shader in SHADERS {

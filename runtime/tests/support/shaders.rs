@@ -20,8 +20,11 @@ pub fn check(shader: &Shader) -> String {
     }
     bindings(shader, &module);
     assert!(!shader.variants.is_empty(), "{name}: no variants");
-    let metal = shader.variants.iter().map(|constants| translate(name, &module, constants));
-    metal.last().unwrap_or_default()
+    let mut metal = String::new();
+    for constants in shader.variants {
+        metal = translate(name, &module, constants);
+    }
+    metal
 }
 
 /// The declared bindings are those of the text.
