@@ -56,8 +56,8 @@ export function sharedMemory(pages) {
 }
 
 /**
- * The module to use, how many threads, and why, as sentences. `wanted` has what the caller asked for: `device`, `threads`
- * and `build`.
+ * The modules to try, the best first, how many threads for each, and why, as sentences. `wanted` has what the caller asked
+ * for: `device`, `threads` and `build`.
  */
 export function choose({ device = 'auto', threads, build } = {}) {
   const reasons = [];
@@ -67,25 +67,31 @@ export function choose({ device = 'auto', threads, build } = {}) {
   if (threads !== undefined && !(Number.isInteger(threads) && threads > 0)) {
     throw new BonsaiError('argument', `threads: ${threads}: expected a whole number from 1`);
   }
-  const instructions = instructionSet(reasons);
-  const count = threadCount(instructions, threads, reasons);
-  if (build === undefined) return { build: count > 1 ? `${instructions}-threads` : instructions, threads: count, reasons };
-  if (!(build in BUILDS)) throw new BonsaiError('argument', `build '${build}': expected one of ${Object.keys(BUILDS).join(', ')}`);
-  const single = build.endsWith('-threads') ? count : 1;
-  return { build, threads: single, reasons: [`Build ${build}, because it was asked for.`] };
+  if (build !== undefined && !(build in BUILDS)) {
+    throw new BonsaiError('argument', `build '${build}': expected one of ${Object.keys(BUILDS).join(', ')}`);
+  }
+  const builds = instructionSets(reasons);
+  const count = threadCount(builds, threads, reasons);
+  const all = [
+    ...builds.filter((name) => count > 1 && name !== 'plain').map((name) => ({ build: `${name}-threads`, threads: count })),
+    ...builds.map((name) => ({ build: name, threads: 1 })),
+  ];
+  if (build === undefined) return { candidates: all, reasons };
+  const asked = { build, threads: build.endsWith('-threads') ? count : 1 };
+  return { candidates: [asked], reasons: [`${build}, because it was asked for.`] };
 }
 
-function instructionSet(reasons) {
+function instructionSets(reasons) {
   if (!simd()) {
     reasons.push('No vector instructions (SIMD): this browser is older than 2023, or they are turned off. Many times slower.');
-    return 'plain';
+    return ['plain'];
   }
-  if (relaxedSimd()) return 'relaxed-simd';
+  if (relaxedSimd()) return ['relaxed-simd', 'simd128', 'plain'];
   reasons.push('Vector instructions, but no relaxed ones: prompts are read at about a third of the speed.');
-  return 'simd128';
+  return ['simd128', 'plain'];
 }
 
-function threadCount(instructions, wanted, reasons) {
+function threadCount([best], wanted, reasons) {
   const count = wanted ?? usefulThreads();
   if (count === 1) return 1;
   if (!globalThis.crossOriginIsolated) {
@@ -93,7 +99,7 @@ function threadCount(instructions, wanted, reasons) {
       + 'Cross-Origin-Opener-Policy: same-origin and Cross-Origin-Embedder-Policy: require-corp.');
     return 1;
   }
-  if (instructions === 'plain') {
+  if (best === 'plain') {
     reasons.push('One thread, because there is no build with threads for browsers without vector instructions.');
     return 1;
   }
