@@ -3,9 +3,7 @@ import { BonsaiError } from './errors.js';
 
 /** The modules of this package, the fastest first. Literal paths, so that bundlers find the files. */
 export const BUILDS = {
-  'relaxed-simd-threads': new URL('./build/relaxed-simd-threads.wasm', import.meta.url),
   'simd128-threads': new URL('./build/simd128-threads.wasm', import.meta.url),
-  'relaxed-simd': new URL('./build/relaxed-simd.wasm', import.meta.url),
   simd128: new URL('./build/simd128.wasm', import.meta.url),
   plain: new URL('./build/plain.wasm', import.meta.url),
 };
@@ -21,22 +19,7 @@ const probe = (body) => Uint8Array.of(
 const splat = (byte) => [0x41, byte, 0xfd, 15]; // i32.const, i8x16.splat
 const LANE = [0xfd, 27, 0]; // i32x4.extract_lane 0
 const SIMD = probe([0, ...splat(1), ...LANE]);
-// A product of bytes of 2 and bytes of 3, added to c = bytes of 1, and c added again.
-const RELAXED = probe([
-  1, 1, 0x7b, // a local c: v128
-  ...splat(1), 0x21, 0, // local.set
-  ...splat(2), ...splat(3), 0x20, 0, 0xfd, 0x93, 2, // local.get, i32x4.relaxed_dot_i8x16_i7x16_add_s
-  0x20, 0, 0xfd, 0xae, 1, ...LANE, // local.get, i32x4.add
-]);
-
 const simd = () => WebAssembly.validate(SIMD);
-
-/** Whether relaxed products are there and right: Node 20 has them behind a flag, and its quick compiler loses c. */
-function relaxedSimd() {
-  if (!WebAssembly.validate(RELAXED)) return false;
-  const { f } = new WebAssembly.Instance(new WebAssembly.Module(RELAXED)).exports;
-  return f() === 0x01010101 + 4 * 2 * 3 + 0x01010101;
-}
 
 /** Threads that pay off: processors are counted with two threads to a core, or with slow cores among them. */
 function usefulThreads() {
@@ -86,8 +69,6 @@ function instructionSets(reasons) {
     reasons.push('No vector instructions (SIMD): this browser is older than 2023, or they are turned off. Many times slower.');
     return ['plain'];
   }
-  if (relaxedSimd()) return ['relaxed-simd', 'simd128', 'plain'];
-  reasons.push('Vector instructions, but no relaxed ones: prompts are read at about a third of the speed.');
   return ['simd128', 'plain'];
 }
 

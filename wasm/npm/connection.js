@@ -19,7 +19,7 @@ export class Connection {
   /** Asks the worker. `atOnce`: an abort is final at once, and not when the worker has seen it. */
   call(name, args, { signal, onProgress, atOnce } = {}) {
     signal?.throwIfAborted();
-    if (this.#over) throw this.#over;
+    if (this.#over) return Promise.reject(this.#over);
     const call = this.#number++;
     return new Promise((resolve, reject) => {
       const abort = () => {
