@@ -136,6 +136,49 @@ const tests = {
     assert.equal(await isolated.evaluate(() => bonsai.cache.remove('/slow/demo/stories.gguf')), true);
     assert.deepEqual(await isolated.evaluate(() => bonsai.cache.list()), []);
   },
+
+  async 'the demo page: by keyboard, offline after the first visit, light, dark and on a phone'(_, servers) {
+    const page = await context.newPage();
+    const errors = [];
+    page.on('pageerror', (error) => errors.push(error.message));
+    const address = `http://localhost:${servers.isolated.address().port}/demo/`;
+    const write = async () => {
+      await page.fill('#temperature', '0');
+      await page.fill('#maxTokens', '120');
+      await page.fill('#prompt', PROMPT);
+      await page.press('#prompt', 'Enter');
+      await page.waitForFunction(() => /Stopped at/.test(document.querySelector('#status').textContent), null, { timeout: 30_000 });
+      assert.equal(await page.evaluate(() => document.querySelector('#log p:last-child').lastChild.data), expected);
+      assert.match(await page.inputValue('#speed').catch(() => page.textContent('#speed')), /written 120 tokens \d+\/s/);
+    };
+    const load = async () => {
+      await page.focus('#sample');
+      await page.keyboard.press('Enter');
+      await page.waitForFunction(() => /^Ready/.test(document.querySelector('#status').textContent), null, { timeout: 30_000 });
+      return page.textContent('#info');
+    };
+    const shots = process.env.SCREENSHOTS;
+    const shot = (name) => shots && page.screenshot({ path: join(shots, `${name}.png`), fullPage: true });
+    await page.goto(address);
+    assert.match(await load(), /downloaded, kept.*2 threads/s);
+    await write();
+    await page.evaluate(() => navigator.serviceWorker.ready);
+    await page.waitForFunction(() => caches.open('bonsai-demo-1').then((cache) => cache.keys()).then((keys) => keys.length > 15));
+    await shot('light');
+    await page.emulateMedia({ colorScheme: 'dark' });
+    await shot('dark');
+    await page.setViewportSize({ width: 360, height: 740 });
+    await shot('phone');
+    const wide = await page.evaluate(() => document.documentElement.scrollWidth);
+    assert(wide <= 360, `no sideways scrolling on a phone: ${wide}`);
+    await context.setOffline(true);
+    await new Promise((resolve) => servers.isolated.close(resolve) && servers.isolated.closeAllConnections());
+    await page.reload();
+    assert.match(await load(), /no download.*2 threads/s);
+    await write();
+    await context.setOffline(false);
+    assert.deepEqual(errors, []);
+  },
 };
 
 const servers = { isolated: await serve(), plain: await serve({ isolated: false }) };
