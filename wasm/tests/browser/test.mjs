@@ -143,6 +143,7 @@ const tests = {
     page.on('pageerror', (error) => errors.push(error.message));
     const address = `http://localhost:${servers.isolated.address().port}/demo/`;
     const write = async () => {
+      await page.evaluate(() => document.querySelectorAll('details').forEach((details) => { details.open = true; }));
       await page.fill('#temperature', '0');
       await page.fill('#maxTokens', '120');
       await page.fill('#prompt', PROMPT);
