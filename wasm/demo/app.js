@@ -9,9 +9,9 @@ let session;
 let messages = [];
 let running; // the controller of what can be stopped
 
-function say(text, error = false) {
-  $('status').textContent = text;
-  $('status').className = error ? 'error' : '';
+function say(text, error = false, where = 'status') {
+  $(where).textContent = text;
+  $(where).className = error ? 'error' : '';
 }
 
 // The model.
@@ -125,28 +125,37 @@ async function answer(prompt) {
   const controller = (running = new AbortController());
   $('send').disabled = true;
   $('stop').disabled = false;
+  say('', false, 'outcome');
   messages.push({ role: 'user', content: prompt });
-  bubble('user', prompt);
-  const words = bubble('assistant', '');
-  if (!talks()) await session.reset();
+  if (talks()) bubble('user', prompt);
+  else await session.reset();
+  const words = bubble('assistant', talks() ? '' : prompt);
+  let text = '';
   try {
     for await (const piece of pieces(prompt, { ...settings(), signal: controller.signal })) {
+      text += piece;
       words.data += piece;
       $('log').scrollTop = $('log').scrollHeight;
       speed();
     }
     speed();
-    if (session.stats.stop !== 'end') say(session.stats.stop === 'length' ? 'Stopped at the number of tokens in the settings.' : 'The context of this model is full.');
-    else say('Done.');
+    say(OUTCOMES[session.stats.stop], false, 'outcome');
   } catch (error) {
-    say(controller.signal.aborted ? 'Stopped.' : `This did not work: ${error.message}.`, !controller.signal.aborted);
+    const stopped = controller.signal.aborted;
+    say(stopped ? 'Stopped.' : `This did not work: ${error.message}.`, !stopped, 'outcome');
   } finally {
-    messages.push({ role: 'assistant', content: words.data });
+    messages.push({ role: 'assistant', content: text });
     running = undefined;
     $('send').disabled = false;
     $('stop').disabled = true;
   }
 }
+
+const OUTCOMES = {
+  end: 'Done.',
+  length: 'Stopped at the number of tokens in the settings.',
+  context: 'The context of this model is full.',
+};
 
 function speed() {
   const { promptTokens, promptSeconds, tokens, seconds } = session.stats;

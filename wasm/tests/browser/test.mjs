@@ -148,8 +148,8 @@ const tests = {
       await page.fill('#maxTokens', '120');
       await page.fill('#prompt', PROMPT);
       await page.press('#prompt', 'Enter');
-      await page.waitForFunction(() => /Stopped at/.test(document.querySelector('#status').textContent), null, { timeout: 30_000 });
-      assert.equal(await page.evaluate(() => document.querySelector('#log p:last-child').lastChild.data), expected);
+      await page.waitForFunction(() => /Stopped at/.test(document.querySelector('#outcome').textContent), null, { timeout: 30_000 });
+      assert.equal(await page.evaluate(() => document.querySelector('#log p:last-child').lastChild.data), PROMPT + expected);
       assert.match(await page.inputValue('#speed').catch(() => page.textContent('#speed')), /written 120 tokens \d+\/s/);
     };
     const load = async () => {
