@@ -28,15 +28,17 @@ async function slowly(stream, response) {
   response.end();
 }
 
-/** Starts a server; port 0 takes a free one. Returns it when it listens. */
-export function serve({ port = 0, isolated = true } = {}) {
+/** Starts a server; port 0 takes a free one, `mounts` are folders from elsewhere by their paths. Returns it when it listens. */
+export function serve({ port = 0, isolated = true, mounts = {} } = {}) {
   const server = createServer(async (request, response) => {
     let path = decodeURIComponent(new URL(request.url, 'http://localhost').pathname);
     const slow = path.startsWith('/slow/');
     if (slow) path = path.slice(5);
     if (path === '/') return response.writeHead(302, { Location: '/demo/' }).end();
     if (path.endsWith('/')) path += 'index.html';
-    const file = join(ROOT, normalize(path)); // normalize: no way out of ROOT by ..
+    path = normalize(path); // no way out by ..
+    const mount = Object.keys(mounts).find((name) => path.startsWith(name));
+    const file = mount ? join(mounts[mount], path.slice(mount.length)) : join(ROOT, path);
     const about = await stat(file).catch(() => undefined);
     if (!about?.isFile()) return response.writeHead(404).end('not found');
     const wanted = range(request.headers.range, about.size);

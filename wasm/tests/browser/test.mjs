@@ -1,5 +1,6 @@
 // node test.mjs CLI-TEXT: the package in Chromium. CLI-TEXT is a file with what `bonsai run --temp 0` wrote for PROMPT
-// with the demo's model: every build has to write the same. PLAYWRIGHT names the folder of playwright-core.
+// with the demo's model: every build has to write the same. PLAYWRIGHT names the folder of playwright-core, VITE what Vite
+// made of samples/vite. SCREENSHOTS names a folder for pictures of the demo page.
 import assert from 'node:assert/strict';
 import { readFileSync, mkdtempSync, rmSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -137,6 +138,18 @@ const tests = {
     assert.deepEqual(await isolated.evaluate(() => bonsai.cache.list()), []);
   },
 
+  async 'samples: bundled by Vite, and a script in a page'({ isolated }, servers) {
+    for (const path of ['/vite/', '/samples/plain/']) {
+      const page = await context.newPage();
+      await page.goto(`http://localhost:${servers.isolated.address().port}${path}`);
+      await page.waitForFunction(() => document.title.startsWith('done'), null, { timeout: 30_000 });
+      assert.equal(await page.textContent('#out'), expected);
+      assert.match(await page.title(), /2 threads/);
+      await page.close();
+    }
+    await isolated.evaluate(() => bonsai.cache.clear());
+  },
+
   async 'the demo page: by keyboard, offline after the first visit, light, dark and on a phone'(_, servers) {
     const page = await context.newPage();
     const errors = [];
@@ -182,7 +195,7 @@ const tests = {
   },
 };
 
-const servers = { isolated: await serve(), plain: await serve({ isolated: false }) };
+const servers = { isolated: await serve({ mounts: { '/vite/': process.env.VITE } }), plain: await serve({ isolated: false }) };
 const pages = { isolated: await open(servers.isolated), plain: await open(servers.plain) };
 let failed = 0;
 for (const [name, test] of Object.entries(tests)) {
