@@ -81,7 +81,7 @@ async function open(file) {
     try {
       text = new textApi.Text(model.header(), vocab);
     } catch (error) {
-      if (error.code !== 3) throw error; // a model without a tokenizer takes and gives ids
+      if (error.code !== 3) throw error; // without a tokenizer there is still model.info
     }
   } catch (error) {
     await file.keep(false);
