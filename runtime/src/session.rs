@@ -182,13 +182,17 @@ impl Session {
     /// Feeds tokens and returns the logits (`[vocab]`) that follow the last one.
     pub fn prompt(&mut self, tokens: &[u32]) -> Result<&[f32]> {
         self.check(tokens)?;
-        let chunks = tokens.len().div_ceil(CHUNK);
-        for (n, chunk) in tokens.chunks(CHUNK).enumerate() {
-            let wanted = if n + 1 == chunks { chunk.len() - 1..chunk.len() } else { 0..0 };
-            self.feed(chunk, wanted)?;
-        }
+        let (first, last) = tokens.split_at((tokens.len() - 1) / CHUNK * CHUNK);
+        first.chunks(CHUNK).try_for_each(|chunk| self.feed(chunk, 0..0))?;
+        self.feed(last, last.len() - 1..last.len())?;
         self.engine.read_logits(&mut self.logits)?;
         Ok(&self.logits)
+    }
+
+    /// Feeds tokens without working out what follows them, which for a large vocabulary is much of the work.
+    pub fn read(&mut self, tokens: &[u32]) -> Result<()> {
+        self.check(tokens)?;
+        tokens.chunks(CHUNK).try_for_each(|chunk| self.feed(chunk, 0..0))
     }
 
     /// Feeds one token and returns the logits (`[vocab]`) that follow it.

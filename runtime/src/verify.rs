@@ -9,9 +9,10 @@ use crate::cpu::threads::{self, Threads};
 use crate::error::{Error, Result};
 use crate::model_file::ModelFile;
 use crate::random::Random;
+use crate::random_model;
 use crate::session::{Model, Session, SessionOptions};
 use crate::tensor::{Format, StoredTensor};
-use crate::ternary::count_zeros;
+use crate::ternary::{Packing, count_zeros};
 
 /// Tokens of the second product that kernels are compared on: some whole tiles and a rest of any kernel.
 const BATCH: usize = 19;
@@ -98,6 +99,13 @@ fn matrix(name: &str, w: &StoredTensor) -> MatrixReport {
         not_ternary: bad_scale.or(unpacked.err()),
         differs: kernels_differ(w),
     }
+}
+
+/// Compares every kernel with the scalar one on a small matrix: a program can afford it at each start. Gives the first
+/// difference in words. There are engines for WebAssembly that get an instruction wrong.
+pub fn self_test() -> Result<Option<String>> {
+    let matrix = random_model::random_matrix(70, 512, 1, Packing::Q2_0)?;
+    Ok(kernels_differ(&matrix))
 }
 
 /// Compares every kernel with the scalar one: all rows with one token, and rows at both ends with [`BATCH`].

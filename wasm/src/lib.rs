@@ -1,21 +1,36 @@
-//! The runtime for JavaScript. Everything here is synchronous and on one thread; the JavaScript on top of it puts it in
-//! a worker. Settings come in and facts go out as JSON, so that a new one changes no signature.
+//! The runtime for JavaScript. Everything here is synchronous; the JavaScript on top of it (`npm/`) puts it in a worker.
 //!
 //! ```js
 //! const model = new Model(bytes); // a Uint8Array with a GGUF file
-//! const session = model.session('{"temperature": 0}');
-//! const text = new TextStream(model);
-//! session.prompt(model.encode('Once upon a time'));
-//! for (let id; (id = session.next()) !== undefined; ) write(text.push(id));
+//! const text = new Text(model.header(), JSON.parse(model.info()).vocab);
+//! const session = model.session('{"sampling": {"temperature": 0}}');
+//! const stream = new TextStream(text);
+//! session.prompt(text.encode('Once upon a time'));
+//! for (let id; (id = session.next()) !== undefined; ) write(stream.push(id));
 //! ```
+//!
+//! There are two halves, which become modules of their own: `engine` computes, and is built for each set of
+//! instructions; `text` knows characters only, and is built once. It is by far the larger.
 //!
 //! Objects live in WebAssembly's memory until `free()`. A session keeps its model alive. Errors are JavaScript's
 //! `Error` with a number `code`, see [`bonsai_runtime::ErrorCode`].
 
 mod error;
+#[cfg(feature = "engine")]
+mod machine;
+#[cfg(feature = "engine")]
 mod model;
+#[cfg(feature = "engine")]
 mod session;
 mod settings;
+#[cfg(feature = "text")]
+mod text;
 
-pub use model::{Loader, Model, TextStream};
+#[cfg(feature = "engine")]
+pub use machine::{self_test, serve, threads};
+#[cfg(feature = "engine")]
+pub use model::{Loader, Model};
+#[cfg(feature = "engine")]
 pub use session::Session;
+#[cfg(feature = "text")]
+pub use text::{Text, TextStream};

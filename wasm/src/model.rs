@@ -1,13 +1,13 @@
-//! A model out of bytes, what is known about it, and its tokenizer.
+//! A model out of bytes, and what is known about it.
 
 use std::path::Path;
 
 use bonsai_runtime::cpu::isa::Isa;
-use bonsai_runtime::gguf::Gguf;
+use bonsai_runtime::cpu::threads::Threads;
 use bonsai_runtime::tensor::Bytes;
-use bonsai_runtime::tokenizer::{Characters, Tokenizer};
-use bonsai_runtime::{ChatTemplate, Error, Message, ModelFile};
+use bonsai_runtime::{Error, gguf};
 use js_sys::Uint8Array;
+use sha2::{Digest, Sha256};
 use wasm_bindgen::prelude::wasm_bindgen;
 
 use crate::error::{Result, argument};
@@ -22,6 +22,9 @@ const NAME: &str = "model.gguf";
 pub struct Loader {
     bytes: Vec<u8>,
     length: usize,
+    /// Of the bytes up to `hashed`.
+    hash: Sha256,
+    hashed: usize,
 }
 
 #[wasm_bindgen]
@@ -32,18 +35,38 @@ impl Loader {
         let mut bytes = Vec::new();
         let too_large = |_| Error::Memory(format!("{} MiB for the model", length >> 20));
         bytes.try_reserve_exact(length).map_err(too_large)?;
-        Ok(Self { bytes, length })
+        Ok(Self { bytes, length, hash: Sha256::new(), hashed: 0 })
     }
 
     /// Appends a piece of the file. This is the only copy of it that is ever made here.
     pub fn push(&mut self, piece: &Uint8Array) -> Result<()> {
-        let (from, size) = (self.bytes.len(), piece.length() as usize);
+        let from = self.bytes.len();
+        self.room(piece.length() as usize)?;
+        piece.copy_to(&mut self.bytes[from..]);
+        self.filled();
+        Ok(())
+    }
+
+    /// Appends `size` zeros and returns where they lie in WebAssembly's memory, for JavaScript to read a file into. Then
+    /// it has to call [`Loader::filled`].
+    pub fn room(&mut self, size: usize) -> Result<*const u8> {
+        let from = self.bytes.len();
         if size > self.length - from {
             return Err(argument(format!("more than the {} bytes that were announced", self.length)));
         }
         self.bytes.resize(from + size, 0);
-        piece.copy_to(&mut self.bytes[from..]);
-        Ok(())
+        Ok(self.bytes[from..].as_ptr())
+    }
+
+    /// What [`Loader::room`] gave holds the file now.
+    pub fn filled(&mut self) {
+        self.hash.update(&self.bytes[self.hashed..]); // they are in the processor's cache now
+        self.hashed = self.bytes.len();
+    }
+
+    /// SHA-256 of the file so far, in hex.
+    pub fn sha256(&self) -> String {
+        self.hash.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// Opens the model.
@@ -60,8 +83,9 @@ impl Loader {
 /// A loaded model. It lives on as long as its sessions, `free()` or not.
 #[wasm_bindgen]
 pub struct Model {
-    pub(crate) inner: bonsai_runtime::Model,
+    inner: bonsai_runtime::Model,
     name: Option<String>,
+    header: Bytes,
     size: usize,
 }
 
@@ -76,10 +100,9 @@ impl Model {
     }
 
     /// What is known about it, as JSON: `name` (null if the file says none), `description`, `backend`, `parameters`,
-    /// `bytes`, `layers`, `vocab`, `context`, `eos`, `tokenizer` and `chatTemplate` (whether it has one).
-    pub fn info(&self) -> Result<String> {
+    /// `bytes`, `layers`, `vocab`, `context` and `eos`.
+    pub fn info(&self) -> String {
         let config = self.inner.config();
-        let tokenizer = self.inner.tokenizer()?;
         let info = serde_json::json!({
             "name": self.name,
             "description": self.inner.description(),
@@ -90,40 +113,13 @@ impl Model {
             "vocab": config.vocab,
             "context": config.context,
             "eos": config.eos,
-            "tokenizer": tokenizer.is_some(),
-            "chatTemplate": tokenizer.is_some_and(|tokenizer| tokenizer.chat_template().is_some()),
         });
-        Ok(info.to_string())
+        info.to_string()
     }
 
-    /// Ids of a text. Special tokens written in it become their ids.
-    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        Ok(self.tokenizer()?.encode(text)?)
-    }
-
-    /// Ids of a text by strangers: special tokens written in it stay plain text.
-    #[wasm_bindgen(js_name = encodePlain)]
-    pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>> {
-        Ok(self.tokenizer()?.encode_plain(text)?)
-    }
-
-    /// The text of ids. For ids that come one by one there is [`TextStream`].
-    pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        Ok(self.tokenizer()?.decode(ids)?)
-    }
-
-    /// A conversation as the text to feed, by the model's own chat template. `messages` is a JSON array of objects with
-    /// `role` and `content`. Settings are JSON: `thinking` (true or false; left out, the template decides), `tools` (an
-    /// array of JSON schemas), `addGenerationPrompt` (true if left out), and `plain`: true for a plain format where the
-    /// model has no template, which otherwise is an error.
-    pub fn chat(&self, messages: &str, settings: Option<String>) -> Result<String> {
-        let settings: settings::Chat = settings::parse(settings.as_deref())?;
-        let template = match ChatTemplate::of(self.tokenizer()?)? {
-            Some(template) => template,
-            None if settings.plain => ChatTemplate::plain(),
-            None => return Err(Error::Template("this model came without one".into()).into()),
-        };
-        Ok(template.render(&Message::list_from_json(messages)?, &settings.options())?)
+    /// The file up to the data of its tensors, copied: what `Text` is made of.
+    pub fn header(&self) -> Vec<u8> {
+        self.header.to_vec()
     }
 
     /// Starts a conversation. Settings are JSON: `context`, `exact`, `kv` (`"f16"`, `"int8"`, `"f32"`), and `sampling`
@@ -131,55 +127,19 @@ impl Model {
     pub fn session(&self, settings: Option<String>) -> Result<Session> {
         Session::new(&self.inner, settings::parse(settings.as_deref())?)
     }
-}
 
-impl Model {
-    /// See [`Model::new`].
-    pub fn from_bytes(bytes: Vec<u8>) -> Result<Self> {
+    fn from_bytes(bytes: Vec<u8>) -> Result<Self> {
         let size = bytes.len();
         let bytes = Bytes::from(bytes);
-        let inner = bonsai_runtime::Model::from_file(ModelFile::from_bytes(&bytes, Path::new(NAME))?)?;
-        let container = Gguf::from_bytes(bytes, Path::new(NAME))?;
+        let (file, container) = gguf::open_without_tokenizer(&bytes, Path::new(NAME))?;
         let name = container.metadata().str("general.name")?.map(str::to_owned);
-        Ok(Self { inner, name, size })
-    }
-
-    pub(crate) fn tokenizer(&self) -> Result<&Tokenizer> {
-        let missing = || Error::Unsupported("a model without a tokenizer".into());
-        Ok(self.inner.tokenizer()?.ok_or_else(missing)?)
+        let header = bytes.slice(0..container.header_bytes());
+        Ok(Self { inner: bonsai_runtime::Model::from_file(file)?, name, header, size })
     }
 }
 
 /// What computes, for people.
 fn backend() -> String {
-    format!("cpu, wasm {}, 1 thread", Isa::detect().name())
-}
-
-/// Ids in, whole characters out: a character whose bytes are spread over several tokens comes with the last of them.
-#[wasm_bindgen]
-pub struct TextStream {
-    model: bonsai_runtime::Model,
-    characters: Characters,
-}
-
-#[wasm_bindgen]
-impl TextStream {
-    /// An empty text.
-    #[wasm_bindgen(constructor)]
-    pub fn new(model: &Model) -> Result<Self> {
-        model.tokenizer()?;
-        Ok(Self { model: model.inner.clone(), characters: Characters::default() })
-    }
-
-    /// Adds a token; gives the text that is now certain.
-    pub fn push(&mut self, id: u32) -> Result<String> {
-        let vocab = self.model.config().vocab;
-        let bytes = self.model.tokenizer()?.and_then(|tokenizer| tokenizer.token_bytes(id));
-        Ok(self.characters.push(bytes.ok_or(Error::Token { id, vocab })?))
-    }
-
-    /// Ends the text: gives U+FFFD for what cannot become a character any more, and begins a new one.
-    pub fn finish(&mut self) -> String {
-        std::mem::take(&mut self.characters).finish()
-    }
+    let threads = Threads::default_count();
+    format!("cpu, wasm {}, {threads} thread{}", Isa::detect().name(), if threads == 1 { "" } else { "s" })
 }

@@ -1,11 +1,60 @@
 //! A conversation: prompt in, tokens out one by one.
 
 use bonsai_runtime::session::sample;
-use bonsai_runtime::{Sampler, SamplerOptions};
+use bonsai_runtime::{Sampler, SamplerOptions, SessionOptions};
+use serde::Deserialize;
 use wasm_bindgen::prelude::wasm_bindgen;
 
 use crate::error::{Result, argument};
-use crate::settings::{self, Settings};
+use crate::settings;
+
+/// How a session computes. What is left out is as the runtime has it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct Settings {
+    /// Most tokens of prompt and answer together.
+    context: Option<usize>,
+    /// f32 activations.
+    exact: bool,
+    /// `f16`, `int8` or `f32`.
+    kv: Option<String>,
+    sampling: Sampling,
+}
+
+/// How tokens are chosen. What is left out stays as it is.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+struct Sampling {
+    temperature: Option<f32>,
+    top_k: Option<usize>,
+    top_p: Option<f32>,
+    min_p: Option<f32>,
+    repeat_penalty: Option<f32>,
+    repeat_last_n: Option<usize>,
+    seed: Option<u64>,
+}
+
+impl Settings {
+    fn options(&self) -> Result<SessionOptions> {
+        let kv = self.kv.as_deref().map(str::parse).transpose()?;
+        Ok(SessionOptions { context: self.context, exact: self.exact, kv, ..SessionOptions::default() })
+    }
+}
+
+impl Sampling {
+    /// These settings instead of `before`, where there are any.
+    fn over(self, before: &SamplerOptions) -> SamplerOptions {
+        SamplerOptions {
+            temperature: self.temperature.unwrap_or(before.temperature),
+            top_k: self.top_k.unwrap_or(before.top_k),
+            top_p: self.top_p.unwrap_or(before.top_p),
+            min_p: self.min_p.unwrap_or(before.min_p),
+            repeat_penalty: self.repeat_penalty.unwrap_or(before.repeat_penalty),
+            repeat_last_n: self.repeat_last_n.unwrap_or(before.repeat_last_n),
+            seed: self.seed.unwrap_or(before.seed),
+        }
+    }
+}
 
 /// One conversation with a model.
 #[wasm_bindgen]
@@ -47,6 +96,29 @@ impl Session {
         Ok(())
     }
 
+    /// Feeds tokens as [`Session::prompt`] does, without working out what follows them: a long prompt in short pieces,
+    /// the last of which goes to `prompt`.
+    pub fn read(&mut self, ids: &[u32]) -> Result<()> {
+        match self.sampled {
+            Some(id) => self.inner.read(&[&[id], ids].concat())?,
+            None => self.inner.read(ids)?,
+        }
+        self.sampled = None;
+        self.logits.clear();
+        ids.iter().for_each(|&id| self.sampler.accept(id));
+        Ok(())
+    }
+
+    /// Keeps what the conversation so far and these tokens have in common, forgets the rest, and returns how many of
+    /// these are left to feed: at least the last one.
+    #[wasm_bindgen(js_name = keepCommon)]
+    pub fn keep_common(&mut self, ids: &[u32]) -> Result<usize> {
+        let left = self.inner.keep_common(ids)?.len();
+        self.sampled = None;
+        self.logits.clear();
+        Ok(left)
+    }
+
     /// Chooses the next token; nothing where the model ends its answer.
     #[wasm_bindgen(js_name = next)]
     pub fn next_token(&mut self) -> Result<Option<u32>> {
@@ -71,7 +143,7 @@ impl Session {
     /// Changes how tokens are chosen, and begins its random numbers again. JSON: `temperature` (0 takes the likeliest),
     /// `topK`, `topP`, `minP`, `repeatPenalty`, `repeatLastN`, `seed`. Returns the chain in words.
     pub fn sampling(&mut self, settings: &str) -> Result<String> {
-        let sampling: settings::Sampling = settings::parse(Some(settings))?;
+        let sampling: Sampling = settings::parse(Some(settings))?;
         self.sampler = Sampler::new(sampling.over(self.sampler.options()));
         Ok(self.sampler.chain())
     }

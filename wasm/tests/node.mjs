@@ -1,15 +1,22 @@
-// node node.mjs BUILD FIXTURES BACKEND: the module in folder BUILD (wasm-bindgen's target `web`) gives the ids, texts and
-// bits of golden.json, which golden.rs beside this holds the other builds to. FIXTURES has the models, BACKEND is the
-// line that the module must say of itself.
+// node node.mjs BUILD FIXTURES BACKEND: the engine in folder BUILD (wasm-bindgen's target `web`) and the module `text`
+// beside it give the ids, texts and bits of golden.json, which golden.rs beside this holds this machine to. FIXTURES has
+// the models, BACKEND is the line that the engine must say of itself.
 import assert from 'node:assert/strict';
 import './engine.mjs';
+import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 
 const [build, fixtures, backend] = process.argv.slice(2);
-const wasm = await import(pathToFileURL(resolve(build, 'bonsai_wasm.js')));
-wasm.initSync({ module: readFileSync(join(build, 'bonsai_wasm_bg.wasm')) });
+async function start(folder) {
+  const module = await import(pathToFileURL(resolve(folder, 'bonsai_wasm.js')));
+  module.initSync({ module: readFileSync(join(folder, 'bonsai_wasm_bg.wasm')) });
+  return module;
+}
+const wasm = await start(build);
+const words = await start(join(build, '../text'));
+const textOf = (model) => new words.Text(model.header(), JSON.parse(model.info()).vocab);
 const golden = JSON.parse(readFileSync(new URL('golden.json', import.meta.url)));
 const file = (name) => new Uint8Array(readFileSync(join(fixtures, `${name}.gguf`)));
 
@@ -24,21 +31,23 @@ function hash(before, numbers) {
 
 /** Generates as many ids as `expected` has, and holds everything to it. */
 function holds(model, session, expected, what) {
-  const text = new wasm.TextStream(model);
+  const text = textOf(model);
+  const stream = new words.TextStream(text);
   const ids = [];
   let [bits, streamed] = [0xcbf29ce484222325n, ''];
-  session.prompt(model.encode(golden.prompt));
+  session.prompt(text.encode(golden.prompt));
   for (const wanted of expected.ids) {
     const id = session.next();
     assert.equal(id, wanted, `${what}: token ${ids.length}`);
     bits = hash(bits, session.logits());
     ids.push(id);
-    streamed += text.push(id);
+    streamed += stream.push(id);
   }
-  streamed += text.finish();
+  streamed += stream.finish();
   assert.equal(bits.toString(16).padStart(16, '0'), expected.logits, `${what}: bits of the logits`);
   assert.equal(streamed, expected.text, `${what}: text of the stream`);
-  assert.equal(model.decode(Uint32Array.from(ids)), expected.text, `${what}: text`);
+  assert.equal(text.decode(Uint32Array.from(ids)), expected.text, `${what}: text`);
+  stream.free();
   text.free();
 }
 
@@ -75,27 +84,30 @@ const model = new wasm.Model(bytes);
 const info = JSON.parse(model.info());
 assert.equal(info.backend, backend);
 assert.deepEqual([info.name, info.vocab, info.context, info.bytes], ['tiny', 261, 512, bytes.length]);
-assert.deepEqual([info.eos, info.tokenizer, info.chatTemplate, info.layers], [[256], true, true, 1]);
+const text = textOf(model);
+assert.deepEqual([info.eos, text.hasTemplate, info.layers], [[256], true, 1]);
+wasm.selfTest();
 assert(info.parameters > 400_000 && /Q2_0/.test(info.description));
 
 // Tokens: marks in a text of strangers stay text, characters come whole.
-assert.deepEqual([...model.encode('he<|endoftext|>')].at(-1), 256);
-assert(!model.encodePlain('he<|endoftext|>').includes(256));
-const stream = new wasm.TextStream(model);
-assert.deepEqual([...model.encode('\u{1f333}')].map((id) => stream.push(id)), ['', '', '', '\u{1f333}']);
-stream.push(model.encode('\u{1f333}')[0]);
+assert.deepEqual([...text.encode('he<|endoftext|>')].at(-1), 256);
+assert(!text.encodePlain('he<|endoftext|>').includes(256));
+const stream = new words.TextStream(text);
+assert.deepEqual([...text.encode('\u{1f333}')].map((id) => stream.push(id)), ['', '', '', '\u{1f333}']);
+stream.push(text.encode('\u{1f333}')[0]);
 assert.deepEqual([stream.finish(), stream.finish()], ['\ufffd', '']);
 
 // A conversation by the model's template, which here is the first message; what a template refuses is an error.
 const messages = '[{"role": "user", "content": "\u{1f333}"}]';
-assert.equal(model.chat(messages), '\u{1f333}');
-assert.equal(model.chat(messages, '{"thinking": false, "tools": [{"name": "f"}], "addGenerationPrompt": false}'), '\u{1f333}');
-assert.throws(() => model.chat('[]'), { name: 'BonsaiError', code: 11 });
-assert.throws(() => model.chat('[1]'), { name: 'BonsaiError', code: 5 });
+assert.equal(text.chat(messages), '\u{1f333}');
+assert.equal(text.chat(messages, '{"thinking": false, "tools": [{"name": "f"}], "addGenerationPrompt": false}'), '\u{1f333}');
+assert.throws(() => text.chat('[]'), { name: 'BonsaiError', code: 11 });
+assert.throws(() => text.chat('[1]'), { name: 'BonsaiError', code: 5 });
 
 // A file in pieces is the same model.
 const loader = new wasm.Loader(bytes.length);
 for (let at = 0; at < bytes.length; at += 10_007) loader.push(bytes.subarray(at, at + 10_007));
+assert.equal(loader.sha256(), createHash('sha256').update(bytes).digest('hex'));
 const pieces = loader.finish();
 assert.equal(pieces.info(), model.info());
 pieces.free();
@@ -103,10 +115,22 @@ pieces.free();
 // The answer ends at an end token, and the conversation goes on behind it.
 const chat = model.session('{"context": 64}');
 assert.deepEqual([chat.position, chat.context, chat.logits().length], [0, 64, 0]);
-chat.prompt(model.encode('he'));
+chat.prompt(text.encode('he'));
 chat.next();
-chat.prompt(model.encode('he'));
+chat.prompt(text.encode('he'));
 assert.deepEqual([chat.position, chat.logits().length], [3, 261]);
+// A prompt in pieces says the same as one in one go; a conversation told again is read from where it differs.
+const told = model.session('{"context": 64}');
+told.prompt(text.encode('hehehe'));
+assert.equal(told.keepCommon(text.encode('hehe')), 1);
+chat.reset();
+chat.read(text.encode('he'));
+chat.prompt(text.encode('h'));
+told.reset();
+told.prompt(text.encode('heh'));
+assert.deepEqual(chat.logits(), told.logits());
+chat.read(text.encode('he'));
+assert.equal(thrown(() => wasm.threads(2))[0], 5);
 
 // Errors have codes: those of ErrorCode in runtime/src/error.rs.
 assert.equal(thrown(() => new wasm.Model(new Uint8Array(100)))[0], 2);

@@ -7,6 +7,7 @@ pub mod threads;
 
 mod attention;
 mod cores;
+mod idle;
 mod kv_cache;
 mod matmul;
 mod team;

@@ -1,20 +1,17 @@
 //! A team of threads for loops that last microseconds.
 //!
 //! The leader publishes a loop of `tasks` calls of one function; it and the workers claim task numbers until none
-//! is left. A worker that finds no work spins for [`AWAKE`] before it sleeps, so that the next loop of the same token
-//! finds it awake. The leader waits for claimed tasks only: a worker that the system put aside holds nobody up.
+//! is left. A worker that finds no work spins for a while ([`Idle`]) before it sleeps, so that the next loop of the same
+//! token finds it awake. The leader waits for claimed tasks only: a worker that the system put aside holds nobody up.
 
 use std::any::Any;
 use std::hint::spin_loop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::{JoinHandle, Thread};
 
-/// How long a worker stays awake without work: longer than the serial code between two loops of a token and the
-/// sampling between two tokens, short against what a user would notice on a battery.
-const AWAKE: Duration = Duration::from_micros(200);
+use super::idle::Idle;
 
 /// What a loop runs: `f(n)` for each task number.
 type Task<'a> = dyn Fn(usize) + Sync + 'a;
@@ -22,7 +19,17 @@ type Task<'a> = dyn Fn(usize) + Sync + 'a;
 /// Workers that wait for loops.
 pub(super) struct Team {
     shared: Arc<Shared>,
-    workers: Vec<JoinHandle<()>>,
+    /// Those that were started here.
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// A seat in the team.
+#[derive(Default)]
+struct Worker {
+    /// Who works here, once it does.
+    thread: OnceLock<Thread>,
+    /// Sleeps, or is about to.
+    asleep: AtomicBool,
 }
 
 #[derive(Default)]
@@ -33,8 +40,9 @@ struct Shared {
     /// Points to the leader's `&Task`, while tasks of the loop are unclaimed or unfinished.
     task: AtomicPtr<()>,
     finished: AtomicUsize,
-    /// One per worker: sleeps, or is about to.
-    asleep: Vec<AtomicBool>,
+    workers: Vec<Worker>,
+    /// Seats that were taken.
+    taken: AtomicUsize,
     closing: AtomicBool,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
@@ -42,20 +50,30 @@ struct Shared {
 impl Team {
     /// Starts `workers` threads. Fewer than asked for is an error: nothing is left running.
     pub(super) fn new(workers: usize) -> std::io::Result<Self> {
-        let asleep = (0..workers).map(|_| AtomicBool::new(false)).collect();
-        let shared = Arc::new(Shared { asleep, ..Shared::default() });
-        let mut team = Self { shared, workers: Vec::new() };
+        let mut team = Self::without_threads(workers);
         for n in 0..workers {
-            let shared = team.shared.clone();
+            let work = team.work();
             let name = format!("bonsai-{}", n + 1);
-            team.workers.push(std::thread::Builder::new().name(name).spawn(move || shared.work(n))?);
+            team.threads.push(std::thread::Builder::new().name(name).spawn(work)?);
         }
         Ok(team)
     }
 
+    /// Seats for `workers` threads that the caller starts. Loops do not wait for those that have not come.
+    pub(super) fn without_threads(workers: usize) -> Self {
+        let workers = (0..workers).map(|_| Worker::default()).collect();
+        Self { shared: Arc::new(Shared { workers, ..Shared::default() }), threads: Vec::new() }
+    }
+
+    /// What a thread of the team calls; it returns when the team is no more, or at once when all seats are taken.
+    pub(super) fn work(&self) -> impl Fn() + Send + Sync + Clone + use<> {
+        let shared = self.shared.clone();
+        move || shared.work()
+    }
+
     /// How many threads beside the leader's.
     pub(super) fn workers(&self) -> usize {
-        self.workers.len()
+        self.shared.workers.len()
     }
 
     /// Calls `f(0)` to `f(tasks - 1)`, each once, here and on the workers, and returns when all have returned. The
@@ -71,10 +89,8 @@ impl Team {
         // The order of everything and the workers' look at the ticket after they said that they sleep: either they see
         // this loop, or they are seen asleep below.
         shared.ticket.store(number << 32 | tasks as u64, Ordering::SeqCst);
-        let wanted = self.workers.iter().zip(&shared.asleep).take(tasks - 1);
-        wanted
-            .filter(|(_, asleep)| asleep.load(Ordering::SeqCst))
-            .for_each(|(worker, _)| worker.thread().unpark());
+        let wanted = shared.workers.iter().take(tasks - 1);
+        wanted.filter(|worker| worker.asleep.load(Ordering::SeqCst)).for_each(Worker::wake);
         while shared.take_one() {}
         wait(|| shared.finished.load(Ordering::Acquire) == tasks);
         match shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take() {
@@ -87,37 +103,46 @@ impl Team {
 impl Drop for Team {
     fn drop(&mut self) {
         self.shared.closing.store(true, Ordering::SeqCst);
-        for worker in self.workers.drain(..) {
-            worker.thread().unpark();
-            let _ = worker.join(); // a worker catches the panics of its tasks
+        self.shared.workers.iter().for_each(Worker::wake);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join(); // a worker catches the panics of its tasks
         }
     }
 }
 
+impl Worker {
+    fn wake(&self) {
+        self.thread.get().into_iter().for_each(Thread::unpark);
+    }
+}
+
 impl Shared {
-    /// The life of worker `n`.
-    fn work(&self, n: usize) {
-        let mut idle_since = Instant::now();
+    /// The life of a worker.
+    fn work(&self) {
+        let seat = self.workers.get(self.taken.fetch_add(1, Ordering::Relaxed));
+        let Some(worker) = seat else { return };
+        let _ = worker.thread.set(std::thread::current()); // a seat is taken once
+        let mut idle = Idle::default();
         while !self.closing.load(Ordering::Relaxed) {
             if self.take_one() {
                 while self.take_one() {}
-                idle_since = Instant::now();
-            } else if idle_since.elapsed() > AWAKE {
-                self.sleep(n);
-                idle_since = Instant::now();
+                idle = Idle::default();
+            } else if idle.long() {
+                self.sleep(worker);
+                idle = Idle::default();
             } else {
                 (0..32).for_each(|_| spin_loop());
             }
         }
     }
 
-    fn sleep(&self, n: usize) {
+    fn sleep(&self, worker: &Worker) {
         let seen = self.ticket.load(Ordering::SeqCst);
-        self.asleep[n].store(true, Ordering::SeqCst);
+        worker.asleep.store(true, Ordering::SeqCst);
         while self.ticket.load(Ordering::SeqCst) == seen && !self.closing.load(Ordering::SeqCst) {
             std::thread::park();
         }
-        self.asleep[n].store(false, Ordering::SeqCst);
+        worker.asleep.store(false, Ordering::SeqCst);
     }
 
     /// Claims and runs one task of the current loop; false when none is left.

@@ -5,7 +5,7 @@
 //! that: workers wait for the next loop awake for a while before they sleep.
 
 use std::cell::RefCell;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::cores::fast_cores;
 use super::team::Team;
@@ -19,23 +19,42 @@ pub struct Threads {
     count: usize,
 }
 
+/// What [`Threads::of_the_host`] made.
+static HOST: OnceLock<Threads> = OnceLock::new();
+
 thread_local! {
     /// The team that this thread leads, while it is not in a parallel loop.
     static TEAM: RefCell<Option<Team>> = const { RefCell::new(None) };
 }
 
 impl Threads {
-    /// `count` threads, the caller's included; `None`: one per fast core. WebAssembly has only the caller's, whatever
-    /// is asked for: a number of threads never changes a result.
+    /// `count` threads, the caller's included; `None`: one per fast core. WebAssembly cannot start any: whatever is
+    /// asked for, there are those of [`Threads::of_the_host`]. A number of threads never changes a result.
     pub fn new(count: Option<usize>) -> Result<Self> {
         let count = count.unwrap_or_else(Self::default_count);
         if count == 0 {
             return Err(Error::Argument("the number of threads must be at least 1".into()));
         }
-        let count = if cfg!(target_family = "wasm") { 1 } else { count };
+        if cfg!(target_family = "wasm") {
+            return Ok(HOST.get_or_init(|| Self::with(Team::without_threads(0))).clone());
+        }
         let team =
             Team::new(count - 1).map_err(|e| Error::Memory(format!("cannot start {count} threads: {e}")))?;
-        Ok(Self { team: Arc::new(Mutex::new(Some(team))), count })
+        Ok(Self::with(team))
+    }
+
+    fn with(team: Team) -> Self {
+        let count = team.workers() + 1;
+        Self { team: Arc::new(Mutex::new(Some(team))), count }
+    }
+
+    /// For WebAssembly, whose host starts the threads: all sessions of this process share `count` of them, the
+    /// caller's included. Each of the others calls the function that this returns, which does not come back. `None`
+    /// if there are threads already, or a session had to do without.
+    pub fn of_the_host(count: usize) -> Option<impl Fn() + Send + Sync + Clone + use<>> {
+        let team = Team::without_threads(count.saturating_sub(1));
+        let work = team.work();
+        HOST.set(Self::with(team)).is_ok().then_some(work)
     }
 
     /// Runs `work` here, where [`for_rows`] and [`for_each`] spread over these threads. Without them, on this thread
@@ -54,7 +73,7 @@ impl Threads {
 
     /// How many [`Threads::new`] starts when it is not told.
     pub fn default_count() -> usize {
-        fast_cores()
+        HOST.get().map_or_else(fast_cores, Self::count)
     }
 
     /// How many there are.
@@ -116,6 +135,25 @@ mod tests {
             }
         }
         assert!(Threads::new(Some(0)).is_err());
+    }
+
+    #[cfg(not(target_family = "wasm"))]
+    #[test]
+    fn threads_that_others_start_take_the_seats_there_are() {
+        let team = Team::without_threads(2);
+        let work = team.work();
+        let threads = Threads::with(team);
+        let all = |tasks| {
+            let count = std::sync::atomic::AtomicUsize::new(0);
+            let add = |n| _ = count.fetch_add(n, std::sync::atomic::Ordering::Relaxed);
+            threads.run(|| for_each(vec![1; tasks], add));
+            count.into_inner()
+        };
+        assert_eq!(all(10), 10); // nobody has come yet
+        let others: Vec<_> = (0..3).map(|_| std::thread::spawn(work.clone())).collect();
+        (0..1000).for_each(|_| assert_eq!(all(10), 10));
+        drop(threads);
+        others.into_iter().for_each(|other| other.join().unwrap()); // one of them found no seat
     }
 
     #[cfg(not(target_family = "wasm"))]

@@ -25,6 +25,14 @@ pub fn open(path: &Path) -> Result<ModelFile> {
 
 /// Opens a GGUF model that is already in memory; `name` is for error messages.
 pub fn open_bytes(bytes: &Bytes, name: &Path) -> Result<ModelFile> {
+    let (mut file, gguf) = open_without_tokenizer(bytes, name)?;
+    file.tokenizer = vocabulary::read(gguf.metadata(), file.config.vocab)?;
+    Ok(file)
+}
+
+/// Like [`open_bytes`], but leaves the tokenizer out: a program that calls neither that nor
+/// [`Metadata::tokenizer`] has no code for tokenizers in it. Gives the container, too.
+pub fn open_without_tokenizer(bytes: &Bytes, name: &Path) -> Result<(ModelFile, Gguf)> {
     let gguf = Gguf::parse(bytes, name, refuse_foreign)?;
     let metadata = gguf.metadata();
     let mut directory: HashMap<&str, &TensorInfo> =
@@ -42,8 +50,7 @@ pub fn open_bytes(bytes: &Bytes, name: &Path) -> Result<ModelFile> {
     if let Some(extra) = directory.keys().min() {
         return Err(Error::Unsupported(format!("tensor '{extra}', which a qwen3 model does not have")));
     }
-    let tokenizer = vocabulary::read(metadata, config.vocab)?;
-    Ok(ModelFile { description: describe(&gguf), config, tokenizer, tensors })
+    Ok((ModelFile { description: describe(&gguf), config, tokenizer: None, tensors }, gguf))
 }
 
 /// Refuses what would load and then run wrongly.

@@ -22,6 +22,8 @@ pub struct Gguf {
     metadata: Metadata,
     tensors: Vec<TensorInfo>,
     evidence: Option<Evidence>,
+    /// Where the data begins.
+    header: usize,
     data: Bytes,
 }
 
@@ -44,19 +46,14 @@ impl Gguf {
         accept: impl FnOnce(&Metadata) -> Result<()>,
     ) -> Result<Self> {
         let mut cursor = Cursor::new(bytes, name);
-        let version = read_version(&mut cursor)?;
-        // The counts stand before both lists. A tensor: name and its length, one dimension, type, offset.
-        let tensor_count = cursor.count(8 + 4 + 8 + 4 + 8, "the number of tensors")?;
-        // A key with its length, a type, a value of one byte.
-        let entry_count = cursor.count(8 + 4 + 1, "the number of metadata entries")?;
-        let metadata = read_metadata(&mut cursor, entry_count, name)?;
+        let (version, tensor_count, metadata) = read_beginning(&mut cursor, name)?;
         accept(&metadata)?;
         let alignment = read_alignment(&metadata)?;
         let mut tensors = read_directory(&mut cursor, tensor_count)?;
         let start = cursor.at().checked_next_multiple_of(alignment).unwrap_or(usize::MAX).min(bytes.len());
         let data = bytes.slice(start..bytes.len());
         let evidence = settle(&mut tensors, alignment, &data).map_err(|e| cursor.error(e))?;
-        Ok(Self { version, metadata, tensors, evidence, data })
+        Ok(Self { version, metadata, tensors, evidence, header: start, data })
     }
 
     /// Version of the container: 2 or 3.
@@ -67,6 +64,11 @@ impl Gguf {
     /// Keys and values.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
+    }
+
+    /// Bytes in front of the data of the tensors.
+    pub fn header_bytes(&self) -> usize {
+        self.header
     }
 
     /// The directory, in file order. Each name occurs once.
@@ -91,6 +93,24 @@ impl Gguf {
         let rows = info.ne[1..].iter().product();
         StoredTensor { format: info.kind.format(), rows, cols: info.ne[0], bytes }
     }
+}
+
+impl Metadata {
+    /// Reads the keys and values of a file of which only [`Gguf::header_bytes`] need be there.
+    pub fn from_header(header: Bytes, name: &Path) -> Result<Self> {
+        let (_, _, metadata) = read_beginning(&mut Cursor::new(&header, name), name)?;
+        Ok(metadata)
+    }
+}
+
+/// Version, number of tensors, keys and values.
+fn read_beginning(cursor: &mut Cursor, name: &Path) -> Result<(u32, usize, Metadata)> {
+    let version = read_version(cursor)?;
+    // The counts stand before both lists. A tensor: name and its length, one dimension, type, offset.
+    let tensor_count = cursor.count(8 + 4 + 8 + 4 + 8, "the number of tensors")?;
+    // A key with its length, a type, a value of one byte.
+    let entry_count = cursor.count(8 + 4 + 1, "the number of metadata entries")?;
+    Ok((version, tensor_count, read_metadata(cursor, entry_count, name)?))
 }
 
 fn read_version(cursor: &mut Cursor) -> Result<u32> {

@@ -60,6 +60,15 @@ pub(super) fn check_ids(metadata: &Metadata, config: &Config) -> Result<()> {
     }
 }
 
+impl Metadata {
+    /// The tokenizer that these keys describe, for a model with `vocab` rows in its embedding.
+    pub fn tokenizer(&self, vocab: usize) -> Result<Option<LazyTokenizer>> {
+        let mut tokenizer = read(self, vocab)?;
+        tokenizer.iter_mut().for_each(|tokenizer| tokenizer.pad_to(vocab));
+        Ok(tokenizer)
+    }
+}
+
 /// The tokenizer of a file; `None` when it has no tokens. `rows`: of the embedding. What can be told without
 /// walking over 150,000 strings is checked now, the rest when the tokenizer is built.
 pub(super) fn read(metadata: &Metadata, rows: usize) -> Result<Option<LazyTokenizer>> {

@@ -1,0 +1,68 @@
+// Starts the modules: the engine that fits, threads for it, and the module that knows text.
+import { BUILDS, choose, sharedMemory } from './builds.js';
+import { BonsaiError } from './errors.js';
+import * as single from './build/engine.js';
+import * as shared from './build/engine-threads.js';
+import * as text from './build/text.js';
+
+const TEXT = new URL('./build/text.wasm', import.meta.url);
+/** Pages that a module with threads begins with; see wasm/build. */
+const FIRST_PAGES = 64;
+
+async function compile(url) {
+  const response = await fetch(url).catch((error) => {
+    throw new BonsaiError('network', `${url}: ${error.message}`);
+  });
+  if (!response.ok) throw new BonsaiError('network', `${url}: the server answers ${response.status}. The .wasm files must lie beside the JavaScript of the package`);
+  // Compiling while it arrives needs the right type, which not every server sends.
+  if (response.headers.get('Content-Type')?.startsWith('application/wasm')) return WebAssembly.compileStreaming(response);
+  return WebAssembly.compile(await response.arrayBuffer());
+}
+
+/**
+ * Starts the best engine that works. `startThreads(module, memory, count)` starts the others. Returns `api` (its classes),
+ * `memory` and `backend`, which says what was chosen and why.
+ */
+export async function startEngine(wanted, startThreads) {
+  const { candidates, reasons } = choose(wanted);
+  let last;
+  for (const { build, threads } of candidates) {
+    try {
+      const engine = await start(build, threads, startThreads);
+      return { ...engine, backend: { device: 'cpu', build, threads, reasons } };
+    } catch (error) {
+      if (error.code === 'network') throw error;
+      reasons.push(`Not ${build}: ${error.message}.`);
+      last = error;
+    }
+  }
+  throw new BonsaiError('unsupported', `no build of the engine works here: ${reasons.join(' ')}`, { cause: last });
+}
+
+async function start(build, threads, startThreads) {
+  const module = await compile(BUILDS[build]);
+  if (!build.endsWith('-threads')) {
+    const { memory } = single.initSync({ module });
+    single.selfTest();
+    return { api: single, memory };
+  }
+  const memory = sharedMemory(FIRST_PAGES);
+  if (!memory) throw new BonsaiError('memory', 'no room for memory that threads share');
+  shared.initSync({ module, memory });
+  shared.selfTest();
+  shared.threads(threads);
+  await startThreads(module, memory, threads - 1);
+  return { api: shared, memory };
+}
+
+/** What a thread does: it works for the engine, and never comes back. */
+export function serve({ module, memory }, ready) {
+  shared.initSync({ module, memory });
+  ready();
+  shared.serve();
+}
+
+export async function startText() {
+  text.initSync({ module: await compile(TEXT) });
+  return text;
+}

@@ -1,0 +1,213 @@
+// node test.mjs CLI-TEXT: the package in Chromium. CLI-TEXT is a file with what `bonsai run --temp 0` wrote for PROMPT
+// with the demo's model: every build has to write the same. PLAYWRIGHT names the folder of playwright-core, VITE what Vite
+// made of samples/vite. SCREENSHOTS names a folder for pictures of the demo page.
+import assert from 'node:assert/strict';
+import { readFileSync, mkdtempSync, rmSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { serve } from '../../demo/serve.mjs';
+
+const { chromium } = createRequire(join(process.env.PLAYWRIGHT ?? process.cwd(), 'x.js'))('playwright-core');
+const PROMPT = 'Once upon a time';
+const expected = readFileSync(process.argv[2], 'utf8').replace(/\n$/, '');
+const folder = mkdtempSync(join(tmpdir(), 'bonsai-browser-'));
+const context = await chromium.launchPersistentContext(folder, {
+  executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
+  args: ['--headless', '--no-sandbox', '--disable-quic', '--no-first-run', '--disable-background-networking',
+    '--disable-component-update', '--disable-sync', '--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader'],
+});
+
+/** A page that is empty but for the package, as `bonsai`, and what tests need. */
+async function open(server, path = '/tests/browser/blank.html') {
+  const page = await context.newPage();
+  page.on('pageerror', (error) => console.error('page:', error.message));
+  page.on('console', (message) => message.type() === 'error' && console.error('console:', message.text()));
+  await page.goto(`http://localhost:${server.address().port}${path}`);
+  await page.evaluate(async () => {
+    window.bonsai = await import('/npm/index.js');
+    window.write = async (model, prompt, options) => {
+      const session = model.session({ temperature: 0 });
+      let text = '';
+      for await (const piece of session.generate(prompt, options)) text += piece;
+      return { text, stats: session.stats };
+    };
+    window.failure = (promise) => promise.then(() => 'nothing', (error) => `${error.name} ${error.code}: ${error.message}`);
+  });
+  return page;
+}
+
+const tests = {
+  async 'every build writes what the native program writes'({ isolated, plain }) {
+    const cases = [[isolated, {}, 'simd128-threads', 2], [isolated, { threads: 1 }, 'simd128', 1], [plain, {}, 'simd128', 1], [isolated, { build: 'plain' }, 'plain', 1]];
+    for (const [page, options, build, threads] of cases) {
+      const got = await page.evaluate(async ([options, prompt]) => {
+        const model = await bonsai.Model.load('/demo/stories.gguf', { ...options, cache: false });
+        const { text, stats } = await write(model, prompt, { maxTokens: 120 });
+        model.free();
+        return { text, stats, backend: model.backend, source: model.source };
+      }, [options, PROMPT]);
+      assert.equal(got.text, expected, build);
+      assert.deepEqual([got.backend.build, got.backend.threads], [build, threads]);
+      assert.deepEqual([got.stats.tokens, got.stats.stop, got.source.from], [120, 'length', 'network']);
+      console.log(`  ${got.backend.description}: ${Math.round(120 / got.stats.seconds)} tokens/s. ${got.backend.reasons.join(' ')}`);
+    }
+  },
+
+  async 'files, bytes and wrong files'({ isolated }) {
+    const got = await isolated.evaluate(async (prompt) => {
+      const bytes = await (await fetch('/demo/stories.gguf')).arrayBuffer();
+      const results = [];
+      for (const source of [new File([bytes], 'a.gguf'), new Uint8Array(bytes)]) {
+        const model = await bonsai.Model.load(source);
+        results.push((await write(model, prompt, { maxTokens: 120 })).text, model.source.from, await model.decode(await model.encode('the tree')));
+        model.free();
+        model.free();
+      }
+      results.push(await failure(bonsai.Model.load(new Uint8Array(100))));
+      results.push(await failure(bonsai.Model.load('/nowhere.gguf')));
+      results.push(await failure(bonsai.Model.load('/demo/serve.mjs')));
+      results.push(await failure(bonsai.Model.load('/demo/stories.gguf', { device: 'gpu' })));
+      results.push(await failure(bonsai.Model.load('/demo/stories.gguf', { sha256: '00' })));
+      results.push((await bonsai.cache.list()).length);
+      return results;
+    }, PROMPT);
+    assert.deepEqual(got.slice(0, 6), [expected, 'file', 'the tree', expected, 'file', 'the tree']);
+    assert.match(got[6], /^BonsaiError format: /);
+    assert.match(got[7], /^BonsaiError network: .* 404/);
+    assert.match(got[8], /^BonsaiError format: /);
+    assert.match(got[9], /^BonsaiError unsupported: .*WebGPU/);
+    assert.match(got[10], /^BonsaiError check: /);
+    assert.equal(got[11], 0, 'what is no model is not cached');
+  },
+
+  async 'aborts while it loads, reads and writes'({ isolated }) {
+    const got = await isolated.evaluate(async (prompt) => {
+      const results = [];
+      const controller = new AbortController();
+      const onProgress = ({ phase, loaded }) => phase === 'download' && loaded > 0 && controller.abort();
+      results.push(await failure(bonsai.Model.load('/slow/demo/stories.gguf', { cache: false, signal: controller.signal, onProgress })));
+      const model = await bonsai.Model.load('/demo/stories.gguf', { cache: false, threads: 1, build: 'plain' });
+      const session = model.session({ temperature: 0, context: 512 });
+      const reading = new AbortController();
+      setTimeout(() => reading.abort(), 20);
+      results.push(await failure((async () => { for await (const _ of session.generate('the '.repeat(400), { signal: reading.signal })); })()));
+      await session.reset();
+      const writing = new AbortController();
+      let text = '';
+      results.push(await failure((async () => {
+        for await (const piece of session.generate(prompt, { signal: writing.signal })) if ((text += piece).length > 40) writing.abort();
+      })()));
+      await session.reset();
+      let again = '';
+      for await (const piece of session.generate(prompt, { maxTokens: 120 })) again += piece; // it still works
+      for await (const piece of model.session({ temperature: 0 }).generate(prompt)) { results.push(piece.length > 0); break; }
+      model.free();
+      results.push(await failure((async () => model.encode('x'))()));
+      return [...results, text, again];
+    }, PROMPT);
+    for (const n of [0, 1, 2]) assert.match(got[n], /^AbortError/);
+    assert.equal(got[3], true);
+    assert.match(got[4], /freed/);
+    assert(expected.startsWith(got[5].slice(0, 40)) && got[5].length < expected.length);
+    assert.equal(got[6], expected);
+  },
+
+  async 'a download goes on where it was stopped, and then comes from the cache, offline too'({ isolated }) {
+    const load = (url, stop) => isolated.evaluate(async ([url, stop, prompt]) => {
+      const controller = new AbortController();
+      const onProgress = ({ phase, loaded }) => stop && phase === 'download' && loaded > 200_000 && controller.abort();
+      try {
+        const model = await bonsai.Model.load(url, { signal: controller.signal, onProgress });
+        const { text } = await write(model, prompt, { maxTokens: 120 });
+        model.free();
+        return { ...model.source, text };
+      } catch (error) {
+        await new Promise((resolve) => setTimeout(resolve, 1500)); // the worker closes its files
+        return { error: `${error}`, list: await bonsai.cache.list() };
+      }
+    }, [url, stop, PROMPT]);
+    const stopped = await load('/slow/demo/stories.gguf', true);
+    assert.match(stopped.error, /Abort/);
+    assert(!stopped.list[0].complete && stopped.list[0].stored >= 200_000, JSON.stringify(stopped.list));
+    const rest = await load('/slow/demo/stories.gguf', false);
+    assert.deepEqual([rest.from, rest.resumed, rest.cached, rest.text], ['network', true, true, expected]);
+    const again = await load('/slow/demo/stories.gguf', false);
+    assert.deepEqual([again.from, again.cached, again.text, again.sha256], ['cache', true, expected, rest.sha256]);
+    assert.equal(await isolated.evaluate(() => bonsai.cache.remove('/slow/demo/stories.gguf')), true);
+    assert.deepEqual(await isolated.evaluate(() => bonsai.cache.list()), []);
+  },
+
+  async 'samples: bundled by Vite, and a script in a page'({ isolated }, servers) {
+    for (const path of ['/vite/', '/samples/plain/']) {
+      const page = await context.newPage();
+      await page.goto(`http://localhost:${servers.isolated.address().port}${path}`);
+      await page.waitForFunction(() => document.title.startsWith('done'), null, { timeout: 30_000 });
+      assert.equal(await page.textContent('#out'), expected);
+      assert.match(await page.title(), /2 threads/);
+      await page.close();
+    }
+    await isolated.evaluate(() => bonsai.cache.clear());
+  },
+
+  async 'the demo page: by keyboard, offline after the first visit, light, dark and on a phone'(_, servers) {
+    const page = await context.newPage();
+    const errors = [];
+    page.on('pageerror', (error) => errors.push(error.message));
+    const address = `http://localhost:${servers.isolated.address().port}/demo/`;
+    const write = async () => {
+      await page.evaluate(() => document.querySelectorAll('details').forEach((details) => { details.open = true; }));
+      await page.fill('#temperature', '0');
+      await page.fill('#maxTokens', '120');
+      await page.fill('#prompt', PROMPT);
+      await page.press('#prompt', 'Enter');
+      await page.waitForFunction(() => /Stopped at/.test(document.querySelector('#outcome').textContent), null, { timeout: 30_000 });
+      assert.equal(await page.evaluate(() => document.querySelector('#log p:last-child').lastChild.data), PROMPT + expected);
+      assert.match(await page.inputValue('#speed').catch(() => page.textContent('#speed')), /written 120 tokens \d+\/s/);
+    };
+    const load = async () => {
+      await page.focus('#sample');
+      await page.keyboard.press('Enter');
+      await page.waitForFunction(() => /^Ready/.test(document.querySelector('#status').textContent), null, { timeout: 30_000 });
+      return page.textContent('#info');
+    };
+    const shots = process.env.SCREENSHOTS;
+    const shot = (name) => shots && page.screenshot({ path: join(shots, `${name}.png`), fullPage: true });
+    await page.goto(address);
+    assert.match(await load(), /downloaded, kept.*2 threads/s);
+    await write();
+    await page.evaluate(() => navigator.serviceWorker.ready);
+    await page.waitForFunction(() => caches.open('bonsai-demo-1').then((cache) => cache.keys()).then((keys) => keys.length > 15));
+    await shot('light');
+    await page.emulateMedia({ colorScheme: 'dark' });
+    await shot('dark');
+    await page.setViewportSize({ width: 360, height: 740 });
+    await shot('phone');
+    const wide = await page.evaluate(() => document.documentElement.scrollWidth);
+    assert(wide <= 360, `no sideways scrolling on a phone: ${wide}`);
+    await context.setOffline(true);
+    await new Promise((resolve) => servers.isolated.close(resolve) && servers.isolated.closeAllConnections());
+    await page.reload();
+    assert.match(await load(), /no download.*2 threads/s);
+    await write();
+    await context.setOffline(false);
+    assert.deepEqual(errors, []);
+  },
+};
+
+const servers = { isolated: await serve({ mounts: { '/vite/': process.env.VITE } }), plain: await serve({ isolated: false }) };
+const pages = { isolated: await open(servers.isolated), plain: await open(servers.plain) };
+let failed = 0;
+for (const [name, test] of Object.entries(tests)) {
+  try {
+    await test(pages, servers, context);
+    console.log(`ok      ${name}`);
+  } catch (error) {
+    failed++;
+    console.log(`FAILED  ${name}\n${error.stack}`);
+  }
+}
+await context.close();
+Object.values(servers).forEach((server) => server.close());
+rmSync(folder, { recursive: true, force: true });
+process.exitCode = failed ? 1 : 0;
