@@ -241,7 +241,9 @@ fn attend() {
         let norms = with_norms.then_some([(&q_gain[..], 1e-6), (&k_gain[..], 1e-3)]);
         let expected = attended([&q, &k, &v], norms, &angles, [heads, kv_heads, dim]);
         // A chunk, one by one, another chunk: what is checked is the last.
-        for pieces in [vec![0..TOKENS], vec![0..63, 63..64, 64..65], vec![0..70, 70..75, 75..140, 140..141]] {
+        for pieces in
+            [vec![0..1, 1..TOKENS], vec![0..63, 63..64, 64..65], vec![0..70, 70..75, 75..140, 140..141]]
+        {
             let last = pieces.last().unwrap().clone();
             let got = run(|b| {
                 let norms = norms.map(|norms| norms.map(|(gain, eps)| norm(b, gain, eps)));

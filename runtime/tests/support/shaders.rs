@@ -20,11 +20,8 @@ pub fn check(shader: &Shader) -> String {
     }
     bindings(shader, &module);
     assert!(!shader.variants.is_empty(), "{name}: no variants");
-    let mut metal = String::new();
-    for constants in shader.variants {
-        metal = translate(name, &module, constants);
-    }
-    metal
+    let metal = shader.variants.iter().map(|constants| translate(name, &module, constants));
+    metal.fold(String::new(), |_, text| text)
 }
 
 /// The declared bindings are those of the text.
