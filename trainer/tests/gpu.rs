@@ -435,7 +435,7 @@ fn a_run_learns_as_on_the_cpu_and_again_with_the_same_bits() {
     let (mut largest, mut first, mut last, mut early) = (0.0f64, 0.0, 0.0, Vec::new());
     for n in 0..100 {
         let (a, b) = (cpu.step(&data.train).unwrap(), gpu.step(&data.train).unwrap());
-        assert!(a.skipped.is_none() && b.skipped.is_none());
+        assert!(a.skipped.is_none() && b.skipped.is_none(), "step {n}: CPU {a:?}, GPU {b:?}");
         assert_eq!((a.tokens, a.codes.total), (b.tokens, b.codes.total));
         let c = beside.step(&data.train).unwrap();
         unavoidable = unavoidable.max((a.loss - c.loss).abs());
