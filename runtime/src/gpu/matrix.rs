@@ -73,10 +73,12 @@ impl Weights {
         }
     }
 
-    fn kernels(self, gpu: &Gpu) -> Result<Kernels> {
+    fn kernels(self, gpu: &Gpu, halves: bool) -> Result<Kernels> {
         let format = self.constants();
-        let matvec =
-            |norm: f64, epilogue: f64| gpu.kernel(&MATVEC, &[("NORM", norm), ("EPILOGUE", epilogue), format]);
+        let halves = ("HALVES", f64::from(u8::from(halves)));
+        let matvec = |norm: f64, epilogue: f64| {
+            gpu.kernel(&MATVEC, &[("NORM", norm), ("EPILOGUE", epilogue), halves, format])
+        };
         let matmul = |epilogue: f64| gpu.kernel(&MATMUL, &[("EPILOGUE", epilogue), format]);
         Ok(Kernels {
             embed: gpu.kernel(&EMBED, &[format])?,
@@ -87,8 +89,8 @@ impl Weights {
 }
 
 impl GpuMatrix {
-    /// Uploads a stack of at most three matrices.
-    pub(super) fn new(gpu: &Gpu, stack: &[&StoredTensor]) -> Result<Self> {
+    /// Uploads a stack of at most three matrices. `halves`: see `matvec.wgsl`.
+    pub(super) fn new(gpu: &Gpu, stack: &[&StoredTensor], halves: bool) -> Result<Self> {
         let (cols, weights) = (stack[0].cols, Weights::of(stack[0]));
         if !cols.is_multiple_of(WORD) {
             let message = format!("a matrix of {cols} columns: the GPU needs a multiple of {WORD}");
@@ -120,7 +122,7 @@ impl GpuMatrix {
             cols,
             starts: [start(0), start(1)],
             parts: parts.collect::<Result<_>>()?,
-            kernels: weights.kernels(gpu)?,
+            kernels: weights.kernels(gpu, halves)?,
         })
     }
 }

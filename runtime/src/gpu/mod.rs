@@ -21,7 +21,10 @@ use crate::tensor::StoredTensor;
 use device::{Binding, Buffer, Gpu, Kernel};
 
 pub use matrix::GpuMatrix;
-pub use shaders::{ATTENTION, EMBED, MATMUL, MATVEC, RMS_NORM, SHADERS, STORE_HEADS};
+pub use shaders::{ATTENTION, EMBED, HALVES, MATMUL, MATVEC, RMS_NORM, SHADERS, STORE_HEADS};
+
+/// Positions of the cache that lie together.
+const TILE: usize = 64;
 
 /// What a product does with its result, in the order of the kernels.
 #[derive(Clone, Copy)]
@@ -34,6 +37,8 @@ enum Epilogue {
 /// A GPU as a [`Backend`].
 pub struct GpuBackend {
     gpu: Gpu,
+    /// Whether matvec reads codes as subnormal halves.
+    halves: bool,
     rms_norm: Kernel,
     store_heads: Kernel,
     attention: Kernel,
@@ -51,7 +56,7 @@ pub struct GpuTensor {
     buffer: Buffer,
 }
 
-/// Keys and values of a layer as f16, `[heads, context, head_dim]` each, made for the whole context at once.
+/// Keys and values of a layer as f16, made for the whole context at once: see `store_heads.wgsl`.
 pub struct GpuCache {
     heads: usize,
     head_dim: usize,
@@ -121,6 +126,7 @@ struct AttentionParams {
     dim: u32,
     position: u32,
     context: u32,
+    tokens: u32,
     scale: f32,
 }
 
@@ -134,8 +140,15 @@ impl GpuBackend {
             tokens: gpu.buffer(4 * tokens)?,
             h: gpu.buffer(4 * tokens * widest)?,
             unused: [gpu.buffer(16)?, gpu.buffer(16)?, gpu.buffer(16)?],
+            halves: keeps_subnormal_halves(gpu)?,
             gpu: gpu.clone(),
         })
+    }
+
+    /// Never reads codes as subnormal halves: what other devices do, for tests.
+    pub fn without_halves(mut self) -> Self {
+        self.halves = false;
+        self
     }
 
     /// The device.
@@ -189,7 +202,7 @@ impl GpuBackend {
             let [a, b, c] = self.outputs(out);
             let bindings = [a, b, c, part.weights(), part.scales(), x.all(), gain.all()];
             let kernel = &w.kernels.matvec[epilogue as usize];
-            self.gpu.run(kernel, &bindings, &params, self.gpu.grid(part.rows.div_ceil(4)));
+            self.gpu.run(kernel, &bindings, &params, self.gpu.grid(part.rows.div_ceil(8)));
         }
     }
 
@@ -227,6 +240,19 @@ impl GpuBackend {
     }
 }
 
+/// Whether the device keeps what it might round to zero: tries every pair of codes at every place.
+fn keeps_subnormal_halves(gpu: &Gpu) -> Result<bool> {
+    let (low, high) = ((0..5).flat_map(|place| [1u32, 2, 3].map(|code| code << (2 * place))), 16);
+    let words: Vec<u32> = low.clone().flat_map(|a| low.clone().map(move |b| a | b << high)).collect();
+    let out = gpu.buffer(8 * words.len())?;
+    let kernel = gpu.kernel(&HALVES, &[])?;
+    let groups = [words.len().div_ceil(32) as u32, 1, 1];
+    gpu.run(&kernel, &[out.all(), gpu.buffer_of(&words)?.all()], &[words.len() as u32], groups);
+    let mut got = vec![[0.0f32; 2]; words.len()];
+    gpu.read(out.all(), &mut got)?;
+    Ok(got.iter().zip(&words).all(|(got, word)| *got == [(word & 0xffff) as f32, (word >> high) as f32]))
+}
+
 fn quads(cols: usize) -> u32 {
     (cols / 4) as u32
 }
@@ -243,13 +269,14 @@ impl Backend for GpuBackend {
     }
 
     fn matrix(&self, stack: &[&StoredTensor]) -> Result<GpuMatrix> {
-        GpuMatrix::new(&self.gpu, stack)
+        GpuMatrix::new(&self.gpu, stack, self.halves)
     }
 
     fn cache(&self, heads: usize, head_dim: usize, context: usize) -> Result<GpuCache> {
-        if head_dim > 512 {
-            return Err(Error::Unsupported(format!("heads of {head_dim} on a GPU: at most 512")));
+        if head_dim > 256 {
+            return Err(Error::Unsupported(format!("heads of {head_dim} on a GPU: at most 256")));
         }
+        let context = context.next_multiple_of(TILE);
         let bytes = 2 * heads * head_dim * context;
         let limit = self.gpu.limits().binding;
         if bytes as u64 > limit {
@@ -324,9 +351,10 @@ impl Backend for GpuBackend {
         let bindings = [a, b, c, d, e, gain(0), gain(1), angles.buffer.all()];
         self.gpu.run(&self.store_heads, &bindings, &params, [heads + 2 * kv_heads, tokens, 1]);
         let scale = 1.0 / (dim as f32).sqrt();
-        let params = AttentionParams { heads, kv_heads, dim, position, context, scale };
+        let params = AttentionParams { heads, kv_heads, dim, position, context, tokens, scale };
         let bindings = [out.buffer.all(), q.buffer.all(), cache.keys.all(), cache.values.all()];
-        self.gpu.run(&self.attention, &bindings, &params, [heads, tokens, 1]);
+        let rows = tokens * (heads / kv_heads);
+        self.gpu.run(&self.attention, &bindings, &params, [kv_heads, rows.div_ceil(4), 1]);
     }
 
     fn matmul_add(&mut self, x: &mut GpuTensor, y: &GpuTensor, w: &GpuMatrix, tokens: usize) {

@@ -22,9 +22,14 @@ pub const MATVEC: Shader = shader!(
         &[("EPILOGUE", 1.0)],
         &[("EPILOGUE", 1.0), ("DENSE", 1.0)],
         &[("NORM", 1.0), ("EPILOGUE", 2.0)],
+        &[("NORM", 1.0), ("HALVES", 1.0)],
+        &[("EPILOGUE", 1.0), ("HALVES", 1.0)],
+        &[("NORM", 1.0), ("EPILOGUE", 2.0), ("HALVES", 1.0)],
         &[("NORM", 1.0), ("EPILOGUE", 2.0), ("DENSE", 1.0)]
     ]
 );
+/// Whether codes may be read as subnormal halves.
+pub const HALVES: Shader = shader!("halves", [Write, Read], [&[]]);
 /// Several tokens times a matrix.
 pub const MATMUL: Shader = shader!(
     "matmul",
@@ -42,4 +47,4 @@ pub const STORE_HEADS: Shader =
 pub const ATTENTION: Shader = shader!("attention", [Write, Read, Read, Read], [&[]]);
 
 /// All of them: tests translate each for every system.
-pub const SHADERS: &[Shader] = &[MATVEC, MATMUL, RMS_NORM, EMBED, STORE_HEADS, ATTENTION];
+pub const SHADERS: &[Shader] = &[MATVEC, HALVES, MATMUL, RMS_NORM, EMBED, STORE_HEADS, ATTENTION];

@@ -1,89 +1,103 @@
 // out[t, h] = softmax(q[t, h] . keys / sqrt(dim)) . values over the positions that token t sees, in one pass over tiles
-// of 64 (Dao et al., arXiv 2205.14135). A workgroup takes one query head of one token: a thread computes the score of one
-// position, then sums up pairs of dimensions.
+// of 64 (Dao et al., arXiv 2205.14135). A workgroup takes four queries that search the same keys, heads of a token first,
+// then tokens, side by side in a vector: keys and values are read once for all four. A thread computes the scores of one
+// position, then sums up pairs of dimensions. What a query finds does not depend on the others.
 
 struct Params {
     heads: u32,
     kv_heads: u32,
     dim: u32,
-    position: u32,
-    context: u32,
+    position: u32,   // of the first token
+    context: u32,    // positions for which there is room, a multiple of the tile
+    tokens: u32,
     scale: f32,
 }
 
-@group(0) @binding(0) var<storage, read_write> out: array<vec2<f32>>;
-@group(0) @binding(1) var<storage, read> q: array<vec2<f32>>;
+@group(0) @binding(0) var<storage, read_write> out: array<f32>;
+@group(0) @binding(1) var<storage, read> q: array<f32>;
 @group(0) @binding(2) var<storage, read> keys: array<u32>;
 @group(0) @binding(3) var<storage, read> values: array<u32>;
 @group(1) @binding(0) var<uniform> p: Params;
 
 const TILE = 64u;
-const WIDEST = 256u;      // pairs of dimensions
+const WIDEST = 256u;      // dimensions
 const LOWEST = -1e30;
-var<workgroup> query: array<vec2<f32>, WIDEST>;
-var<workgroup> found: array<vec2<f32>, WIDEST>;
-var<workgroup> weights: array<f32, TILE>;
-var<workgroup> reduced: array<f32, TILE>;
+var<workgroup> query: array<vec4<f32>, WIDEST>;
+var<workgroup> found: array<vec4<f32>, WIDEST>;
+var<workgroup> weights: array<vec4<f32>, TILE>;
+var<workgroup> reduced: array<vec4<f32>, TILE>;
 
 @compute @workgroup_size(TILE)
 fn attention(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-    let head = group.x;
-    let token = group.y;
     let pairs = p.dim / 2u;
-    let origin = (token * p.heads + head) * pairs;
-    let cache = head / (p.heads / p.kv_heads) * p.context;
-    for (var i = thread; i < pairs; i += TILE) {
-        query[i] = q[origin + i] * p.scale;
-        found[i] = vec2<f32>();
+    let shared_by = p.heads / p.kv_heads;
+    let cache = group.x * p.context * pairs;
+    let first = group.y * 4u;
+    let last = p.tokens * shared_by - 1u;
+    let row = min(first + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(last));
+    let token = row / shared_by;
+    let origin = (token * p.heads + group.x * shared_by + row % shared_by) * p.dim;
+    for (var i = thread; i < p.dim; i += TILE) {
+        query[i] = vec4<f32>(q[origin.x + i], q[origin.y + i], q[origin.z + i], q[origin.w + i]) * p.scale;
+        found[i] = vec4<f32>();
     }
     workgroupBarrier();
     let seen = p.position + token + 1u;
-    var largest = LOWEST;
-    var total = 0.0;
-    for (var tile = 0u; tile < seen; tile += TILE) {
-        var score = LOWEST;
-        if tile + thread < seen {
-            let at = (cache + tile + thread) * pairs;
-            var sum = vec2<f32>();
+    var largest = vec4<f32>(LOWEST);
+    var total = vec4<f32>();
+    for (var tile = 0u; tile < seen.w; tile += TILE) {
+        let visible = vec4<u32>(tile + thread) < seen;
+        var score = vec4<f32>();
+        if tile + thread < seen.w {
+            let at = cache + tile * pairs + thread;
             for (var i = 0u; i < pairs; i++) {
-                sum += query[i] * unpack2x16float(keys[at + i]);
+                let key = unpack2x16float(keys[at + i * TILE]);
+                score += query[2u * i] * key.x + query[2u * i + 1u] * key.y;
             }
-            score = sum.x + sum.y;
         }
+        score = select(vec4<f32>(LOWEST), score, visible);
         reduced[thread] = score;
-        workgroupBarrier();
-        for (var half = TILE / 2u; half > 0u; half /= 2u) {
-            if thread < half {
-                reduced[thread] = max(reduced[thread], reduced[thread + half]);
-            }
+        for (var width = TILE / 4u; width > 0u; width /= 4u) {
             workgroupBarrier();
+            if thread < width {
+                reduced[thread] = max(
+                    max(reduced[thread], reduced[thread + width]),
+                    max(reduced[thread + 2u * width], reduced[thread + 3u * width]),
+                );
+            }
         }
+        workgroupBarrier();
         let top = max(largest, reduced[0]);
-        let shrink = exp(max(largest - top, -80.0));
-        let weight = select(0.0, exp(max(score - top, -80.0)), tile + thread < seen);
-        workgroupBarrier();
-        weights[thread] = weight;
-        reduced[thread] = weight;
-        workgroupBarrier();
-        for (var half = TILE / 2u; half > 0u; half /= 2u) {
-            if thread < half {
-                reduced[thread] += reduced[thread + half];
-            }
-            workgroupBarrier();
-        }
-        total = total * shrink + reduced[0];
+        let shrink = exp(max(largest - top, vec4<f32>(-80.0)));
+        let weight = select(vec4<f32>(), exp(max(score - top, vec4<f32>(-80.0))), visible);
         largest = top;
-        let count = min(TILE, seen - tile);
+        weights[thread] = weight;
+        workgroupBarrier();
+        let count = min(TILE, seen.w - tile);
+        var sum = vec4<f32>();
+        for (var j = 0u; j < count; j++) {
+            sum += weights[j];
+        }
+        total = total * shrink + sum;
         for (var i = thread; i < pairs; i += TILE) {
-            var sum = found[i] * shrink;
+            var even = found[2u * i] * shrink;
+            var odd = found[2u * i + 1u] * shrink;
             for (var j = 0u; j < count; j++) {
-                sum += weights[j] * unpack2x16float(values[(cache + tile + j) * pairs + i]);
+                let value = unpack2x16float(values[cache + (tile + j) * pairs + i]);
+                even += weights[j] * value.x;
+                odd += weights[j] * value.y;
             }
-            found[i] = sum;
+            found[2u * i] = even;
+            found[2u * i + 1u] = odd;
         }
         workgroupBarrier();
     }
     for (var i = thread; i < pairs; i += TILE) {
-        out[origin + i] = found[i] / total;
+        let even = found[2u * i] / total;
+        let odd = found[2u * i + 1u] / total;
+        for (var n = 0u; n < 4u && first + n <= last; n++) {
+            out[origin[n] + 2u * i] = even[n];
+            out[origin[n] + 2u * i + 1u] = odd[n];
+        }
     }
 }

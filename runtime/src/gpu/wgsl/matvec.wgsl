@@ -1,10 +1,13 @@
-// One token: four rows of a matrix to a workgroup, each thread takes every 64th word of 16 weights of all four.
+// One token: eight rows of a matrix to a workgroup, each thread takes every 64th word of 16 weights of all eight.
 //
 //   EPILOGUE 0   out = w h       rows from `second` and `third` on go to outputs of their own
 //            1   out += w h
 //            2   out = silu(gate h) * (up h), where row i of gate is row i, and of up row `second` + i
 //
 // NORM: h = x / rms(x) * gain, else h = x. The sum of squares runs along, and the factor comes last.
+//
+// Codes are not shifted into place: they are taken where they stand in the word, and what they are too large by is taken
+// off the activations, once for all rows. These are powers of two, so each way of doing it gives the same bits.
 
 struct Params {
     rows: u32,
@@ -30,34 +33,106 @@ override NORM: bool = false;
 override EPILOGUE: u32 = 0;
 override DENSE: bool = false;     // f32 weights instead of codes
 override GROUP_WORDS: u32 = 8;    // words that share a scale
+override HALVES: bool = false;    // codes by way of subnormal halves, where the device has them: see `in_halves`
 const THREADS = 64u;
 
-var<workgroup> sums: array<vec4<f32>, THREADS>;
+var<workgroup> low: array<vec4<f32>, THREADS>;    // sums of the first four rows
+var<workgroup> high: array<vec4<f32>, THREADS>;   // and of the others
 var<workgroup> squares: array<f32, THREADS>;
 
-// Row i of the four of this workgroup.
-fn row_of(base: u32, i: u32) -> u32 {
-    if EPILOGUE == 2u {
-        return min(base / 2u + (i & 1u), p.second - 1u) + (i >> 1u) * p.second;
-    }
-    return min(base + i, p.rows - 1u);
+// Sixteen codes where they stand: code i times 4^i.
+fn in_place(word: u32) -> mat4x4<f32> {
+    let w = vec4<u32>(word);
+    return mat4x4<f32>(
+        vec4<f32>(w & vec4<u32>(0x3u, 0xcu, 0x30u, 0xc0u)),
+        vec4<f32>(w & vec4<u32>(0x300u, 0xc00u, 0x3000u, 0xc000u)),
+        vec4<f32>(w & vec4<u32>(0x30000u, 0xc0000u, 0x300000u, 0xc00000u)),
+        vec4<f32>(w & vec4<u32>(0x3000000u, 0xc000000u, 0x30000000u, 0xc0000000u)),
+    );
 }
 
-// Product of word `n` of a row with sixteen activations, of which `sum` is the sum.
+// The same through the ten low bits of a half, which alone make a subnormal number: 2^-24 times the bits. One
+// conversion for two codes, and none at all on GPUs that read halves as operands; integers are slow to convert there.
+fn in_halves(word: u32) -> mat4x4<f32> {
+    let a = unpack2x16float(word & 0x00030003u);
+    let b = unpack2x16float(word & 0x000c000cu);
+    let c = unpack2x16float(word & 0x00300030u);
+    let d = unpack2x16float(word & 0x00c000c0u);
+    let e = unpack2x16float(word & 0x03000300u);
+    let rest = word >> 10u;
+    let f = unpack2x16float(rest & 0x00030003u);
+    let g = unpack2x16float(rest & 0x000c000cu);
+    let h = unpack2x16float(rest & 0x00300030u);
+    return mat4x4<f32>(
+        vec4<f32>(a.x, b.x, c.x, d.x), vec4<f32>(e.x, f.x, g.x, h.x),
+        vec4<f32>(a.y, b.y, c.y, d.y), vec4<f32>(e.y, f.y, g.y, h.y),
+    );
+}
+
+// Activations times the inverse of what the codes are too large by.
+fn fitted(h: mat4x4<f32>) -> mat4x4<f32> {
+    if DENSE {
+        return h;
+    }
+    let four = vec4<f32>(1.0, 0x1p-2, 0x1p-4, 0x1p-6);
+    if HALVES {
+        let low = four * 0x1p24;
+        let high = vec4<f32>(0x1p16, 0x1p24, 0x1p22, 0x1p20);
+        return mat4x4<f32>(h[0] * low, h[1] * high, h[2] * low, h[3] * high);
+    }
+    return mat4x4<f32>(h[0] * four, h[1] * (four * 0x1p-8), h[2] * (four * 0x1p-16), h[3] * (four * 0x1p-24));
+}
+
+// Product of word `n` of a row with sixteen fitted activations, of which `sum` is the sum.
 fn product(row: u32, n: u32, h: mat4x4<f32>, sum: f32) -> f32 {
     let at = row * p.words + n;
     if DENSE {
         var total = 0.0;
         for (var i = 0u; i < 4u; i++) {
-            let w = vec4<u32>(weights[at * 16u + 4u * i], weights[at * 16u + 4u * i + 1u], weights[at * 16u + 4u * i + 2u], weights[at * 16u + 4u * i + 3u]);
+            let from_here = at * 16u + 4u * i;
+            let w = vec4<u32>(weights[from_here], weights[from_here + 1u], weights[from_here + 2u], weights[from_here + 3u]);
             total += dot(bitcast<vec4<f32>>(w), h[i]);
         }
         return total;
     }
-    let c = codes_of(weights[at]);
+    var c = mat4x4<f32>();
+    if HALVES {
+        c = in_halves(weights[at]);
+    } else {
+        c = in_place(weights[at]);
+    }
     let group = n / GROUP_WORDS;
     let scale = half_of(scales[row * p.halves + group / 2u], group & 1u);
     return scale * (dot(c[0], h[0]) + dot(c[1], h[1]) + dot(c[2], h[2]) + dot(c[3], h[3]) - sum);
+}
+
+fn products(rows: vec4<u32>, n: u32, h: mat4x4<f32>, sum: f32) -> vec4<f32> {
+    return vec4<f32>(product(rows.x, n, h, sum), product(rows.y, n, h, sum), product(rows.z, n, h, sum), product(rows.w, n, h, sum));
+}
+
+// Adds up what the threads found, in one fixed order.
+fn gather(thread: u32) {
+    for (var width = THREADS / 4u; width > 0u; width /= 4u) {
+        workgroupBarrier();
+        if thread < width {
+            low[thread] += low[thread + width] + low[thread + 2u * width] + low[thread + 3u * width];
+            high[thread] += high[thread + width] + high[thread + 2u * width] + high[thread + 3u * width];
+            squares[thread] += squares[thread + width] + squares[thread + 2u * width] + squares[thread + 3u * width];
+        }
+    }
+    workgroupBarrier();
+}
+
+fn store(at: u32, value: f32) {
+    if EPILOGUE == 1u {
+        out0[at] += value;
+    } else if at < p.second {
+        out0[at] = value;
+    } else if at < p.third {
+        out1[at - p.second] = value;
+    } else {
+        out2[at - p.third] = value;
+    }
 }
 
 @compute @workgroup_size(THREADS)
@@ -66,51 +141,44 @@ fn matvec(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let base = group_index(group, groups) * 4u;
-    let rows = vec4<u32>(row_of(base, 0u), row_of(base, 1u), row_of(base, 2u), row_of(base, 3u));
+    let next = vec4<u32>(0u, 1u, 2u, 3u);
+    var base = group_index(group, groups) * 8u;
+    var rows = min(base + next, vec4<u32>(p.rows - 1u));
+    var others = min(base + 4u + next, vec4<u32>(p.rows - 1u));
+    if EPILOGUE == 2u {
+        base /= 2u;
+        rows = min(base + next, vec4<u32>(p.second - 1u));
+        others = rows + p.second;
+    }
     var found = vec4<f32>();
+    var found_of_others = vec4<f32>();
     var square = 0.0;
     for (var n = thread; n < p.words; n += THREADS) {
-        var h = mat4x4<f32>(x[p.x + 4u * n], x[p.x + 4u * n + 1u], x[p.x + 4u * n + 2u], x[p.x + 4u * n + 3u]);
+        let at = p.x + 4u * n;
+        var h = mat4x4<f32>(x[at], x[at + 1u], x[at + 2u], x[at + 3u]);
         if NORM {
             square += dot(h[0], h[0]) + dot(h[1], h[1]) + dot(h[2], h[2]) + dot(h[3], h[3]);
             h = mat4x4<f32>(h[0] * gain[4u * n], h[1] * gain[4u * n + 1u], h[2] * gain[4u * n + 2u], h[3] * gain[4u * n + 3u]);
         }
         let sum = dot(h[0] + h[1] + h[2] + h[3], vec4<f32>(1.0));
-        found += vec4<f32>(product(rows.x, n, h, sum), product(rows.y, n, h, sum), product(rows.z, n, h, sum), product(rows.w, n, h, sum));
+        h = fitted(h);
+        found += products(rows, n, h, sum);
+        found_of_others += products(others, n, h, sum);
     }
-    sums[thread] = found;
+    low[thread] = found;
+    high[thread] = found_of_others;
     squares[thread] = square;
-    workgroupBarrier();
-    for (var half = THREADS / 2u; half > 0u; half /= 2u) {
-        if thread < half {
-            sums[thread] += sums[thread + half];
-            squares[thread] += squares[thread + half];
-        }
-        workgroupBarrier();
+    gather(thread);
+    var factor = 1.0;
+    if NORM {
+        factor = inverseSqrt(squares[0] / f32(16u * p.words) + p.eps);
     }
-    if thread < 4u {
-        var factor = 1.0;
-        if NORM {
-            factor = inverseSqrt(squares[0] / f32(16u * p.words) + p.eps);
+    if EPILOGUE == 2u {
+        if thread < 4u && base + thread < p.second {
+            out0[base + thread] = silu(low[0][thread] * factor) * (high[0][thread] * factor);
         }
-        let value = sums[0][thread] * factor;
-        if EPILOGUE == 2u {
-            let row = base / 2u + thread;
-            if thread < 2u && row < p.second {
-                out0[row] = silu(value) * (sums[0][thread + 2u] * factor);
-            }
-        } else if base + thread < p.rows {
-            let row = p.first + base + thread;
-            if EPILOGUE == 1u {
-                out0[row] += value;
-            } else if row < p.second {
-                out0[row] = value;
-            } else if row < p.third {
-                out1[row - p.second] = value;
-            } else {
-                out2[row - p.third] = value;
-            }
-        }
+    } else if thread < 8u && base + thread < p.rows {
+        let value = select(low[0][thread & 3u], high[0][thread & 3u], thread > 3u);
+        store(p.first + base + thread, value * factor);
     }
 }

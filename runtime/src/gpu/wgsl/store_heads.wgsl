@@ -1,14 +1,15 @@
 // What happens to the heads of a token before the search: q and k are normalised and rotated, q in place, and k and v go
 // into the cache as f16. A workgroup takes one head: the q heads of a token first, then those of k, then those of v.
 //
-// The cache is [heads, positions, head_dim / 2], two neighbours to a word, keys and values apart.
+// The cache holds two neighbours in a word, keys and values apart. Values are [heads, positions, head_dim / 2]. Keys are
+// [heads, tiles, head_dim / 2, 64]: threads that compare 64 positions with a query read words side by side.
 
 struct Params {
     heads: u32,
     kv_heads: u32,
     dim: u32,
     position: u32,   // of the first token
-    context: u32,    // positions for which there is room
+    context: u32,    // positions for which there is room, a multiple of the tile
     norms: u32,      // 1: q and k are normalised
     q_eps: f32,
     k_eps: f32,
@@ -25,6 +26,7 @@ struct Params {
 @group(1) @binding(0) var<uniform> p: Params;
 
 const THREADS = 32u;
+const TILE = 64u;
 const WIDEST = 512u;
 const LARGEST = vec2<f32>(65504.0);
 var<workgroup> head: array<f32, WIDEST>;
@@ -83,13 +85,15 @@ fn store_heads(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
         }
         return;
     }
-    let to = (kv * p.context + p.position + token) * (p.dim / 2u);
+    let position = p.position + token;
+    let values_at = (kv * p.context + position) * (p.dim / 2u);
+    let keys_at = (kv * p.context + position / TILE * TILE) * (p.dim / 2u) + position % TILE;
     for (var i = thread; i < p.dim / 2u; i += THREADS) {
         let word = pack2x16float(clamp(vec2<f32>(head[2u * i], head[2u * i + 1u]), -LARGEST, LARGEST));
         if is_v {
-            values[to + i] = word;
+            values[values_at + i] = word;
         } else {
-            keys[to + i] = word;
+            keys[keys_at + i * TILE] = word;
         }
     }
 }
