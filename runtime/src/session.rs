@@ -1,4 +1,4 @@
-//! Prompt in, tokens out: the loop round [`forward`].
+//! Prompt in, tokens out: the loop round [`forward`](crate::model::forward).
 
 mod engine;
 mod saved;
