@@ -91,6 +91,35 @@ impl std::iter::Sum for Codes {
     }
 }
 
+/// What distillation minimises (Hinton et al., arXiv 1503.02531): `cross_entropy * CE + kl * T^2 KL(teacher, student)`, where
+/// KL is that of the next-token distributions `softmax(logits / T)`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Distillation {
+    /// T. The factor T^2 keeps the size of the gradient.
+    pub temperature: f32,
+    /// Weight of the divergence from the teacher.
+    pub kl: f32,
+    /// Weight of the cross-entropy against the targets.
+    pub cross_entropy: f32,
+}
+
+/// Losses summed over tokens, in nats, without weights or the factor T^2.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Losses {
+    /// Cross-entropy against the targets.
+    pub cross_entropy: f64,
+    /// KL(teacher, student) at the temperature; 0 without a teacher.
+    pub kl: f64,
+}
+
+impl std::ops::Add for Losses {
+    type Output = Self;
+
+    fn add(self, o: Self) -> Self {
+        Self { cross_entropy: self.cross_entropy + o.cross_entropy, kl: self.kl + o.kl }
+    }
+}
+
 /// A device that can train.
 pub trait Backend {
     /// f32 numbers on the device.
@@ -116,6 +145,11 @@ pub trait Backend {
     fn latent<'a>(&self, matrix: &'a Self::Matrix) -> Cow<'a, [f32]>;
     /// The codes and scales that the forward pass uses; `None` for a dense parameter.
     fn ternary<'a>(&self, matrix: &'a Self::Matrix) -> Option<Cow<'a, TernaryMatrix>>;
+
+    /// From now on `embed`, `linear` and the losses see `(1 - share) latent + share s t` of a ternary matrix, forward and
+    /// backward. 1, where every matrix begins, is the projection alone; `ternary` and `adamw` do not change. Without
+    /// effect on a dense parameter.
+    fn ramp(&self, matrix: &mut Self::Matrix, share: f32);
 
     /// `out[i] = table[tokens[i]]`.
     fn embed(&mut self, out: &mut Self::Buffer, table: &Self::Matrix, tokens: &[u32]);
@@ -187,7 +221,9 @@ pub trait Backend {
     /// Summed cross-entropy of `h w^T` against `targets`, in nats; ignored targets do not count. Logits are made and
     /// dropped in chunks of rows.
     fn cross_entropy(&mut self, h: &Self::Buffer, w: &Self::Matrix, targets: &[u32]) -> f64;
-    /// The same, and the gradients of `scale * loss`: writes `dh`, adds to `dw`.
+    /// The same, and the gradients of `scale * sum(loss + z_loss lse^2)`, `lse` the log-sum-exp of a token's logits
+    /// (Chowdhery et al., arXiv 2204.02311): writes `dh`, adds to `dw`. What it returns is without the last term.
+    #[expect(clippy::too_many_arguments, reason = "an op and its constants")]
     fn cross_entropy_backward(
         &mut self,
         dh: &mut Self::Buffer,
@@ -196,7 +232,31 @@ pub trait Backend {
         w: &Self::Matrix,
         targets: &[u32],
         scale: f32,
+        z_loss: f32,
     ) -> f64;
+
+    /// Summed losses of the student's `h w^T` against a dense teacher's logits of the same tokens (its hidden size may be
+    /// another) and against `targets`; tokens whose target is ignored do not count at all. Logits of both are made and
+    /// dropped in chunks of rows.
+    fn distillation(
+        &mut self,
+        student: (&Self::Buffer, &Self::Matrix),
+        teacher: (&Self::Buffer, &Self::Matrix),
+        targets: &[u32],
+        terms: Distillation,
+    ) -> Losses;
+    /// The same, and the gradients of `scale * (cross_entropy CE + kl T^2 KL)` with respect to the student: writes the
+    /// first of `d_student` (`dh`), adds to the second (`dw`). The gradient of a token's logits z is
+    /// `scale * (cross_entropy (softmax(z) - one hot) + kl T (softmax(z / T) - softmax(teacher / T)))`.
+    fn distillation_backward(
+        &mut self,
+        d_student: (&mut Self::Buffer, &mut Self::Buffer),
+        student: (&Self::Buffer, &Self::Matrix),
+        teacher: (&Self::Buffer, &Self::Matrix),
+        targets: &[u32],
+        terms: Distillation,
+        scale: f32,
+    ) -> Losses;
 
     /// Sum of squares, in f64 and a fixed order.
     fn sum_of_squares(&mut self, buffer: &Self::Buffer) -> f64;

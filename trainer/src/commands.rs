@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use crate::config::{RunConfig, preset};
 use crate::error::{Error, Result};
 use crate::run::{self, Watch};
-use crate::{corpus, eval, export, fit, plot, quickstart, verify};
+use crate::{corpus, eval, export, fit, loss, plot, quickstart, verify};
 
 /// The commands, in the order of a model's life.
 #[derive(Subcommand)]
@@ -130,6 +130,8 @@ pub enum Command {
 const TRAIN_HELP: &str = "Examples:
   bonsai-trainer train --data corpus.txt --preset 10m --steps 2000 --out runs/mine
   bonsai-trainer train --data corpus.txt --init Qwen3-0.6B/ --steps 200 --seq-len 512 --batch-size 8 --set micro_batch=1
+      (a conversion learns from the checkpoint itself: --set teacher=none --set ce_weight=1 for the text alone)
+  bonsai-trainer train --data corpus.txt --init SMALL/ --set teacher=LARGE/ --set temperature=2 --set ce_weight=0.1
   bonsai-trainer train --resume runs/mine
   bonsai-trainer train --config run.toml --set group=64 --set lr=2e-3
 Every setting of run.toml (a run writes its own) can be given with --set.";
@@ -354,11 +356,13 @@ fn draw(runs: &[PathBuf], out: &Path) -> Result<()> {
 
 fn forecast(args: &TrainArgs) -> Result<()> {
     let config = args.config()?;
+    let shape = |path: &Path| bonsai_runtime::ModelFile::open(path).map(|file| file.config);
     let model = if config.converts() {
-        bonsai_runtime::ModelFile::open(Path::new(&config.init))?.config
+        shape(Path::new(&config.init))?
     } else {
         preset(&config.preset, config.vocab_size, config.seq_len)?
     };
-    println!("{}", fit::Forecast::new(&model, &config)?);
+    let teacher = loss::teacher_path(&config)?.map(|path| shape(&path)).transpose()?;
+    println!("{}", fit::Forecast::new(&model, teacher.as_ref(), &config)?);
     Ok(())
 }

@@ -15,6 +15,8 @@ pub mod eval;
 pub mod export;
 pub mod files;
 pub mod fit;
+pub mod import;
+pub mod loss;
 pub mod metrics;
 pub mod model;
 pub mod optimizer;

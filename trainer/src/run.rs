@@ -7,6 +7,7 @@ mod report;
 use std::path::Path;
 use std::time::Instant;
 
+use bonsai_runtime::config::TensorSpec;
 use bonsai_runtime::tokenizer::LazyTokenizer;
 use bonsai_runtime::{Error as RuntimeError, Tokenizer};
 
@@ -16,6 +17,7 @@ use crate::config::RunConfig;
 use crate::cpu::CpuBackend;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
+use crate::loss::{self, Teacher};
 use crate::optimizer::Optimizer;
 use crate::params::{self, Params};
 use crate::train::{State, Step, Trainer, order};
@@ -50,10 +52,11 @@ pub fn start(config: RunConfig, watch: &Watch<'_>) -> Result<Outcome> {
     let optimizer = Optimizer::new(&config);
     let moments = |spec: &_| optimizer.moments(spec).len();
     let backend = CpuBackend::new(&prepared.model, config.seq_len);
+    let teacher = teacher(&config, prepared.model.vocab, watch)?;
     let params = match prepared.start.take() {
         Some(file) => {
             bonsai_runtime::checkpoint::check_finite(&file, Path::new(&config.init))?;
-            checkpoint::from_model_file(&backend, &file, &config, moments)?
+            checkpoint::imported(&backend, &file, &config, config.import, moments)?
         }
         None => Params::new(&backend, &prepared.model, config.projection()?, moments, |index, spec| {
             params::scratch(&prepared.model, config.seed, index, spec)
@@ -61,8 +64,19 @@ pub fn start(config: RunConfig, watch: &Watch<'_>) -> Result<Outcome> {
     };
     let order = order(&config)?;
     order.check(&prepared.data.train, config.steps * config.batch_size as u64, config.seq_len)?;
-    let trainer = Trainer::new(config, backend, params, State::default(), order);
+    let trainer = Trainer::new(config, backend, params, State::default(), order).with_teacher(teacher);
     train(trainer, &prepared.data, prepared.tokenizer.as_ref(), watch)
+}
+
+/// The teacher of a run on the CPU, if it has one: the weights as they lie in its checkpoint, never rounded.
+fn teacher(config: &RunConfig, vocab: usize, watch: &Watch<'_>) -> Result<Option<Teacher<CpuBackend>>> {
+    let Some(file) = loss::open_teacher(config, vocab)? else { return Ok(None) };
+    let (kl, ce) = (config.kl_weight, config.ce_weight);
+    watch.say(&format!("distilling: {kl} x divergence from the dense teacher, {ce} x cross-entropy (teacher = \"none\" turns it off)"));
+    let backend = CpuBackend::new(&file.config, config.seq_len);
+    let latent = |_: usize, spec: &TensorSpec| file.tensors[&spec.name].to_f32();
+    let params = Params::new(&backend, &file.config, None, |_| 0, latent);
+    Ok(Some(Teacher::new(backend, params, config)))
 }
 
 /// Goes on with the run in `dir`, whose settings `change` may alter (more steps, another interval).
@@ -82,7 +96,8 @@ pub fn resume(
     let order = order(&saved.run)?;
     order.check(&data.train, saved.run.steps * saved.run.batch_size as u64, saved.run.seq_len)?;
     let tokenizer = saved.model.tokenizer.take().map(LazyTokenizer::into_tokenizer).transpose()?;
-    let trainer = Trainer::new(saved.run, backend, params, saved.state, order);
+    let teacher = teacher(&saved.run, params.config.vocab, watch)?;
+    let trainer = Trainer::new(saved.run, backend, params, saved.state, order).with_teacher(teacher);
     train(trainer, &data, tokenizer.as_ref(), watch)
 }
 
@@ -94,9 +109,10 @@ pub fn train<B: Backend>(
     watch: &Watch<'_>,
 ) -> Result<Outcome> {
     let config = trainer.config.clone();
-    let first_loss = (trainer.state.step == 0).then(|| trainer.validate(data));
+    let first = (trainer.state.step == 0).then(|| trainer.validate(data));
+    let first_loss = first.map(|losses| losses.cross_entropy);
     let mut validated = first_loss.map(|loss| (0, loss));
-    let mut report = Report::open(&config, &trainer.state, first_loss, watch)?;
+    let mut report = Report::open(&config, &trainer.state, first, watch)?;
     let begin = Instant::now();
     while trainer.state.step < config.steps && !watch.is_cancelled() {
         let clock = Instant::now();
@@ -110,9 +126,9 @@ pub fn train<B: Backend>(
         }
         report.step(&trainer.state, &step, seconds, last)?;
         if last || due(config.eval_every) {
-            let loss = trainer.validate(data);
-            validated = Some((at, loss));
-            report.validation(at, loss)?;
+            let losses = trainer.validate(data);
+            validated = Some((at, losses.cross_entropy));
+            report.validation(at, losses)?;
         }
         if due(config.sample_every)
             && let Some(text) = sample(&trainer, tokenizer, &config.sample_prompt)?
@@ -142,7 +158,7 @@ fn finish<B: Backend>(
     let last_loss = match validated {
         Some((at, loss)) if interrupted || at == trainer.state.step => loss,
         _ if interrupted => f64::NAN,
-        _ => trainer.validate(data), // a resumed run that has no step left
+        _ => trainer.validate(data).cross_entropy, // a resumed run that has no step left
     };
     if !interrupted && !last_loss.is_finite() {
         return Err(Error::Diverged {

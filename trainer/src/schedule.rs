@@ -52,6 +52,28 @@ impl Schedule {
     }
 }
 
+/// How much of the projection the forward pass sees while a conversion begins: a linear rise from the dense weights to
+/// the ternary ones.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Ramp {
+    /// Steps of the rise; 0: ternary from the first step on.
+    pub steps: u64,
+    /// Steps in which the embedding and the head rise, after the layers have; 0: together with them.
+    pub embedding: u64,
+}
+
+impl Ramp {
+    /// Share of the projection in step `step`, counted from 0: of the layers, and of embedding and head.
+    pub fn shares(self, step: u64) -> [f32; 2] {
+        let share = |done: u64, steps: u64| if done >= steps { 1.0 } else { done as f32 / steps as f32 };
+        let layers = share(step + 1, self.steps);
+        match self.embedding {
+            0 => [layers, layers],
+            steps => [layers, share((step + 1).saturating_sub(self.steps), steps)],
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,6 +86,16 @@ mod tests {
         assert_eq!(s.factor(60), 1.0);
         assert!((s.factor(80) - 0.55).abs() < 1e-12);
         assert!((s.factor(100) - 0.1).abs() < 1e-12);
+    }
+
+    #[test]
+    fn ramps_end_ternary_and_the_embedding_may_come_last() {
+        assert_eq!(Ramp::default().shares(0), [1.0, 1.0]);
+        let together = Ramp { steps: 4, embedding: 0 };
+        assert_eq!([0, 1, 3, 9].map(|t| together.shares(t)), [[0.25; 2], [0.5; 2], [1.0; 2], [1.0; 2]]);
+        let last = Ramp { steps: 2, embedding: 2 };
+        let shares = [0, 1, 2, 3, 4].map(|t| last.shares(t));
+        assert_eq!(shares, [[0.5, 0.0], [1.0, 0.0], [1.0, 0.5], [1.0, 1.0], [1.0, 1.0]]);
     }
 
     #[test]

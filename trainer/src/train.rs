@@ -1,11 +1,13 @@
 //! The training step, which fits on this screen, and what it needs to go on after an interruption.
 
+use bonsai_runtime::config::Kind;
 use serde::{Deserialize, Serialize};
 
-use crate::backend::{Backend, Codes};
+use crate::backend::{Backend, Codes, Losses};
 use crate::config::RunConfig;
 use crate::data::{Batch, Dataset, IGNORE, Order, Tokens, valid_windows};
 use crate::error::Result;
+use crate::loss::{Objective, Teacher};
 use crate::model::{self, Activations};
 use crate::optimizer::Optimizer;
 use crate::params::Params;
@@ -21,6 +23,7 @@ pub struct Trainer<B: Backend> {
     pub params: Params<B>,
     /// Where the run is.
     pub state: State,
+    teacher: Option<Teacher<B>>,
     optimizer: Optimizer,
     schedule: Schedule,
     activations: Activations<B>,
@@ -46,8 +49,10 @@ pub struct State {
 /// The report of one step.
 #[derive(Debug, Clone, Copy)]
 pub struct Step {
-    /// Mean loss over the batch's target tokens, nats.
+    /// Mean cross-entropy over the batch's target tokens, nats.
     pub loss: f64,
+    /// Mean divergence from the teacher, nats, if there is one.
+    pub kl: Option<f64>,
     /// Norm of the whole gradient before clipping.
     pub grad_norm: f64,
     /// Learning rate of AdamW.
@@ -66,12 +71,19 @@ impl<B: Backend> Trainer<B> {
         let (micro, seq, recompute) = (config.micro_batch(), config.seq_len, config.activation_checkpointing);
         let activations = Activations::with_checkpointing(&backend, &params.config, micro, seq, recompute);
         let (optimizer, schedule) = (Optimizer::new(&config), config.lr_schedule());
-        Self { config, backend, params, state, optimizer, schedule, activations, order, batches: Vec::new() }
+        let (teacher, batches) = (None, Vec::new());
+        Self { config, backend, params, state, teacher, optimizer, schedule, activations, order, batches }
+    }
+
+    /// The same run, which learns from a teacher.
+    pub fn with_teacher(self, teacher: Option<Teacher<B>>) -> Self {
+        Self { teacher, ..self }
     }
 
     /// One step: batch in, weights changed, report out.
     pub fn step(&mut self, data: &Tokens) -> Step {
         self.fetch(data);
+        self.set_ramp(self.config.ramp().shares(self.state.step));
         let factor = self.schedule.factor(self.state.step);
         let step = match self.config.optimizer_in_backward {
             false => self.backward_then_update(factor),
@@ -83,7 +95,8 @@ impl<B: Backend> Trainer<B> {
 
     /// The step as everybody knows it: all gradients, their norm, then the update of all parameters.
     fn backward_then_update(&mut self, factor: f64) -> Step {
-        let (loss, tokens) = self.accumulate();
+        let (losses, tokens) = self.accumulate();
+        let (loss, kl) = (losses.cross_entropy, self.teacher.as_ref().map(|_| losses.kl));
         let grad_norm = self.grad_norm();
         let skipped = unusable((&self.state, &self.config), loss, grad_norm);
         let codes = match skipped {
@@ -94,7 +107,7 @@ impl<B: Backend> Trainer<B> {
                 self.params.list.iter_mut().map(|param| optimizer.update(b, param, t, factor, scale)).sum()
             }
         };
-        Step { loss, grad_norm, lr: self.config.peak_lr() * factor, tokens, codes, skipped }
+        Step { loss, kl, grad_norm, lr: self.config.peak_lr() * factor, tokens, codes, skipped }
     }
 
     /// Updates each parameter as soon as its gradient is whole, and drops the gradient: no more than the embedding's and
@@ -120,17 +133,28 @@ impl<B: Backend> Trainer<B> {
             }
             p.release_grad(index);
         };
-        let scale = 1.0 / tokens as f32;
-        let loss = model::backward_with(
+        let objective = objective(&mut self.teacher, &self.config, batch);
+        let losses = model::backward_with(
             &mut self.backend,
             &mut self.params,
             &mut self.activations,
             batch,
-            scale,
+            (&objective, 1.0 / tokens as f32),
             finished,
-        ) / tokens as f64;
+        );
+        let losses = mean(losses, tokens);
+        let (loss, kl) = (losses.cross_entropy, self.teacher.as_ref().map(|_| losses.kl));
         let (grad_norm, lr) = (squares.sqrt(), self.config.peak_lr() * factor);
-        Step { loss, grad_norm, lr, tokens: tokens as u64, codes, skipped: unusable(state, loss, squares) }
+        let skipped = unusable(state, loss, squares);
+        Step { loss, kl, grad_norm, lr, tokens: tokens as u64, codes, skipped }
+    }
+
+    /// How much of the projection the forward pass sees of the layers, and of embedding and head.
+    fn set_ramp(&mut self, [layers, embedding]: [f32; 2]) {
+        for param in &mut self.params.list {
+            let share = if param.spec.kind == Kind::Linear { layers } else { embedding };
+            self.backend.ramp(&mut param.value, share);
+        }
     }
 
     /// Reads the micro-batches of this step.
@@ -144,16 +168,18 @@ impl<B: Backend> Trainer<B> {
     }
 
     /// Forward and backward over the micro-batches. Every target token weighs the same, however they are cut: the
-    /// gradient is that of one large batch. Returns the mean loss and the number of targets.
-    fn accumulate(&mut self) -> (f64, u64) {
+    /// gradient is that of one large batch. Returns the mean losses and the number of targets.
+    fn accumulate(&mut self) -> (Losses, u64) {
         let tokens: usize = self.batches.iter().map(target_tokens).sum();
         let scale = 1.0 / tokens.max(1) as f32;
-        let mut loss = 0.0;
+        let mut losses = Losses::default();
         for batch in &self.batches {
-            model::forward(&mut self.backend, &self.params, &mut self.activations, batch);
-            loss += model::backward(&mut self.backend, &mut self.params, &mut self.activations, batch, scale);
+            let (b, p, a) = (&mut self.backend, &mut self.params, &mut self.activations);
+            model::forward(b, p, a, batch);
+            let objective = objective(&mut self.teacher, &self.config, batch);
+            losses = losses + model::backward_with(b, p, a, batch, (&objective, scale), |_, _, _, _| {});
         }
-        (loss / tokens.max(1) as f64, tokens as u64)
+        (mean(losses, tokens), tokens as u64)
     }
 
     /// Norm of the gradient over all parameters.
@@ -184,24 +210,45 @@ impl<B: Backend> Trainer<B> {
         state.mean_loss += weight * (step.loss - state.mean_loss);
     }
 
-    /// Mean loss over evenly spread validation windows, with the weights that would ship, nats per token.
-    pub fn validate(&mut self, data: &Dataset) -> f64 {
+    /// Mean losses over evenly spread validation windows, with the weights that would ship, nats per token.
+    pub fn validate(&mut self, data: &Dataset) -> Losses {
         let windows = valid_windows(&data.valid, self.config.seq_len, self.config.eval_sequences);
         self.evaluate(&data.valid, &windows)
     }
 
-    /// Mean loss over the windows of `seq_len` tokens that start at `starts`, nats per token.
-    pub fn evaluate(&mut self, tokens: &Tokens, starts: &[usize]) -> f64 {
+    /// Mean losses over the windows of `seq_len` tokens that start at `starts`, nats per token.
+    pub fn evaluate(&mut self, tokens: &Tokens, starts: &[usize]) -> Losses {
+        self.set_ramp([1.0, 1.0]);
         let (micro, seq) = (self.config.micro_batch(), self.config.seq_len);
-        let (mut total, mut count) = (0.0, 0);
+        let (mut total, mut count) = (Losses::default(), 0);
         for starts in starts.chunks(micro) {
             let batch = padded(tokens, starts, micro, seq);
-            model::forward(&mut self.backend, &self.params, &mut self.activations, &batch);
-            total += model::loss(&mut self.backend, &self.params, &self.activations, &batch);
+            let (b, p, a) = (&mut self.backend, &self.params, &mut self.activations);
+            model::forward(b, p, a, &batch);
+            total =
+                total + model::losses(b, p, a, &batch, &objective(&mut self.teacher, &self.config, &batch));
             count += target_tokens(&batch);
         }
-        total / count.max(1) as f64
+        mean(total, count)
     }
+}
+
+/// What a batch is compared with: the teacher's word, or the text alone.
+fn objective<'a, B: Backend>(
+    teacher: &'a mut Option<Teacher<B>>,
+    config: &RunConfig,
+    batch: &Batch,
+) -> Objective<'a, B> {
+    match teacher {
+        Some(teacher) => teacher.read(batch),
+        None => Objective::Text { z_loss: config.z_loss },
+    }
+}
+
+/// Losses per token.
+fn mean(sum: Losses, tokens: usize) -> Losses {
+    let tokens = tokens.max(1) as f64;
+    Losses { cross_entropy: sum.cross_entropy / tokens, kl: sum.kl / tokens }
 }
 
 /// Why a step must not change the weights, if it must not.

@@ -3,7 +3,9 @@
 mod adamw;
 mod attention;
 mod cross_entropy;
+mod distillation;
 mod embed;
+mod head;
 mod linear;
 mod matmul;
 mod muon;
@@ -19,9 +21,9 @@ use bonsai_runtime::cpu::isa::vectorized;
 use bonsai_runtime::ternary::TernaryMatrix;
 use rayon::prelude::*;
 
-use crate::backend::{AdamW, AttentionShape, Backend, Codes, Muon, Projection};
+use crate::backend::{AdamW, AttentionShape, Backend, Codes, Distillation, Losses, Muon, Projection};
 
-pub use cross_entropy::scratch_bytes as cross_entropy_scratch_bytes;
+pub use head::head_scratch_bytes;
 
 /// A parameter in memory.
 pub struct CpuMatrix {
@@ -30,6 +32,8 @@ pub struct CpuMatrix {
     latent: Vec<f32>,
     projection: Option<Projection>,
     ternary: Option<TernaryMatrix>,
+    /// Share of the projection in what the forward pass sees.
+    ramp: f32,
 }
 
 /// Memory that ops use while they run and that survives only to be used again.
@@ -50,7 +54,7 @@ impl Scratch {
 /// The CPU backend.
 pub struct CpuBackend {
     angles: rope::Angles,
-    scratch: [Scratch; 2],
+    scratch: [Scratch; 3],
 }
 
 impl CpuBackend {
@@ -77,7 +81,7 @@ impl Backend for CpuBackend {
     ) -> CpuMatrix {
         assert_eq!(latent.len(), rows * cols, "latent weights of a {rows} x {cols} matrix");
         let ternary = projection.map(|projection| project::project(&latent, rows, cols, projection));
-        CpuMatrix { rows, cols, latent, projection, ternary }
+        CpuMatrix { rows, cols, latent, projection, ternary, ramp: 1.0 }
     }
 
     fn read<'a>(&self, buffer: &'a Vec<f32>) -> Cow<'a, [f32]> {
@@ -94,6 +98,10 @@ impl Backend for CpuBackend {
 
     fn ternary<'a>(&self, matrix: &'a CpuMatrix) -> Option<Cow<'a, TernaryMatrix>> {
         matrix.ternary.as_ref().map(Cow::Borrowed)
+    }
+
+    fn ramp(&self, matrix: &mut CpuMatrix, share: f32) {
+        matrix.ramp = share;
     }
 
     fn embed(&mut self, out: &mut Vec<f32>, table: &CpuMatrix, tokens: &[u32]) {
@@ -196,8 +204,33 @@ impl Backend for CpuBackend {
         w: &CpuMatrix,
         targets: &[u32],
         scale: f32,
+        z_loss: f32,
     ) -> f64 {
-        cross_entropy::cross_entropy_backward(dh, dw, h, w, targets, scale, &mut self.scratch)
+        cross_entropy::cross_entropy_backward((dh, dw), h, w, targets, (scale, z_loss), &mut self.scratch)
+    }
+
+    fn distillation(
+        &mut self,
+        (h, w): (&Vec<f32>, &CpuMatrix),
+        (teacher_h, teacher_w): (&Vec<f32>, &CpuMatrix),
+        targets: &[u32],
+        terms: Distillation,
+    ) -> Losses {
+        distillation::distillation((h, w), (teacher_h, teacher_w), targets, terms, &mut self.scratch)
+    }
+
+    fn distillation_backward(
+        &mut self,
+        (dh, dw): (&mut Vec<f32>, &mut Vec<f32>),
+        (h, w): (&Vec<f32>, &CpuMatrix),
+        (teacher_h, teacher_w): (&Vec<f32>, &CpuMatrix),
+        targets: &[u32],
+        terms: Distillation,
+        scale: f32,
+    ) -> Losses {
+        let teacher = (teacher_h.as_slice(), teacher_w);
+        let scratch = &mut self.scratch;
+        distillation::distillation_backward((dh, dw), (h, w), teacher, targets, (terms, scale), scratch)
     }
 
     fn sum_of_squares(&mut self, buffer: &Vec<f32>) -> f64 {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use crate::backend::Codes;
+use crate::backend::{Codes, Losses};
 use crate::config::RunConfig;
 use crate::error::Result;
 use crate::metrics::Metrics;
@@ -60,6 +60,7 @@ pub(super) struct Report<'a> {
 #[derive(Default)]
 struct Window {
     loss: f64,
+    kl: Option<f64>,
     steps: u64,
     tokens: u64,
     codes: Codes,
@@ -71,12 +72,12 @@ impl<'a> Report<'a> {
     pub fn open(
         config: &RunConfig,
         state: &State,
-        first_loss: Option<f64>,
+        first: Option<Losses>,
         watch: &'a Watch<'a>,
     ) -> Result<Self> {
         let mut metrics = Metrics::open(&config.out, state.step)?;
-        if let Some(loss) = first_loss {
-            metrics.log(&json!({"step": 0, "valid_loss": loss}))?;
+        if let Some(losses) = first {
+            metrics.log(&validation_line(0, losses))?;
         }
         let bar = watch.bar(config.steps, "{bar:30} {pos}/{len} steps  {msg}  {elapsed} (about {eta} left)");
         bar.set_position(state.step);
@@ -90,13 +91,17 @@ impl<'a> Report<'a> {
         window.add(step, seconds);
         if state.step.is_multiple_of(10) || last {
             let speed = window.tokens as f64 / window.seconds;
-            self.metrics.log(&json!({
+            let mut line = json!({
                 "step": state.step,
                 "loss": window.loss / window.steps as f64,
                 "lr": step.lr,
                 "grad_norm": step.grad_norm,
                 "tokens_per_second": speed.round(),
-            }))?;
+            });
+            if let Some(kl) = window.kl {
+                line["kl"] = (kl / window.steps as f64).into();
+            }
+            self.metrics.log(&line)?;
             self.bar.set_message(format!("loss {:.3}  {speed:.0} tokens/s", state.mean_loss));
             *window = Window { codes: window.codes, ..Window::default() };
         }
@@ -113,9 +118,9 @@ impl<'a> Report<'a> {
     }
 
     /// A validation. Codes are summed over the steps since the last one: shares are means per step.
-    pub fn validation(&mut self, at: u64, loss: f64) -> Result<()> {
+    pub fn validation(&mut self, at: u64, losses: Losses) -> Result<()> {
         let codes = std::mem::take(&mut self.window.codes);
-        let mut line = json!({"step": at, "valid_loss": loss, "perplexity": loss.exp()});
+        let (mut line, loss) = (validation_line(at, losses), losses.cross_entropy);
         let mut remark = format!("step {at:>6}  valid loss {loss:.4}  perplexity {:.2}", loss.exp());
         if codes.total > 0 {
             let share = |n: u64| n as f64 / codes.total as f64;
@@ -147,9 +152,19 @@ impl<'a> Report<'a> {
     }
 }
 
+/// What every validation says.
+fn validation_line(at: u64, Losses { cross_entropy: loss, kl }: Losses) -> serde_json::Value {
+    let mut line = json!({"step": at, "valid_loss": loss, "perplexity": loss.exp()});
+    if kl > 0.0 {
+        line["valid_kl"] = kl.into();
+    }
+    line
+}
+
 impl Window {
     fn add(&mut self, step: &Step, seconds: f64) {
         self.loss += step.loss;
+        self.kl = step.kl.map(|kl| self.kl.unwrap_or(0.0) + kl);
         self.steps += 1;
         self.tokens += step.tokens;
         self.codes = self.codes + step.codes;
