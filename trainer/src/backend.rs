@@ -5,6 +5,7 @@
 //! activations, unless it says otherwise. No op may fail: sizes are checked when buffers are made.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use bonsai_runtime::ternary::{ScaleRule, TernaryMatrix};
 
@@ -150,6 +151,11 @@ pub trait Backend {
     /// backward. 1, where every matrix begins, is the projection alone; `ternary` and `adamw` do not change. Without
     /// effect on a dense parameter.
     fn ramp(&self, matrix: &mut Self::Matrix, share: f32);
+
+    /// Seconds that each operation took since the last call, where the backend has a clock ([`crate::timed::Timed`]).
+    fn seconds(&mut self) -> BTreeMap<&'static str, f64> {
+        BTreeMap::new()
+    }
 
     /// `out[i] = table[tokens[i]]`.
     fn embed(&mut self, out: &mut Self::Buffer, table: &Self::Matrix, tokens: &[u32]);

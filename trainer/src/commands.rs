@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use crate::config::{RunConfig, preset};
 use crate::error::{Error, Result};
 use crate::run::{self, Watch};
-use crate::{corpus, eval, export, fit, loss, plot, quickstart, verify};
+use crate::{ablate, corpus, eval, export, fit, loss, plot, quickstart, summary, verify};
 
 /// The commands, in the order of a model's life.
 #[derive(Subcommand)]
@@ -123,9 +123,34 @@ pub enum Command {
         #[arg(long, default_value = "loss.svg")]
         out: PathBuf,
     },
+    /// Trains every row of a table of settings with every seed, one run after another, and compares them; goes on where it
+    /// stopped.
+    #[command(after_help = ABLATE_HELP)]
+    Ablate {
+        /// What all runs share and what varies (TOML).
+        file: PathBuf,
+    },
+    /// Writes report.md and loss.svg of a run: settings, curve, layers, proof, what to try next. Every finished run has them.
+    Report {
+        /// Run directory.
+        run: PathBuf,
+    },
     /// Forecasts the memory of a run before it starts.
     Fit(Box<TrainArgs>),
 }
+
+const ABLATE_HELP: &str = "The file:
+  seeds = [0, 1, 2]                      # every row with each; the same seeds see the same data
+  [base]                                 # settings of all runs, as in run.toml
+  data = [\"corpus.txt\"]
+  steps = 300
+  out = \"ablations/scale\"              # runs, ablation.md, ablation.json, loss.svg
+  [grid]                                 # every combination
+  scale_rule = [\"absmean\", \"twn\"]
+  [[variant]]                            # single rows beside them
+  name = \"full precision\"
+  precision = \"fp\"
+A finished run is not run again: add rows or seeds to the file and start it once more.";
 
 const TRAIN_HELP: &str = "Examples:
   bonsai-trainer train --data corpus.txt --preset 10m --steps 2000 --out runs/mine
@@ -258,6 +283,15 @@ pub fn run(command: Command, quiet: bool, cancelled: &AtomicBool) -> Result<()> 
             Ok(())
         }
         Command::Plot { runs, out } => draw(&runs, &out),
+        Command::Ablate { file } => {
+            print!("{}", ablate::ablate(&file, &watch)?);
+            Ok(())
+        }
+        Command::Report { run } => {
+            summary::write(&run)?;
+            println!("{}", run.join(summary::FILE).display());
+            Ok(())
+        }
         Command::Fit(args) => forecast(&args),
     }
 }

@@ -135,6 +135,8 @@ pub struct RunConfig {
     pub sample_prompt: String,
     /// Steps between checkpoints; also the last step. 0: only the last.
     pub save_every: u64,
+    /// Write TensorBoard event files into the run, too.
+    pub tensorboard: bool,
     /// A loss this many nats above its running mean is a spike: the step is skipped.
     pub spike: f64,
     /// Skipped steps in a row after which the run stops.
@@ -191,6 +193,7 @@ impl Default for RunConfig {
             sample_every: 250,
             sample_prompt: "Once upon a time".into(),
             save_every: 250,
+            tensorboard: false,
             spike: 2.0,
             max_bad_steps: 5,
         }

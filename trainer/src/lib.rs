@@ -2,6 +2,7 @@
 //!
 //! Start with [`model`], the forward and backward pass, and [`train`], the step round them.
 
+pub mod ablate;
 pub mod backend;
 pub mod bpe;
 pub mod checkpoint;
@@ -10,6 +11,7 @@ pub mod config;
 pub mod corpus;
 pub mod cpu;
 pub mod data;
+pub mod diagnostics;
 pub mod error;
 pub mod eval;
 pub mod export;
@@ -27,6 +29,9 @@ pub mod random;
 pub mod run;
 pub mod schedule;
 pub mod stories;
+pub mod summary;
+pub mod tensorboard;
+pub mod timed;
 pub mod train;
 pub mod verify;
 

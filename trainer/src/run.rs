@@ -9,19 +9,20 @@ use std::time::Instant;
 
 use bonsai_runtime::config::TensorSpec;
 use bonsai_runtime::tokenizer::LazyTokenizer;
-use bonsai_runtime::{Error as RuntimeError, Tokenizer};
+use bonsai_runtime::{Config, Error as RuntimeError, Tokenizer};
 
 use crate::backend::Backend;
 use crate::checkpoint::{self, Saved};
-use crate::config::RunConfig;
+use crate::config::{OptimizerKind, RunConfig};
 use crate::cpu::CpuBackend;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::loss::{self, Teacher};
 use crate::optimizer::Optimizer;
 use crate::params::{self, Params};
+use crate::timed::Timed;
 use crate::train::{State, Step, Trainer, order};
-use crate::{eval, export};
+use crate::{diagnostics, eval, export, summary};
 
 pub use prepare::{Prepared, learn_tokenizer, prepare, read_split, tokenize};
 pub use report::Watch;
@@ -51,7 +52,7 @@ pub fn start(config: RunConfig, watch: &Watch<'_>) -> Result<Outcome> {
     let mut prepared = prepare(&config, watch)?;
     let optimizer = Optimizer::new(&config);
     let moments = |spec: &_| optimizer.moments(spec).len();
-    let backend = CpuBackend::new(&prepared.model, config.seq_len);
+    let backend = device(&prepared.model, &config);
     let teacher = teacher(&config, prepared.model.vocab, watch)?;
     let params = match prepared.start.take() {
         Some(file) => {
@@ -68,12 +69,35 @@ pub fn start(config: RunConfig, watch: &Watch<'_>) -> Result<Outcome> {
     train(trainer, &prepared.data, prepared.tokenizer.as_ref(), watch)
 }
 
+/// The backend of a run, with a clock.
+fn device(model: &Config, run: &RunConfig) -> Timed<CpuBackend> {
+    Timed::new(CpuBackend::new(model, run.seq_len))
+}
+
+/// Says how far AdamW will move the weights of a conversion, which decides whether it learns anything at all.
+fn forecast_change<B: Backend>(trainer: &Trainer<B>, watch: &Watch<'_>) {
+    let config = &trainer.config;
+    let Some(scale) = diagnostics::mean_scale(&trainer.backend, &trainer.params) else { return };
+    if !config.converts() || config.optimizer != OptimizerKind::Adamw || scale == 0.0 {
+        return;
+    }
+    let way = config.lr_schedule().way(trainer.state.step) * config.peak_lr() / scale;
+    watch.say(&format!(
+        "weights will go about {way:.2} scales far, which changes about {:.0}% of their codes (a random walk; 7 to 14% is usual)",
+        100.0 * diagnostics::expected_change(way)
+    ));
+}
+
 /// The teacher of a run on the CPU, if it has one: the weights as they lie in its checkpoint, never rounded.
-fn teacher(config: &RunConfig, vocab: usize, watch: &Watch<'_>) -> Result<Option<Teacher<CpuBackend>>> {
+fn teacher(
+    config: &RunConfig,
+    vocab: usize,
+    watch: &Watch<'_>,
+) -> Result<Option<Teacher<Timed<CpuBackend>>>> {
     let Some(file) = loss::open_teacher(config, vocab)? else { return Ok(None) };
     let (kl, ce) = (config.kl_weight, config.ce_weight);
     watch.say(&format!("distilling: {kl} x divergence from the dense teacher, {ce} x cross-entropy (teacher = \"none\" turns it off)"));
-    let backend = CpuBackend::new(&file.config, config.seq_len);
+    let backend = device(&file.config, config);
     let latent = |_: usize, spec: &TensorSpec| file.tensors[&spec.name].to_f32();
     let params = Params::new(&backend, &file.config, None, |_| 0, latent);
     Ok(Some(Teacher::new(backend, params, config)))
@@ -89,7 +113,7 @@ pub fn resume(
     saved.run = change(saved.run)?;
     saved.run.out = dir.to_path_buf();
     saved.run.check()?;
-    let backend = CpuBackend::new(&saved.model.config, saved.run.seq_len);
+    let backend = device(&saved.model.config, &saved.run);
     let params = saved.params(&backend, true)?;
     let data = open_data(&saved.run)?;
     check_vocabulary(data.meta.vocab, Some(&params.config))?;
@@ -112,7 +136,8 @@ pub fn train<B: Backend>(
     let first = (trainer.state.step == 0).then(|| trainer.validate(data));
     let first_loss = first.map(|losses| losses.cross_entropy);
     let mut validated = first_loss.map(|loss| (0, loss));
-    let mut report = Report::open(&config, &trainer.state, first, watch)?;
+    let mut report = Report::open(&mut trainer, first, watch)?;
+    forecast_change(&trainer, watch);
     let begin = Instant::now();
     while trainer.state.step < config.steps && !watch.is_cancelled() {
         let clock = Instant::now();
@@ -126,9 +151,11 @@ pub fn train<B: Backend>(
         }
         report.step(&trainer.state, &step, seconds, last)?;
         if last || due(config.eval_every) {
+            let time = trainer.backend.seconds();
             let losses = trainer.validate(data);
+            trainer.backend.seconds();
             validated = Some((at, losses.cross_entropy));
-            report.validation(at, losses)?;
+            report.validation(at, losses, time, &mut trainer)?;
         }
         if due(config.sample_every)
             && let Some(text) = sample(&trainer, tokenizer, &config.sample_prompt)?
@@ -144,6 +171,9 @@ pub fn train<B: Backend>(
     let interrupted = trainer.state.step < config.steps;
     let last_loss = finish(&mut trainer, data, validated, interrupted)?;
     let seconds = begin.elapsed().as_secs_f64();
+    if !interrupted {
+        summary::write(&config.out)?;
+    }
     Ok(Outcome { step: trainer.state.step, first_loss, last_loss, seconds, interrupted })
 }
 

@@ -52,6 +52,13 @@ impl Schedule {
     }
 }
 
+impl Schedule {
+    /// `sqrt(sum factor^2)` over the steps from `step` on: how far a random walk goes in units of the peak learning rate.
+    pub fn way(&self, step: u64) -> f64 {
+        (step..self.steps).map(|t| self.factor(t).powi(2)).sum::<f64>().sqrt()
+    }
+}
+
 /// How much of the projection the forward pass sees while a conversion begins: a linear rise from the dense weights to
 /// the ternary ones.
 #[derive(Debug, Clone, Copy, Default)]

@@ -6,11 +6,12 @@ use serde::{Deserialize, Serialize};
 use crate::backend::{Backend, Codes, Losses};
 use crate::config::RunConfig;
 use crate::data::{Batch, Dataset, IGNORE, Order, Tokens, valid_windows};
+use crate::diagnostics::Tally;
 use crate::error::Result;
 use crate::loss::{Objective, Teacher};
 use crate::model::{self, Activations};
 use crate::optimizer::Optimizer;
-use crate::params::Params;
+use crate::params::{Param, Params};
 use crate::schedule::Schedule;
 
 /// A run in progress.
@@ -23,6 +24,8 @@ pub struct Trainer<B: Backend> {
     pub params: Params<B>,
     /// Where the run is.
     pub state: State,
+    /// What steps did to each parameter since somebody last took it.
+    pub tallies: Vec<Tally>,
     teacher: Option<Teacher<B>>,
     optimizer: Optimizer,
     schedule: Schedule,
@@ -71,8 +74,20 @@ impl<B: Backend> Trainer<B> {
         let (micro, seq, recompute) = (config.micro_batch(), config.seq_len, config.activation_checkpointing);
         let activations = Activations::with_checkpointing(&backend, &params.config, micro, seq, recompute);
         let (optimizer, schedule) = (Optimizer::new(&config), config.lr_schedule());
-        let (teacher, batches) = (None, Vec::new());
-        Self { config, backend, params, state, teacher, optimizer, schedule, activations, order, batches }
+        let tallies = vec![Tally::default(); params.list.len()];
+        Self {
+            config,
+            backend,
+            params,
+            state,
+            tallies,
+            teacher: None,
+            optimizer,
+            schedule,
+            activations,
+            order,
+            batches: Vec::new(),
+        }
     }
 
     /// The same run, which learns from a teacher.
@@ -104,7 +119,12 @@ impl<B: Backend> Trainer<B> {
             None => {
                 let (t, scale) = (self.state.updates + 1, self.optimizer.grad_scale(grad_norm));
                 let (optimizer, b) = (self.optimizer, &mut self.backend);
-                self.params.list.iter_mut().map(|param| optimizer.update(b, param, t, factor, scale)).sum()
+                let update = |(param, tally): (&mut Param<B>, &mut Tally)| {
+                    let codes = optimizer.update(b, param, t, factor, scale);
+                    tally.codes = tally.codes + codes;
+                    codes
+                };
+                self.params.list.iter_mut().zip(&mut self.tallies).map(update).sum()
             }
         };
         Step { loss, kl, grad_norm, lr: self.config.peak_lr() * factor, tokens, codes, skipped }
@@ -119,7 +139,7 @@ impl<B: Backend> Trainer<B> {
         model::forward(&mut self.backend, &self.params, &mut self.activations, batch);
         let (t, optimizer) = (self.state.updates + 1, self.optimizer);
         let (mut squares, mut codes) = (0.0, Codes::default());
-        let state = (&self.state, &self.config);
+        let (state, tallies) = ((&self.state, &self.config), &mut self.tallies);
         let finished = |b: &mut B, p: &mut Params<B>, index: usize, loss: f64| {
             let param = &mut p.list[index];
             let Some(grad) = &mut param.grad else { return };
@@ -128,7 +148,9 @@ impl<B: Backend> Trainer<B> {
             match unusable(state, loss / tokens as f64, own) {
                 Some(_) => b.clear(grad),
                 None => {
-                    codes = codes + optimizer.update(b, param, t, factor, optimizer.grad_scale(own.sqrt()))
+                    let new = optimizer.update(b, param, t, factor, optimizer.grad_scale(own.sqrt()));
+                    tallies[index].add(new, own);
+                    codes = codes + new;
                 }
             }
             p.release_grad(index);
@@ -185,8 +207,12 @@ impl<B: Backend> Trainer<B> {
     /// Norm of the gradient over all parameters.
     fn grad_norm(&mut self) -> f64 {
         let backend = &mut self.backend;
-        let grads = self.params.list.iter().filter_map(|param| param.grad.as_ref());
-        grads.map(|grad| backend.sum_of_squares(grad)).sum::<f64>().sqrt()
+        let squares = |(param, tally): (&Param<B>, &mut Tally)| {
+            let squares = param.grad.as_ref().map_or(0.0, |grad| backend.sum_of_squares(grad));
+            tally.add(Codes::default(), squares);
+            squares
+        };
+        self.params.list.iter().zip(&mut self.tallies).map(squares).sum::<f64>().sqrt()
     }
 
     fn skip(&mut self) -> Codes {
