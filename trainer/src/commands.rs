@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use crate::config::{RunConfig, preset};
 use crate::error::{Error, Result};
 use crate::run::{self, Watch};
-use crate::{ablate, corpus, eval, export, fit, loss, plot, quickstart, summary, verify};
+use crate::{ablate, corpus, eval, export, fit, loss, lr_find, plot, quickstart, summary, verify};
 
 /// The commands, in the order of a model's life.
 #[derive(Subcommand)]
@@ -130,6 +130,21 @@ pub enum Command {
         /// What all runs share and what varies (TOML).
         file: PathBuf,
     },
+    /// A short run whose learning rate rises exponentially: where the loss falls, and where it breaks.
+    LrFind {
+        /// Settings of the run.
+        #[command(flatten)]
+        train: Box<TrainArgs>,
+        /// Learning rate of the first step.
+        #[arg(long, default_value_t = 1e-5)]
+        from: f64,
+        /// Learning rate of the last step.
+        #[arg(long, default_value_t = 0.1)]
+        to: f64,
+        /// JSON on stdout.
+        #[arg(long)]
+        json: bool,
+    },
     /// Writes report.md and loss.svg of a run: settings, curve, layers, proof, what to try next. Every finished run has them.
     Report {
         /// Run directory.
@@ -155,7 +170,7 @@ A finished run is not run again: add rows or seeds to the file and start it once
 const TRAIN_HELP: &str = "Examples:
   bonsai-trainer train --data corpus.txt --preset 10m --steps 2000 --out runs/mine
   bonsai-trainer train --data corpus.txt --init Qwen3-0.6B/ --steps 200 --seq-len 512 --batch-size 8 --set micro_batch=1
-      (a conversion learns from the checkpoint itself: --set teacher=none --set ce_weight=1 for the text alone)
+      (a conversion learns from the checkpoint itself: --set teacher=none for the text alone)
   bonsai-trainer train --data corpus.txt --init SMALL/ --set teacher=LARGE/ --set temperature=2 --set ce_weight=0.1
   bonsai-trainer train --resume runs/mine
   bonsai-trainer train --config run.toml --set group=64 --set lr=2e-3
@@ -286,6 +301,9 @@ pub fn run(command: Command, quiet: bool, cancelled: &AtomicBool) -> Result<()> 
         Command::Ablate { file } => {
             print!("{}", ablate::ablate(&file, &watch)?);
             Ok(())
+        }
+        Command::LrFind { train, from, to, json } => {
+            print(&lr_find::lr_find(train.config()?, (from, to), &watch)?, json)
         }
         Command::Report { run } => {
             summary::write(&run)?;

@@ -119,12 +119,14 @@ pub struct RunConfig {
     pub activation_checkpointing: bool,
     /// Steps of linear warm-up.
     pub warmup: u64,
-    /// Shape of the learning rate after warm-up: linear, cosine or constant.
+    /// Shape of the learning rate after warm-up: linear, cosine or constant (rising: what lr-find does).
     pub schedule: Decay,
     /// Share of the steps that the final linear decay takes.
     pub decay: f64,
     /// Where the decay ends, as a share of the peak.
     pub lr_floor: f64,
+    /// Steps between lines of metrics.
+    pub log_every: u64,
     /// Steps between validations; also the last step. 0: only the last.
     pub eval_every: u64,
     /// Sequences of a validation.
@@ -188,6 +190,7 @@ impl Default for RunConfig {
             schedule: Decay::Linear,
             decay: 0.4,
             lr_floor: 0.1,
+            log_every: 10,
             eval_every: 100,
             eval_sequences: 64,
             sample_every: 250,
@@ -236,8 +239,8 @@ impl RunConfig {
     /// Says what is wrong with the settings before any work begins.
     pub fn check(&self) -> Result<()> {
         let wrong = |message: String| Err(Error::Config(message));
-        if self.steps == 0 || self.batch_size == 0 || self.seq_len == 0 {
-            return wrong("steps, batch_size and seq_len must be at least 1".into());
+        if self.steps == 0 || self.batch_size == 0 || self.seq_len == 0 || self.log_every == 0 {
+            return wrong("steps, batch_size, seq_len and log_every must be at least 1".into());
         }
         if !self.batch_size.is_multiple_of(self.micro_batch()) {
             return wrong(format!(

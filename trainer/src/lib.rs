@@ -19,6 +19,7 @@ pub mod files;
 pub mod fit;
 pub mod import;
 pub mod loss;
+pub mod lr_find;
 pub mod metrics;
 pub mod model;
 pub mod optimizer;

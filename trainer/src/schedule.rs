@@ -13,6 +13,8 @@ pub enum Decay {
     Cosine,
     /// Flat to the end.
     Constant,
+    /// From the floor up to the peak, by the same factor each step: for `lr-find`.
+    Rising,
 }
 
 /// A learning rate for every step of a run, as a factor on its peak.
@@ -39,6 +41,12 @@ impl Schedule {
         let blend = |u: f64| self.floor + (1.0 - self.floor) * u;
         match self.shape {
             Decay::Constant => 1.0,
+            Decay::Rising => {
+                let rest = 1.0
+                    - (step - self.warmup) as f64
+                        / (self.steps - self.warmup).max(2).saturating_sub(1) as f64;
+                self.floor.powf(rest.max(0.0))
+            }
             Decay::Cosine => {
                 let span = (self.steps.saturating_sub(self.warmup)).max(1) as f64;
                 let u = ((step - self.warmup) as f64 / span).min(1.0);
@@ -103,6 +111,13 @@ mod tests {
         let last = Ramp { steps: 2, embedding: 2 };
         let shares = [0, 1, 2, 3, 4].map(|t| last.shares(t));
         assert_eq!(shares, [[0.5, 0.0], [1.0, 0.0], [1.0, 0.5], [1.0, 1.0], [1.0, 1.0]]);
+    }
+
+    #[test]
+    fn rising_goes_from_the_floor_to_the_peak() {
+        let s = Schedule { steps: 101, warmup: 0, decay: 0.0, floor: 1e-4, shape: Decay::Rising };
+        let near = |step, expected: f64| (s.factor(step) / expected - 1.0).abs() < 1e-9;
+        assert!(near(0, 1e-4) && near(50, 1e-2) && near(100, 1.0));
     }
 
     #[test]

@@ -274,6 +274,19 @@ fn a_full_disk_loses_nothing() {
 }
 
 #[test]
+fn lr_find_shows_where_the_loss_falls() {
+    let place = Place::new();
+    let (text, out) = (place.at("text.txt"), place.at("find"));
+    let given = ["lr-find", "--data", &text, "--out", &out, "--steps", "12", "--to", "1e-2", "--json"];
+    let found: serde_json::Value = serde_json::from_str(&done(&[&given[..], &TINY].concat())).unwrap();
+    let points = found["points"].as_array().unwrap();
+    assert!(points.len() == 12 && points[11][0] == 1e-2, "{found}");
+    assert!((points[0][0].as_f64().unwrap() / 1e-5 - 1.0).abs() < 1e-6, "{found}");
+    assert!(points[11][1].as_f64() < points[0][1].as_f64(), "{found}");
+    fails(&["lr-find", "--data", &text, "--out", &out, "--from", "1", "--to", "0.1"], 2, &["--from"]);
+}
+
+#[test]
 fn a_run_reports_on_its_layers() {
     let place = Place::new();
     let run = place.train("run", &["--set", "tensorboard=true", "--set", "eval_every=1"]);

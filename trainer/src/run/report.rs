@@ -58,6 +58,8 @@ pub(super) struct Report<'a> {
     bar: ProgressBar,
     watch: &'a Watch<'a>,
     window: Window,
+    /// Steps between lines of metrics.
+    every: u64,
 }
 
 /// Counts between two lines of metrics; `codes` counts from one validation to the next.
@@ -86,7 +88,8 @@ impl<'a> Report<'a> {
         let bar = watch.bar(config.steps, "{bar:30} {pos}/{len} steps  {msg}  {elapsed} (about {eta} left)");
         bar.set_position(state.step);
         bar.reset_eta();
-        let mut report = Self { metrics, events, diagnostics, bar, watch, window: Window::default() };
+        let every = config.log_every;
+        let mut report = Self { metrics, events, diagnostics, bar, watch, window: Window::default(), every };
         if let Some(losses) = first {
             let mut line = validation_line(0, losses);
             report.layers(trainer, &mut line);
@@ -109,11 +112,11 @@ impl<'a> Report<'a> {
         trainer.tallies.fill(Tally::default());
     }
 
-    /// A step was taken in `seconds`: every tenth, and the `last`, is a line of metrics.
+    /// A step was taken in `seconds`: every `log_every`th, and the `last`, is a line of metrics.
     pub fn step(&mut self, state: &State, step: &Step, seconds: f64, last: bool) -> Result<()> {
         let window = &mut self.window;
         window.add(step, seconds);
-        if state.step.is_multiple_of(10) || last {
+        if state.step.is_multiple_of(self.every) || last {
             let speed = window.tokens as f64 / window.seconds;
             let mut line = json!({
                 "step": state.step,
