@@ -257,7 +257,7 @@ fn cross_entropy<B: Backend>(b: &mut B, vocab: usize, t: usize, projection: Opti
     let (mut dh, mut dw) = (filled(b, &normals(3, t * cols)), filled(b, &normals(4, vocab * cols)));
     b.cross_entropy(&h, &w, &targets);
     let alone = b.tally().unwrap().loss;
-    b.cross_entropy_backward(&mut dh, &mut dw, &h, &w, &targets, 0.25);
+    b.cross_entropy_backward(&mut dh, &mut dw, &h, &w, &targets, 0.25, 0.0);
     assert_eq!(alone, b.tally().unwrap().loss, "with and without gradients");
     let read = |name: &str, buffer| (name.to_string(), b.read(buffer).unwrap().into_owned());
     vec![
@@ -452,7 +452,7 @@ fn a_run_learns_as_on_the_cpu_and_again_with_the_same_bits() {
     assert!(last < first - 1.0, "{first} {last}");
     // Rounding is chaotic: a last bit flips a code, which changes more. No more than that may be seen.
     assert!(largest < 3.0 * unavoidable.max(0.01), "the curves part by {largest}");
-    let (a, b) = (cpu.validate(&data).unwrap(), gpu.validate(&data).unwrap());
+    let (a, b) = (cpu.validate(&data).unwrap().cross_entropy, gpu.validate(&data).unwrap().cross_entropy);
     assert!((a - b).abs() < 0.02, "validation {a} {b}");
     let mut again = gpu_trainer(shared_gpu(), config);
     tiny_run::steps(&mut again, &data, 10);
@@ -506,7 +506,7 @@ fn a_step_is_few_submissions_and_the_forecast_is_what_is_allocated() {
         let device = "gpu".to_owned();
         let config =
             RunConfig { device, optimizer, optimizer_in_backward: in_backward, ..settings(dir.path()) };
-        let forecast = Forecast::new(&tiny_run::shape(&config), &config).unwrap();
+        let forecast = Forecast::new(&tiny_run::shape(&config), None, &config).unwrap();
         let mut trainer = gpu_trainer(gpu(), config);
         tiny_run::steps(&mut trainer, &data, 2);
         let before = trainer.backend.counts();
@@ -597,7 +597,7 @@ fn memory_of_a_step_at_600_million_weights() {
         ..RunConfig::default()
     };
     let model = preset("0.6b", 151_936, config.seq_len).unwrap();
-    let forecast = Forecast::new(&model, &config).unwrap();
+    let forecast = Forecast::new(&model, None, &config).unwrap();
     let backend = GpuBackend::new(gpu(), &model, config.seq_len).unwrap();
     let latent = |index: usize, spec: &TensorSpec| {
         if spec.rows == 1 {
