@@ -8,6 +8,7 @@ mod tiny_run;
 
 use std::process::Command;
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
 
 use bonsai_runtime::Config;
 use bonsai_runtime::config::TensorSpec;
@@ -21,6 +22,7 @@ use bonsai_trainer::data::{IGNORE, Order};
 use bonsai_trainer::fit::Forecast;
 use bonsai_trainer::gpu::{GpuBackend, SHADERS, Tuning};
 use bonsai_trainer::random::Random;
+use bonsai_trainer::run::{self, Watch};
 use bonsai_trainer::train::Trainer;
 use bonsai_trainer::{params, stories};
 use tiny_run::{dataset, settings, weights};
@@ -546,6 +548,26 @@ fn a_lost_device_ends_the_run_with_its_checkpoint_whole() {
     assert_eq!(refused.exit_code(), 6, "{refused}");
     assert!(saved == std::fs::read(dir.path().join("model.safetensors")).unwrap());
     assert_eq!(Saved::open(dir.path()).unwrap().state.step, 1);
+}
+
+#[test]
+fn what_a_gpu_cannot_do_yet_is_refused_before_anything_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let refused = |what: &str, change: fn(&mut RunConfig)| {
+        let mut config = RunConfig { device: "gpu".into(), ..settings(&dir.path().join(what)) };
+        change(&mut config);
+        let out = config.out.clone();
+        let watch = Watch { cancelled: &AtomicBool::new(false), quiet: true };
+        let error = run::start(config, &watch).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{error}");
+        assert!(error.to_string().contains(what) && error.to_string().contains("--device cpu"), "{error}");
+        assert!(!out.exists(), "{what}: something was written");
+    };
+    refused("ramp", |run| run.ramp = 5);
+    refused("ramp", |run| run.embedding_ramp = 5);
+    refused("z_loss", |run| run.z_loss = 1e-4);
+    refused("teacher", |run| run.teacher = "elsewhere".into());
+    refused("twn", |run| run.scale_rule = "twn".into());
 }
 
 #[test]

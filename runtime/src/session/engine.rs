@@ -7,7 +7,7 @@ use crate::backend::Backend;
 use crate::cpu::isa::Isa;
 use crate::cpu::threads::Threads;
 use crate::cpu::{Cache, CpuBackend, KvFormat};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::{State, forward};
 
 #[cfg(all(feature = "gpu", not(target_family = "wasm")))]
@@ -118,6 +118,7 @@ impl Engine for OnCpu {
 #[cfg(not(all(feature = "gpu", not(target_family = "wasm"))))]
 mod on_gpu {
     use super::*;
+    use crate::error::Error;
 
     pub(super) fn start(_: &Model, _: &SessionOptions, _: usize, _: bool) -> Result<Box<dyn Engine>> {
         Err(Error::Unsupported("a GPU: this program was built without (cargo build --features gpu)".into()))

@@ -21,7 +21,7 @@ pub fn check(shader: &Shader) -> String {
     bindings(shader, &module);
     assert!(!shader.variants.is_empty(), "{name}: no variants");
     let metal = shader.variants.iter().map(|constants| translate(name, &module, constants));
-    metal.last().unwrap_or_default()
+    metal.fold(String::new(), |_, last| last) // all are translated
 }
 
 /// The declared bindings are those of the text.
