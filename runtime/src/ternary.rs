@@ -7,35 +7,13 @@
 //! Codes are `t + 1`, four to a byte, lowest bits first (the order of Q2_0, docs/formats.md).
 
 mod packing;
+mod scale_rule;
 pub(crate) mod trits;
 
 use half::f16;
-use serde::{Deserialize, Serialize};
 
 pub use packing::{MAX_GROUP, Packing};
-
-/// How the scale of a group follows from its weights. Both zero the weights with `|w| <= mean|w| / 2`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ScaleRule {
-    /// `s = mean|w|` over the group: BitNet b1.58 (arXiv 2402.17764), per group. Best from scratch.
-    #[default]
-    Absmean,
-    /// `s` = mean of the `|w|` that survive: same codes, smaller error, keeps a layer's energy. For conversion.
-    Refit,
-}
-
-impl std::str::FromStr for ScaleRule {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Self, String> {
-        match name {
-            "absmean" => Ok(Self::Absmean),
-            "refit" => Ok(Self::Refit),
-            _ => Err(format!("unknown scale rule '{name}': expected absmean or refit")),
-        }
-    }
-}
+pub use scale_rule::ScaleRule;
 
 /// Weights whose codes make one byte.
 pub const CODES_PER_BYTE: usize = 4;
@@ -45,9 +23,9 @@ pub const ZEROS: u8 = 0b01_01_01_01;
 
 /// Rounds one group: writes the packed codes of `w` (4 to a byte) and returns the scale.
 ///
-/// `t = clamp(round(w / s), -1, 1)` with ties to zero, computed as `sign(w) * [|w| > mean|w| / 2]`: the same
-/// for every normal f16 scale under [`ScaleRule::Absmean`], without a division. The mean is summed in f64 in a
-/// fixed order, so the f16 scale does not depend on the machine. A group whose scale rounds to zero is all zeros.
+/// `t = sign(w) * [|w| > threshold]`, with the threshold of the rule. Under [`ScaleRule::Absmean`] it is `s / 2`, so
+/// that `t = clamp(round(w / s), -1, 1)` with ties to zero, for every normal f16 scale. Sums are taken in f64 in a fixed
+/// order, so the f16 scale does not depend on the machine. A group whose scale rounds to zero is all zeros.
 ///
 /// `w.len()` must be a multiple of 8; `codes.len() == w.len() / 4`. Weights must be finite.
 #[inline(always)]
@@ -57,36 +35,9 @@ pub fn project_group(w: &[f32], rule: ScaleRule, codes: &mut [u8]) -> f16 {
         "a group of {} weights",
         w.len()
     );
-    let mean = (sum(w, |x| x.abs()) / w.len() as f64) as f32;
-    let (scale, threshold) = match rule {
-        ScaleRule::Absmean => {
-            let scale = f16::from_f32(mean);
-            (scale, 0.5 * scale.to_f32())
-        }
-        ScaleRule::Refit => {
-            let threshold = 0.5 * mean;
-            let kept = sum(w, |x| if x.abs() > threshold { 1.0 } else { 0.0 });
-            let total = sum(w, |x| if x.abs() > threshold { x.abs() } else { 0.0 });
-            (f16::from_f32((total / kept.max(1.0)) as f32), threshold)
-        }
-    };
-    let scale = if scale.is_finite() { scale } else { f16::MAX };
-    let threshold = if scale == f16::ZERO { f32::INFINITY } else { threshold };
+    let (scale, threshold) = scale_rule::scale_and_threshold(w, rule);
     pack(w, threshold, codes);
     scale
-}
-
-/// Sums `f(w)` in f64 in eight fixed lanes, so that every machine gets the same bits.
-#[inline(always)]
-fn sum(w: &[f32], f: impl Fn(f32) -> f32) -> f64 {
-    let mut lanes = [0.0f64; 8];
-    for eight in w.as_chunks::<8>().0 {
-        for (lane, &x) in lanes.iter_mut().zip(eight) {
-            *lane += f64::from(f(x));
-        }
-    }
-    let [a, b, c, d, e, f, g, h] = lanes;
-    ((a + e) + (c + g)) + ((b + f) + (d + h))
 }
 
 /// Codes of weights against a threshold, four to a byte.
@@ -199,13 +150,6 @@ mod tests {
             let (s, t) = by_the_book(&w);
             prop_assert_eq!(scale, s);
             prop_assert_eq!(trits(&codes), t);
-        }
-
-        #[test]
-        fn refit_is_idempotent(w in prop::collection::vec(-0.1f32..0.1, 128)) {
-            let once = TernaryMatrix::project(&w, 1, 128, 128, ScaleRule::Refit);
-            let twice = TernaryMatrix::project(&once.to_f32(), 1, 128, 128, ScaleRule::Refit);
-            prop_assert_eq!(once, twice);
         }
     }
 

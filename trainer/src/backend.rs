@@ -8,6 +8,7 @@
 //! [`Tally`]; reading it, or a buffer, waits, and is where a device that ran out of memory or was lost is found out.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use bonsai_runtime::ternary::{ScaleRule, TernaryMatrix};
 
@@ -112,10 +113,25 @@ pub fn clip_factor(limit: f64, norm: f64) -> f32 {
 pub struct Tally {
     /// Cross-entropies, nats.
     pub loss: f64,
+    /// KL(teacher, student) at the temperature, nats; without the factor T^2.
+    pub kl: f64,
     /// Squares of gradients.
     pub squares: f64,
     /// Projections of updates.
     pub codes: Codes,
+}
+
+impl std::ops::Add for Tally {
+    type Output = Self;
+
+    fn add(self, o: Self) -> Self {
+        Self {
+            loss: self.loss + o.loss,
+            kl: self.kl + o.kl,
+            squares: self.squares + o.squares,
+            codes: self.codes + o.codes,
+        }
+    }
 }
 
 /// What a projection did: counts over the whole matrix.
@@ -140,6 +156,35 @@ impl std::ops::Add for Codes {
 impl std::iter::Sum for Codes {
     fn sum<I: Iterator<Item = Self>>(items: I) -> Self {
         items.fold(Self::default(), std::ops::Add::add)
+    }
+}
+
+/// What distillation minimises (Hinton et al., arXiv 1503.02531): `cross_entropy * CE + kl * T^2 KL(teacher, student)`, where
+/// KL is that of the next-token distributions `softmax(logits / T)`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Distillation {
+    /// T. The factor T^2 keeps the size of the gradient.
+    pub temperature: f32,
+    /// Weight of the divergence from the teacher.
+    pub kl: f32,
+    /// Weight of the cross-entropy against the targets.
+    pub cross_entropy: f32,
+}
+
+/// Losses, in nats, without weights or the factor T^2: sums over tokens or means, as who gives them says.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Losses {
+    /// Cross-entropy against the targets.
+    pub cross_entropy: f64,
+    /// KL(teacher, student) at the temperature; 0 without a teacher.
+    pub kl: f64,
+}
+
+impl std::ops::Add for Losses {
+    type Output = Self;
+
+    fn add(self, o: Self) -> Self {
+        Self { cross_entropy: self.cross_entropy + o.cross_entropy, kl: self.kl + o.kl }
     }
 }
 
@@ -170,6 +215,18 @@ pub trait Backend {
     fn ternary<'a>(&self, matrix: &'a Self::Matrix) -> Result<Option<Cow<'a, TernaryMatrix>>>;
     /// What ops have added up since the last call, and whether they could do their work.
     fn tally(&mut self) -> Result<Tally>;
+    /// Reading the tally costs nothing and waits for nothing, so that it may be read after each operation.
+    fn immediate(&self) -> bool;
+
+    /// From now on `embed`, `linear` and the losses see `(1 - share) latent + share s t` of a ternary matrix, forward and
+    /// backward. 1, where every matrix begins, is the projection alone; `ternary` and `adamw` do not change. Without
+    /// effect on a dense parameter.
+    fn ramp(&self, matrix: &mut Self::Matrix, share: f32);
+
+    /// Seconds that each operation took since the last call, where the backend has a clock ([`crate::timed::Timed`]).
+    fn seconds(&mut self) -> BTreeMap<&'static str, f64> {
+        BTreeMap::new()
+    }
 
     /// `out[i] = table[tokens[i]]`.
     fn embed(&mut self, out: &mut Self::Buffer, table: &Self::Matrix, tokens: &[u32]);
@@ -241,7 +298,9 @@ pub trait Backend {
     /// Tallies the summed cross-entropy of `h w^T` against `targets`, in nats; ignored targets do not count. Logits are
     /// made and dropped in chunks of rows.
     fn cross_entropy(&mut self, h: &Self::Buffer, w: &Self::Matrix, targets: &[u32]);
-    /// The same, and the gradients of `scale * loss`: writes `dh`, adds to `dw`.
+    /// The same, and the gradients of `scale * sum(loss + z_loss lse^2)`, `lse` the log-sum-exp of a token's logits
+    /// (Chowdhery et al., arXiv 2204.02311): writes `dh`, adds to `dw`. What it tallies is without the last term.
+    #[expect(clippy::too_many_arguments, reason = "an op and its constants")]
     fn cross_entropy_backward(
         &mut self,
         dh: &mut Self::Buffer,
@@ -249,6 +308,30 @@ pub trait Backend {
         h: &Self::Buffer,
         w: &Self::Matrix,
         targets: &[u32],
+        scale: f32,
+        z_loss: f32,
+    );
+
+    /// Tallies the summed losses of the student's `h w^T` against a dense teacher's logits of the same tokens (its hidden
+    /// size may be another) and against `targets`; tokens whose target is ignored do not count at all. Logits of both are
+    /// made and dropped in chunks of rows.
+    fn distillation(
+        &mut self,
+        student: (&Self::Buffer, &Self::Matrix),
+        teacher: (&Self::Buffer, &Self::Matrix),
+        targets: &[u32],
+        terms: Distillation,
+    );
+    /// The same, and the gradients of `scale * (cross_entropy CE + kl T^2 KL)` with respect to the student: writes the
+    /// first of `d_student` (`dh`), adds to the second (`dw`). The gradient of a token's logits z is
+    /// `scale * (cross_entropy (softmax(z) - one hot) + kl T (softmax(z / T) - softmax(teacher / T)))`.
+    fn distillation_backward(
+        &mut self,
+        d_student: (&mut Self::Buffer, &mut Self::Buffer),
+        student: (&Self::Buffer, &Self::Matrix),
+        teacher: (&Self::Buffer, &Self::Matrix),
+        targets: &[u32],
+        terms: Distillation,
         scale: f32,
     );
 

@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use bonsai_runtime::config::{Kind, TensorSpec};
 use bonsai_runtime::{Config, Error as RuntimeError, ModelFile};
 use safetensors::tensor::{Dtype, View};
 
@@ -20,6 +21,7 @@ use crate::backend::Backend;
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::files;
+use crate::import::{Import, import};
 use crate::optimizer::Optimizer;
 use crate::params::Params;
 use crate::train::{State, Trainer};
@@ -83,7 +85,7 @@ impl Saved {
         if !dir.join(STATE).exists() {
             return Err(Error::Config(format!("{}: no checkpoint here ({STATE} is missing)", dir.display())));
         }
-        let run = RunConfig::load(Some(&dir.join(RUN)), &[])?;
+        let run = settings(dir)?;
         let text = std::fs::read_to_string(dir.join(STATE)).map_err(RuntimeError::io(dir.join(STATE)))?;
         let state =
             serde_json::from_str(&text).map_err(|e| RuntimeError::format(dir.join(STATE), e.to_string()))?;
@@ -115,18 +117,41 @@ impl Saved {
     }
 }
 
+/// Settings of the run in `dir`.
+pub fn settings(dir: &Path) -> Result<RunConfig> {
+    RunConfig::load(Some(&dir.join(RUN)), &[])
+}
+
 /// Parameters whose latent weights are those of a model file.
 pub fn from_model_file<B: Backend>(
     b: &B,
     file: &ModelFile,
     run: &RunConfig,
-    moments: impl Fn(&bonsai_runtime::config::TensorSpec) -> usize,
+    moments: impl Fn(&TensorSpec) -> usize,
+) -> Result<Params<B>> {
+    imported(b, file, run, Import::Plain, moments)
+}
+
+/// Parameters whose latent weights are made from those of a model file.
+pub fn imported<B: Backend>(
+    b: &B,
+    file: &ModelFile,
+    run: &RunConfig,
+    how: Import,
+    moments: impl Fn(&TensorSpec) -> usize,
 ) -> Result<Params<B>> {
     let projection = run.projection()?;
     if let Some(projection) = projection {
         crate::config::check_groups(&file.config, projection.group)?;
     }
-    Ok(Params::new(b, &file.config, projection, moments, |_, spec| file.tensors[&spec.name].to_f32()))
+    let latent = |_: usize, spec: &TensorSpec| {
+        let mut w = file.tensors[&spec.name].to_f32();
+        if spec.kind != Kind::Norm {
+            import(&mut w, run.group, how);
+        }
+        w
+    };
+    Ok(Params::new(b, &file.config, projection, moments, latent))
 }
 
 /// Removes a finished run's files so that a new run may begin: refuses when there is a checkpoint.

@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use crate::config::{RunConfig, preset};
 use crate::error::{Error, Result};
 use crate::run::{self, Watch};
-use crate::{corpus, device, eval, export, fit, plot, quickstart, verify};
+use crate::{ablate, corpus, device, eval, export, fit, loss, lr_find, plot, quickstart, summary, verify};
 
 /// The commands, in the order of a model's life.
 #[derive(Subcommand)]
@@ -123,6 +123,33 @@ pub enum Command {
         #[arg(long, default_value = "loss.svg")]
         out: PathBuf,
     },
+    /// Trains every row of a table of settings with every seed, one run after another, and compares them; goes on where it
+    /// stopped.
+    #[command(after_help = ABLATE_HELP)]
+    Ablate {
+        /// What all runs share and what varies (TOML).
+        file: PathBuf,
+    },
+    /// A short run whose learning rate rises exponentially: where the loss falls, and where it breaks.
+    LrFind {
+        /// Settings of the run.
+        #[command(flatten)]
+        train: Box<TrainArgs>,
+        /// Learning rate of the first step.
+        #[arg(long, default_value_t = 1e-5)]
+        from: f64,
+        /// Learning rate of the last step.
+        #[arg(long, default_value_t = 0.1)]
+        to: f64,
+        /// JSON on stdout.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Writes report.md and loss.svg of a run: settings, curve, layers, proof, what to try next. Every finished run has them.
+    Report {
+        /// Run directory.
+        run: PathBuf,
+    },
     /// Forecasts the memory of a run before it starts.
     Fit(Box<TrainArgs>),
     /// Lists what --device can mean on this machine.
@@ -133,9 +160,24 @@ pub enum Command {
     },
 }
 
+const ABLATE_HELP: &str = "The file:
+  seeds = [0, 1, 2]                      # every row with each; the same seeds see the same data
+  [base]                                 # settings of all runs, as in run.toml
+  data = [\"corpus.txt\"]
+  steps = 300
+  out = \"ablations/scale\"              # runs, ablation.md, ablation.json, loss.svg
+  [grid]                                 # every combination
+  scale_rule = [\"absmean\", \"twn\"]
+  [[variant]]                            # single rows beside them
+  name = \"full precision\"
+  precision = \"fp\"
+A finished run is not run again: add rows or seeds to the file and start it once more.";
+
 const TRAIN_HELP: &str = "Examples:
   bonsai-trainer train --data corpus.txt --preset 10m --steps 2000 --out runs/mine
   bonsai-trainer train --data corpus.txt --init Qwen3-0.6B/ --steps 200 --seq-len 512 --batch-size 8 --set micro_batch=1
+      (a conversion learns from the checkpoint itself: --set teacher=none for the text alone)
+  bonsai-trainer train --data corpus.txt --init SMALL/ --set teacher=LARGE/ --set temperature=2 --set ce_weight=0.1
   bonsai-trainer train --resume runs/mine
   bonsai-trainer train --config run.toml --set group=64 --set lr=2e-3
 Every setting of run.toml (a run writes its own) can be given with --set.";
@@ -262,6 +304,18 @@ pub fn run(command: Command, quiet: bool, cancelled: &AtomicBool) -> Result<()> 
             Ok(())
         }
         Command::Plot { runs, out } => draw(&runs, &out),
+        Command::Ablate { file } => {
+            print!("{}", ablate::ablate(&file, &watch)?);
+            Ok(())
+        }
+        Command::LrFind { train, from, to, json } => {
+            print(&lr_find::lr_find(train.config()?, (from, to), &watch)?, json)
+        }
+        Command::Report { run } => {
+            summary::write(&run)?;
+            println!("{}", run.join(summary::FILE).display());
+            Ok(())
+        }
         Command::Fit(args) => forecast(&args),
         Command::Devices { json } => list_devices(json),
     }
@@ -371,11 +425,16 @@ fn draw(runs: &[PathBuf], out: &Path) -> Result<()> {
 
 fn forecast(args: &TrainArgs) -> Result<()> {
     let config = args.config()?;
+    if config.device == "gpu" {
+        device::check_gpu(&config)?;
+    }
+    let shape = |path: &Path| bonsai_runtime::ModelFile::open(path).map(|file| file.config);
     let model = if config.converts() {
-        bonsai_runtime::ModelFile::open(Path::new(&config.init))?.config
+        shape(Path::new(&config.init))?
     } else {
         preset(&config.preset, config.vocab_size, config.seq_len)?
     };
-    println!("{}", fit::Forecast::new(&model, &config)?);
+    let teacher = loss::teacher_path(&config)?.map(|path| shape(&path)).transpose()?;
+    println!("{}", fit::Forecast::new(&model, teacher.as_ref(), &config)?);
     Ok(())
 }

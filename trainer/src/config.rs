@@ -7,9 +7,10 @@ use bonsai_runtime::config::Rope;
 use bonsai_runtime::ternary::ScaleRule;
 use serde::{Deserialize, Serialize};
 
-use crate::backend::Projection;
+use crate::backend::{Distillation, Projection};
 use crate::error::{Error, Result};
-use crate::schedule::{Decay, Schedule};
+use crate::import::Import;
+use crate::schedule::{Decay, Ramp, Schedule};
 
 /// What the forward pass multiplies with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -72,8 +73,24 @@ pub struct RunConfig {
     pub precision: Precision,
     /// Weights along the input dimension that share a scale: 64, 128 or 256.
     pub group: usize,
-    /// absmean or refit. Empty: absmean from scratch, refit for conversion.
+    /// absmean, refit, twn, least_squares or absmax. Empty: absmean from scratch, refit for conversion.
     pub scale_rule: String,
+    /// How a conversion under absmean makes its latents: plain, gain (starts as refit would) or warp (as least_squares would).
+    pub import: Import,
+    /// Dense model to distil from: a directory, or none. Empty: a conversion learns from the checkpoint that it starts from.
+    pub teacher: String,
+    /// Weight of the divergence KL(teacher, student), when there is a teacher.
+    pub kl_weight: f32,
+    /// Weight of the cross-entropy against the text beside it.
+    pub ce_weight: f32,
+    /// Temperature of both distributions in the divergence, which is multiplied by its square.
+    pub temperature: f32,
+    /// Weight of the squared log-sum-exp of the logits: keeps them small. Without a teacher only.
+    pub z_loss: f32,
+    /// Steps over which weights go from dense to ternary. 0: ternary from the start. Validation is always ternary.
+    pub ramp: u64,
+    /// Steps over which embedding and head do, after the layers. 0: together with the layers.
+    pub embedding_ramp: u64,
     /// adamw or muon.
     pub optimizer: OptimizerKind,
     /// Peak learning rate of AdamW. 0: 3e-3 from scratch, 2e-4 for conversion.
@@ -102,12 +119,14 @@ pub struct RunConfig {
     pub activation_checkpointing: bool,
     /// Steps of linear warm-up.
     pub warmup: u64,
-    /// Shape of the learning rate after warm-up: linear, cosine or constant.
+    /// Shape of the learning rate after warm-up: linear, cosine or constant (rising: what lr-find does).
     pub schedule: Decay,
     /// Share of the steps that the final linear decay takes.
     pub decay: f64,
     /// Where the decay ends, as a share of the peak.
     pub lr_floor: f64,
+    /// Steps between lines of metrics.
+    pub log_every: u64,
     /// Steps between validations; also the last step. 0: only the last.
     pub eval_every: u64,
     /// Sequences of a validation.
@@ -118,6 +137,8 @@ pub struct RunConfig {
     pub sample_prompt: String,
     /// Steps between checkpoints; also the last step. 0: only the last.
     pub save_every: u64,
+    /// Write TensorBoard event files into the run, too.
+    pub tensorboard: bool,
     /// A loss this many nats above its running mean is a spike: the step is skipped.
     pub spike: f64,
     /// Skipped steps in a row after which the run stops.
@@ -145,6 +166,14 @@ impl Default for RunConfig {
             precision: Precision::Ternary,
             group: 128,
             scale_rule: String::new(),
+            import: Import::Plain,
+            teacher: String::new(),
+            kl_weight: 1.0,
+            ce_weight: 0.0,
+            temperature: 1.0,
+            z_loss: 0.0,
+            ramp: 0,
+            embedding_ramp: 0,
             optimizer: OptimizerKind::Adamw,
             lr: 0.0,
             muon_lr: 0.02,
@@ -161,11 +190,13 @@ impl Default for RunConfig {
             schedule: Decay::Linear,
             decay: 0.4,
             lr_floor: 0.1,
+            log_every: 10,
             eval_every: 100,
             eval_sequences: 64,
             sample_every: 250,
             sample_prompt: "Once upon a time".into(),
             save_every: 250,
+            tensorboard: false,
             spike: 2.0,
             max_bad_steps: 5,
         }
@@ -208,8 +239,8 @@ impl RunConfig {
     /// Says what is wrong with the settings before any work begins.
     pub fn check(&self) -> Result<()> {
         let wrong = |message: String| Err(Error::Config(message));
-        if self.steps == 0 || self.batch_size == 0 || self.seq_len == 0 {
-            return wrong("steps, batch_size and seq_len must be at least 1".into());
+        if self.steps == 0 || self.batch_size == 0 || self.seq_len == 0 || self.log_every == 0 {
+            return wrong("steps, batch_size, seq_len and log_every must be at least 1".into());
         }
         if !self.batch_size.is_multiple_of(self.micro_batch()) {
             return wrong(format!(
@@ -234,7 +265,35 @@ impl RunConfig {
             return wrong("learning rates, weight decay and clip must be zero or positive numbers".into());
         }
         crate::device::check(&self.device)?;
+        self.check_loss()?;
         self.rule().map(|_| ())
+    }
+
+    fn check_loss(&self) -> Result<()> {
+        let wrong = |message: &str| Err(Error::Config(message.into()));
+        let weights = [self.kl_weight, self.ce_weight, self.z_loss];
+        if weights.iter().any(|x| !x.is_finite() || *x < 0.0) || self.kl_weight + self.ce_weight == 0.0 {
+            return wrong(
+                "kl_weight, ce_weight and z_loss must be zero or positive, and one of the first two positive",
+            );
+        }
+        if !(self.temperature.is_finite() && self.temperature > 0.0) {
+            return wrong("temperature must be a positive number");
+        }
+        if self.import != Import::Plain && self.rule()? != ScaleRule::Absmean {
+            return wrong("import is for the rule absmean: the others choose codes and scale by themselves");
+        }
+        Ok(())
+    }
+
+    /// What distillation minimises, when there is a teacher.
+    pub fn distillation(&self) -> Distillation {
+        Distillation { temperature: self.temperature, kl: self.kl_weight, cross_entropy: self.ce_weight }
+    }
+
+    /// The rise from dense weights to ternary ones.
+    pub fn ramp(&self) -> Ramp {
+        Ramp { steps: self.ramp, embedding: self.embedding_ramp }
     }
 
     /// True when training starts from a checkpoint.

@@ -1,8 +1,11 @@
 //! Where a run computes: the CPU, or a GPU where the program was built for one (feature `gpu`).
 
+use bonsai_runtime::ternary::ScaleRule;
 use serde::Serialize;
 
+use crate::config::RunConfig;
 use crate::error::{Error, Result};
+use crate::loss;
 use crate::run::Watch;
 
 #[cfg(feature = "gpu")]
@@ -21,13 +24,23 @@ pub enum Device {
 }
 
 impl Device {
-    /// The device that a setting means, one of [`NAMES`]. `gpu` is strict, and takes a program that does as a GPU where
-    /// there is nothing else; `auto` takes only a real one, and says what it did.
+    /// The device that a run's setting means, one of [`NAMES`]. `gpu` is strict, and takes a program that does as a GPU
+    /// where there is nothing else; `auto` takes only a real one that can do all that the run asks for, and says what it
+    /// did.
     #[cfg(feature = "gpu")]
-    pub fn choose(wanted: &str, watch: &Watch<'_>) -> Result<Self> {
+    pub fn choose(run: &RunConfig, watch: &Watch<'_>) -> Result<Self> {
+        let wanted = run.device.as_str();
         let software = wanted == "gpu";
         if wanted == "cpu" {
             return Ok(Self::Cpu);
+        }
+        match check_gpu(run) {
+            Err(error) if wanted == "gpu" => return Err(error),
+            Err(error) => {
+                watch.say(&format!("training on the CPU ({error})"));
+                return Ok(Self::Cpu);
+            }
+            Ok(()) => (),
         }
         match Gpu::open(&GpuOptions { software, ..GpuOptions::default() }) {
             Ok(gpu) => {
@@ -44,8 +57,8 @@ impl Device {
 
     /// The device that a setting means: here the CPU, since this program was built without the feature `gpu`.
     #[cfg(not(feature = "gpu"))]
-    pub fn choose(wanted: &str, _: &Watch<'_>) -> Result<Self> {
-        match wanted {
+    pub fn choose(run: &RunConfig, _: &Watch<'_>) -> Result<Self> {
+        match run.device.as_str() {
             "gpu" => Err(Error::Config(
                 "this program was built without GPUs: build it with --features gpu, or use --device cpu"
                     .into(),
@@ -53,6 +66,23 @@ impl Device {
             _ => Ok(Self::Cpu),
         }
     }
+}
+
+/// Refuses a run that asks for what the GPU cannot do yet.
+pub fn check_gpu(run: &RunConfig) -> Result<()> {
+    let rule = run.projection()?.map(|projection| projection.rule);
+    let missing = match rule {
+        Some(rule) if ![ScaleRule::Absmean, ScaleRule::Refit].contains(&rule) => {
+            format!("the scale rule {}", rule.name())
+        }
+        _ if run.ramp > 0 || run.embedding_ramp > 0 => "a ramp".to_owned(),
+        _ if run.z_loss > 0.0 => "z_loss".to_owned(),
+        _ if loss::teacher_path(run)?.is_some() => {
+            "learning from a teacher (teacher = \"none\" turns it off)".to_owned()
+        }
+        _ => return Ok(()),
+    };
+    Err(Error::Config(format!("not there on a GPU yet: {missing}; use --device cpu")))
 }
 
 /// Refuses a setting that means nothing.

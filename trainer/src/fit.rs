@@ -7,7 +7,7 @@ use bonsai_runtime::config::{Kind, TensorSpec};
 use serde::Serialize;
 
 use crate::config::RunConfig;
-use crate::cpu::{CpuBackend, cross_entropy_scratch_bytes};
+use crate::cpu::{CpuBackend, head_scratch_bytes};
 use crate::error::Result;
 use crate::model::Activations;
 use crate::optimizer::Optimizer;
@@ -27,13 +27,16 @@ pub struct Forecast {
     pub codes: usize,
     /// What the forward pass keeps for the backward pass, and the gradients of activations.
     pub activations: usize,
+    /// A distillation's teacher: its weights, and what its forward pass needs.
+    pub teacher: usize,
     /// One matrix unpacked, and a chunk of logits with its part of the head.
     pub scratch: usize,
 }
 
 impl Forecast {
-    /// Forecast of a run of this shape: of the machine's memory, or of the GPU's where `device` is gpu.
-    pub fn new(model: &Config, run: &RunConfig) -> Result<Self> {
+    /// Forecast of a run of this shape, with a teacher of that shape: of the machine's memory, or of the GPU's where
+    /// `device` is gpu.
+    pub fn new(model: &Config, teacher: Option<&Config>, run: &RunConfig) -> Result<Self> {
         let optimizer = Optimizer::new(run);
         let tensors = model.tensors();
         let numbers = model.parameters() as usize;
@@ -45,7 +48,9 @@ impl Forecast {
         let tokens = run.micro_batch() * run.seq_len;
         let (batch, recompute) = (run.micro_batch(), run.activation_checkpointing);
         let largest = tensors.iter().filter(|t| t.kind == Kind::Linear).map(|t| t.len()).max().unwrap_or(0);
-        let head = cross_entropy_scratch_bytes(tokens, model.vocab, model.hidden);
+        let head = head_scratch_bytes(tokens, model.vocab, model.hidden, teacher.is_some());
+        let forward = |t: &Config| Activations::<CpuBackend>::forward_only_len(t, batch, run.seq_len);
+        let teacher = teacher.map_or(0, |t| 4 * (t.parameters() as usize + forward(t)));
         Ok(Self {
             parameters: numbers,
             latents: 4 * numbers,
@@ -53,13 +58,20 @@ impl Forecast {
             moments: 4 * moments,
             codes,
             activations: 4 * Activations::<CpuBackend>::len(model, batch, run.seq_len, recompute),
+            teacher,
             scratch: if gpu { 4 * gpu_scratch(model, &optimizer, tokens) } else { head.max(4 * largest) },
         })
     }
 
     /// Sum of the parts.
     pub fn total(&self) -> usize {
-        self.latents + self.gradients + self.moments + self.codes + self.activations + self.scratch
+        self.latents
+            + self.gradients
+            + self.moments
+            + self.codes
+            + self.activations
+            + self.teacher
+            + self.scratch
     }
 }
 
@@ -97,9 +109,10 @@ impl std::fmt::Display for Forecast {
             ("optimizer state", self.moments),
             ("ternary codes", self.codes),
             ("activations", self.activations),
+            ("teacher", self.teacher),
             ("scratch", self.scratch),
         ];
-        for (name, bytes) in parts {
+        for (name, bytes) in parts.into_iter().filter(|part| part.1 > 0) {
             writeln!(f, "  {name:<16} {:>10.1} MB", mb(bytes))?;
         }
         write!(f, "  {:<16} {:>10.1} MB", "peak", mb(self.total()))

@@ -2,6 +2,7 @@
 //!
 //! Start with [`model`], the forward and backward pass, and [`train`], the step round them.
 
+pub mod ablate;
 pub mod backend;
 pub mod bpe;
 pub mod checkpoint;
@@ -11,6 +12,7 @@ pub mod corpus;
 pub mod cpu;
 pub mod data;
 pub mod device;
+pub mod diagnostics;
 pub mod error;
 pub mod eval;
 pub mod export;
@@ -18,6 +20,9 @@ pub mod files;
 pub mod fit;
 #[cfg(feature = "gpu")]
 pub mod gpu;
+pub mod import;
+pub mod loss;
+pub mod lr_find;
 pub mod metrics;
 pub mod model;
 pub mod optimizer;
@@ -28,6 +33,9 @@ pub mod random;
 pub mod run;
 pub mod schedule;
 pub mod stories;
+pub mod summary;
+pub mod tensorboard;
+pub mod timed;
 pub mod train;
 pub mod verify;
 

@@ -9,6 +9,7 @@ use bonsai_runtime::config::Config;
 use crate::backend::{AttentionShape, Backend};
 use crate::data::Batch;
 use crate::error::Result;
+use crate::loss::Objective;
 use crate::params::{EMBED, LayerIndex, Params};
 
 /// What one layer's forward pass leaves for its backward pass, beside its input.
@@ -60,6 +61,8 @@ pub struct Activations<B: Backend> {
     kept: Vec<Kept<B>>,
     /// Activation checkpointing (Chen et al., arXiv 1604.06174): `kept` is the single one.
     recompute: bool,
+    /// Nothing is kept for a backward pass: `x` is two buffers that take turns.
+    forward_only: bool,
     shared: Shared<B>,
 }
 
@@ -71,6 +74,16 @@ impl<B: Backend> Activations<B> {
 
     /// Buffers that, with `recompute`, keep only the residual stream of each layer.
     pub fn with_checkpointing(b: &B, c: &Config, batch: usize, seq: usize, recompute: bool) -> Self {
+        Self::make(b, c, (batch, seq), recompute, false)
+    }
+
+    /// Buffers of [`forward`] alone: those of one layer.
+    pub fn forward_only(b: &B, c: &Config, batch: usize, seq: usize) -> Self {
+        Self::make(b, c, (batch, seq), true, true)
+    }
+
+    fn make(b: &B, c: &Config, (batch, seq): (usize, usize), recompute: bool, forward_only: bool) -> Self {
+        let layers = if forward_only { 1 } else { c.layers };
         let shape = AttentionShape { batch, seq, heads: c.heads, kv_heads: c.kv_heads, head_dim: c.head_dim };
         let t = batch * seq;
         let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
@@ -88,9 +101,10 @@ impl<B: Backend> Activations<B> {
         };
         Self {
             shape,
-            x: (0..=c.layers).map(|_| hidden()).collect(),
+            x: (0..=layers).map(|_| hidden()).collect(),
             kept: (0..if recompute { 1 } else { c.layers }).map(kept).collect(),
             recompute,
+            forward_only,
             shared: Shared {
                 dx: hidden(),
                 h: hidden(),
@@ -113,6 +127,16 @@ impl<B: Backend> Activations<B> {
         let shared = 3 * h + 4 * q + 4 * kv + 2 * ff;
         batch * seq * ((c.layers + 1) * h + if recompute { 1 } else { c.layers } * kept + shared)
     }
+
+    /// The same of [`Activations::forward_only`].
+    pub fn forward_only_len(c: &Config, batch: usize, seq: usize) -> usize {
+        Self::len(c, batch, seq, true) - batch * seq * (c.layers - 1) * c.hidden
+    }
+
+    /// The normed final residual stream, `[t, hidden]`, that the head reads: after [`forward`].
+    pub fn normed(&self) -> &B::Buffer {
+        &self.shared.h
+    }
 }
 
 /// Runs the network over a batch and leaves the normed final residual stream, which the head reads, in the buffers.
@@ -120,12 +144,16 @@ pub fn forward<B: Backend>(b: &mut B, p: &Params<B>, a: &mut Activations<B>, bat
     assert!(batch.batch == a.shape.batch && batch.seq == a.shape.seq, "buffers for another batch shape");
     b.embed(&mut a.x[0], &p.list[EMBED].value, &batch.tokens);
     for n in 0..p.config.layers {
-        let (before, after) = a.x.split_at_mut(n + 1);
+        let at = if a.forward_only { 0 } else { n };
+        let (before, after) = a.x.split_at_mut(at + 1);
         let kept = &mut a.kept[if a.recompute { 0 } else { n }];
-        layer(b, p, p.layer(n), (&before[n], kept), &mut a.shared, a.shape);
+        layer(b, p, p.layer(n), (&before[at], kept), &mut a.shared, a.shape);
         feed_forward(b, p, p.layer(n), &mut after[0], kept, &mut a.shared);
+        if a.forward_only {
+            a.x.swap(0, 1);
+        }
     }
-    let last = &a.x[p.config.layers];
+    let last = &a.x[if a.forward_only { 0 } else { p.config.layers }];
     b.rms_norm(&mut a.shared.h, last, &p.list[p.final_norm()].value, p.config.norm_eps);
 }
 
@@ -168,31 +196,47 @@ fn feed_forward<B: Backend>(
     b.add(out, &kept.middle);
 }
 
-/// Tallies the summed loss of a batch, in nats: after [`forward`].
+/// Tallies the summed cross-entropy of a batch, in nats: after [`forward`].
 pub fn loss<B: Backend>(b: &mut B, p: &Params<B>, a: &Activations<B>, batch: &Batch) {
-    b.cross_entropy(&a.shared.h, &p.list[p.head()].value, &batch.targets);
+    losses(b, p, a, batch, &Objective::Text { z_loss: 0.0 });
 }
 
-/// Adds the gradients of `scale * summed loss` to the parameters' and tallies the summed loss: after [`forward`],
-/// whose lines it takes in reverse.
+/// Tallies the summed losses of a batch: after [`forward`].
+pub fn losses<B: Backend>(
+    b: &mut B,
+    p: &Params<B>,
+    a: &Activations<B>,
+    batch: &Batch,
+    objective: &Objective<'_, B>,
+) {
+    let (h, w, targets) = (&a.shared.h, &p.list[p.head()].value, &batch.targets);
+    match *objective {
+        Objective::Text { .. } => b.cross_entropy(h, w, targets),
+        Objective::Teacher { head, terms } => b.distillation((h, w), head, targets, terms),
+    }
+}
+
+/// Adds the gradients of `scale * summed cross-entropy` to the parameters' and tallies the summed loss: after
+/// [`forward`], whose lines it takes in reverse.
 pub fn backward<B: Backend>(b: &mut B, p: &mut Params<B>, a: &mut Activations<B>, batch: &Batch, scale: f32) {
-    backward_with(b, p, a, batch, scale, |_, _, _| {});
+    let text = Objective::Text { z_loss: 0.0 };
+    backward_with(b, p, a, batch, (&text, scale), |_, _, _| {});
 }
 
-/// [`backward`], which calls `finished(backend, parameters, index)` as soon as the gradient of parameter `index` is whole
-/// and its value is needed no more. The loss is tallied before the first call.
+/// [`backward`] for any objective, which calls `finished(backend, parameters, index)` as soon as the gradient of parameter
+/// `index` is whole and its value is needed no more. The losses are tallied before the first call.
 pub fn backward_with<B: Backend>(
     b: &mut B,
     p: &mut Params<B>,
     a: &mut Activations<B>,
     batch: &Batch,
-    scale: f32,
+    (objective, scale): (&Objective<'_, B>, f32),
     finished: impl FnMut(&mut B, &mut Params<B>, usize),
 ) {
     let (layers, head, final_norm, eps) = (p.config.layers, p.head(), p.final_norm(), p.config.norm_eps);
-    let Activations { shape, x, kept, recompute, shared: s } = a;
-    let (value, grad) = p.value_and_grad(b, head);
-    b.cross_entropy_backward(&mut s.dh, grad, &s.h, value, &batch.targets, scale);
+    let Activations { shape, x, kept, recompute, shared: s, .. } = a;
+    let (w, dw) = p.value_and_grad(b, head);
+    head_backward(b, (&mut s.dh, dw), (&s.h, w), &batch.targets, objective, scale);
     let mut g = Gradients { b, p, finished };
     if head != EMBED {
         g.finish(head); // a tied head is the embedding, which gets the rest of its gradient at the end
@@ -227,6 +271,23 @@ pub fn backward_with<B: Backend>(
     }
     g.b.embed_backward(g.p.value_and_grad(g.b, EMBED).1, &s.dx, &batch.tokens);
     g.finish(EMBED);
+}
+
+/// The objective's gradients with respect to the head's input and weights.
+fn head_backward<B: Backend>(
+    b: &mut B,
+    (dh, dw): (&mut B::Buffer, &mut B::Buffer),
+    (h, w): (&B::Buffer, &B::Matrix),
+    targets: &[u32],
+    objective: &Objective<'_, B>,
+    scale: f32,
+) {
+    match *objective {
+        Objective::Text { z_loss } => b.cross_entropy_backward(dh, dw, h, w, targets, scale, z_loss),
+        Objective::Teacher { head, terms } => {
+            b.distillation_backward((dh, dw), (h, w), head, targets, terms, scale);
+        }
+    }
 }
 
 /// `out = rope(norm(raw))` for queries and keys; without the norm where the model has none.

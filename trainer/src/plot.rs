@@ -16,7 +16,7 @@ use plotters::style::register_font;
 use crate::error::{Error, Result};
 use curves::{Curve, Curves, smoothed};
 
-const SIZE: (u32, u32) = (1200, 820);
+const SIZE: (u32, u32) = (1200, 900);
 const FONT: &str = "sans-serif";
 const TEXT: RGBColor = RGBColor(51, 51, 51);
 const AXIS: RGBColor = RGBColor(130, 130, 130);
@@ -71,17 +71,27 @@ fn failed(out: &Path, error: impl std::fmt::Display) -> Error {
 fn draw<B: DrawingBackend>(root: DrawingArea<B, Shift>, runs: &[Curves]) -> Drawn<(), B> {
     root.fill(&WHITE)?;
     let steps = steps(runs);
-    let panels: [(&str, Of); 3] = [
+    let panels: [(&str, Of); 7] = [
         ("learning rate", |run| &run.rate),
         ("codes changed (%)", |run| &run.flips),
         ("zero weights (%)", |run| &run.zeros),
+        ("gradient norm", |run| &run.gradients),
+        ("move (scales)", |run| &run.way),
+        ("scale / first scale", |run| &run.scales),
+        ("divergence from teacher", |run| &run.divergence),
     ];
     let present: Vec<_> =
         panels.iter().filter(|(_, of)| runs.iter().any(|run| !of(run).is_empty())).collect();
-    let (top, bottom) = root.split_vertically(if present.is_empty() { SIZE.1 } else { SIZE.1 * 64 / 100 });
+    let (top, bottom) = root.split_vertically(match present.len() {
+        0 => SIZE.1,
+        1..5 => SIZE.1 * 64 / 100,
+        _ => SIZE.1 * 50 / 100,
+    });
     loss_panel(&top.margin(16, 8, 12, 24), runs, steps.clone())?;
     if !present.is_empty() {
-        for (area, (title, of)) in bottom.split_evenly((1, present.len())).iter().zip(present) {
+        let rows = if present.len() > 4 { 2 } else { 1 };
+        let areas = bottom.split_evenly((rows, present.len().div_ceil(rows)));
+        for (area, (title, of)) in areas.iter().zip(present) {
             let lines: Vec<&Curve> = runs.iter().map(of).collect();
             small_panel(&area.margin(8, 12, 12, 24), title, &lines, steps.clone())?;
         }

@@ -8,7 +8,7 @@ use bonsai_runtime::session::Model;
 use crate::config::{OptimizerKind, RunConfig};
 use crate::error::{Error, Result};
 use crate::run::{self, Outcome, Watch};
-use crate::{checkpoint, data, eval, export, metrics, stories, verify};
+use crate::{checkpoint, data, eval, export, metrics, stories, summary, verify};
 
 /// Training steps: about seven minutes of processor time, shared by all cores.
 pub const STEPS: u64 = 440;
@@ -89,8 +89,11 @@ fn clear(run: &Path) -> Result<()> {
     let shards = run.join("data");
     let (names, data) = (names(run)?, if shards.exists() { names(&shards)? } else { Vec::new() });
     let tokenizer = |name: &str| matches!(name, "tokenizer.json" | "tokenizer_config.json");
-    let ours =
-        |name: &str| checkpoint::owns(name) || tokenizer(name) || [metrics::FILE, "data"].contains(&name);
+    let ours = |name: &str| {
+        checkpoint::owns(name)
+            || tokenizer(name)
+            || [metrics::FILE, summary::FILE, summary::PICTURE, "data"].contains(&name)
+    };
     // A model downloaded from somewhere has some of these names, too: only a trainer leaves metrics or its state,
     // and a run that was stopped before its first step has no weights yet.
     let trained = names.iter().all(|name| tokenizer(name) || name == "data")

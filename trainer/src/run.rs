@@ -7,22 +7,25 @@ mod report;
 use std::path::Path;
 use std::time::Instant;
 
+use bonsai_runtime::config::TensorSpec;
 use bonsai_runtime::tokenizer::LazyTokenizer;
-use bonsai_runtime::{Error as RuntimeError, Tokenizer};
+use bonsai_runtime::{Config, Error as RuntimeError, Tokenizer};
 
 use crate::backend::Backend;
 use crate::checkpoint::{self, Saved};
-use crate::config::RunConfig;
+use crate::config::{OptimizerKind, RunConfig};
 use crate::cpu::CpuBackend;
 use crate::data::Dataset;
 use crate::device::Device;
 use crate::error::{Error, Result};
 #[cfg(feature = "gpu")]
 use crate::gpu::GpuBackend;
+use crate::loss::{self, Teacher};
 use crate::optimizer::Optimizer;
 use crate::params::{self, Params};
+use crate::timed::Timed;
 use crate::train::{State, Step, Trainer, order};
-use crate::{eval, export};
+use crate::{diagnostics, eval, export, summary};
 
 pub use prepare::{Prepared, learn_tokenizer, prepare, read_split, tokenize};
 pub use report::Watch;
@@ -48,24 +51,26 @@ pub struct Outcome {
 /// Begins a run in `config.out`.
 pub fn start(config: RunConfig, watch: &Watch<'_>) -> Result<Outcome> {
     config.check()?;
-    let device = Device::choose(&config.device, watch)?;
+    let device = Device::choose(&config, watch)?;
     checkpoint::claim(&config.out)?;
     let prepared = prepare(&config, watch)?;
     match device {
         Device::Cpu => {
-            let backend = CpuBackend::new(&prepared.model, config.seq_len);
-            start_on(backend, config, prepared, watch)
+            let teacher = teacher(&config, prepared.model.vocab, watch)?;
+            let backend = on_cpu(&prepared.model, &config);
+            start_on((backend, teacher), config, prepared, watch)
         }
         #[cfg(feature = "gpu")]
         Device::Gpu(gpu) => {
             let backend = GpuBackend::new(gpu, &prepared.model, config.seq_len)?;
-            start_on(backend, config, prepared, watch)
+            start_on((Timed::new(backend), None), config, prepared, watch)
         }
     }
 }
 
+/// Begins on a backend, with a teacher on the same device.
 fn start_on<B: Backend>(
-    backend: B,
+    (backend, teacher): (B, Option<Teacher<B>>),
     config: RunConfig,
     mut prepared: Prepared,
     watch: &Watch<'_>,
@@ -75,7 +80,7 @@ fn start_on<B: Backend>(
     let params = match prepared.start.take() {
         Some(file) => {
             bonsai_runtime::checkpoint::check_finite(&file, Path::new(&config.init))?;
-            checkpoint::from_model_file(&backend, &file, &config, moments)?
+            checkpoint::imported(&backend, &file, &config, config.import, moments)?
         }
         None => Params::new(&backend, &prepared.model, config.projection()?, moments, |index, spec| {
             params::scratch(&prepared.model, config.seed, index, spec)
@@ -83,8 +88,44 @@ fn start_on<B: Backend>(
     };
     let order = order(&config)?;
     order.check(&prepared.data.train, config.steps * config.batch_size as u64, config.seq_len)?;
-    let trainer = Trainer::new(config, backend, params, State::default(), order);
+    let trainer = Trainer::new(config, backend, params, State::default(), order).with_teacher(teacher);
     train(trainer, &prepared.data, prepared.tokenizer.as_ref(), watch)
+}
+
+/// The CPU for a run, with a clock.
+fn on_cpu(model: &Config, run: &RunConfig) -> Timed<CpuBackend> {
+    Timed::new(CpuBackend::new(model, run.seq_len))
+}
+
+/// Says how far AdamW will move the weights of a conversion, which decides whether it learns anything at all.
+fn forecast_change<B: Backend>(trainer: &Trainer<B>, watch: &Watch<'_>) -> Result<()> {
+    let config = &trainer.config;
+    if !config.converts() || config.optimizer != OptimizerKind::Adamw {
+        return Ok(());
+    }
+    let scale = diagnostics::mean_scale(&trainer.backend, &trainer.params)?;
+    let Some(scale) = scale.filter(|&scale| scale > 0.0) else { return Ok(()) };
+    let way = config.lr_schedule().way(trainer.state.step) * config.peak_lr() / scale;
+    watch.say(&format!(
+        "weights will go about {way:.2} scales far, which changes about {:.0}% of their codes (a random walk; 7 to 14% is usual)",
+        100.0 * diagnostics::expected_change(way)
+    ));
+    Ok(())
+}
+
+/// The teacher of a run on the CPU, if it has one: the weights as they lie in its checkpoint, never rounded.
+fn teacher(
+    config: &RunConfig,
+    vocab: usize,
+    watch: &Watch<'_>,
+) -> Result<Option<Teacher<Timed<CpuBackend>>>> {
+    let Some(file) = loss::open_teacher(config, vocab)? else { return Ok(None) };
+    let (kl, ce) = (config.kl_weight, config.ce_weight);
+    watch.say(&format!("distilling: {kl} x divergence from the dense teacher, {ce} x cross-entropy (teacher = \"none\" turns it off)"));
+    let backend = on_cpu(&file.config, config);
+    let latent = |_: usize, spec: &TensorSpec| file.tensors[&spec.name].to_f32();
+    let params = Params::new(&backend, &file.config, None, |_| 0, latent);
+    Ok(Some(Teacher::new(backend, params, config)))
 }
 
 /// Goes on with the run in `dir`, whose settings `change` may alter (more steps, another interval).
@@ -97,27 +138,32 @@ pub fn resume(
     saved.run = change(saved.run)?;
     saved.run.out = dir.to_path_buf();
     saved.run.check()?;
-    match Device::choose(&saved.run.device, watch)? {
+    match Device::choose(&saved.run, watch)? {
         Device::Cpu => {
-            let backend = CpuBackend::new(&saved.model.config, saved.run.seq_len);
-            resume_on(backend, saved, watch)
+            let teacher = teacher(&saved.run, saved.model.config.vocab, watch)?;
+            let backend = on_cpu(&saved.model.config, &saved.run);
+            resume_on((backend, teacher), saved, watch)
         }
         #[cfg(feature = "gpu")]
         Device::Gpu(gpu) => {
             let backend = GpuBackend::new(gpu, &saved.model.config, saved.run.seq_len)?;
-            resume_on(backend, saved, watch)
+            resume_on((Timed::new(backend), None), saved, watch)
         }
     }
 }
 
-fn resume_on<B: Backend>(backend: B, mut saved: Saved, watch: &Watch<'_>) -> Result<Outcome> {
+fn resume_on<B: Backend>(
+    (backend, teacher): (B, Option<Teacher<B>>),
+    mut saved: Saved,
+    watch: &Watch<'_>,
+) -> Result<Outcome> {
     let params = saved.params(&backend, true)?;
     let data = open_data(&saved.run)?;
     check_vocabulary(data.meta.vocab, Some(&params.config))?;
     let order = order(&saved.run)?;
     order.check(&data.train, saved.run.steps * saved.run.batch_size as u64, saved.run.seq_len)?;
     let tokenizer = saved.model.tokenizer.take().map(LazyTokenizer::into_tokenizer).transpose()?;
-    let trainer = Trainer::new(saved.run, backend, params, saved.state, order);
+    let trainer = Trainer::new(saved.run, backend, params, saved.state, order).with_teacher(teacher);
     train(trainer, &data, tokenizer.as_ref(), watch)
 }
 
@@ -129,9 +175,11 @@ pub fn train<B: Backend>(
     watch: &Watch<'_>,
 ) -> Result<Outcome> {
     let config = trainer.config.clone();
-    let first_loss = if trainer.state.step == 0 { Some(trainer.validate(data)?) } else { None };
+    let first = if trainer.state.step == 0 { Some(trainer.validate(data)?) } else { None };
+    let first_loss = first.map(|losses| losses.cross_entropy);
     let mut validated = first_loss.map(|loss| (0, loss));
-    let mut report = Report::open(&config, &trainer.state, first_loss, watch)?;
+    let mut report = Report::open(&mut trainer, first, watch)?;
+    forecast_change(&trainer, watch)?;
     let begin = Instant::now();
     while trainer.state.step < config.steps && !watch.is_cancelled() {
         let clock = Instant::now();
@@ -145,9 +193,11 @@ pub fn train<B: Backend>(
         }
         report.step(&trainer.state, &step, seconds, last)?;
         if last || due(config.eval_every) {
-            let loss = trainer.validate(data)?;
-            validated = Some((at, loss));
-            report.validation(at, loss)?;
+            let time = trainer.backend.seconds();
+            let losses = trainer.validate(data)?;
+            trainer.backend.seconds();
+            validated = Some((at, losses.cross_entropy));
+            report.validation(at, losses, time, &mut trainer)?;
         }
         if due(config.sample_every)
             && let Some(text) = sample(&trainer, tokenizer, &config.sample_prompt)?
@@ -163,6 +213,9 @@ pub fn train<B: Backend>(
     let interrupted = trainer.state.step < config.steps;
     let last_loss = finish(&mut trainer, data, validated, interrupted)?;
     let seconds = begin.elapsed().as_secs_f64();
+    if !interrupted {
+        summary::write(&config.out)?;
+    }
     Ok(Outcome { step: trainer.state.step, first_loss, last_loss, seconds, interrupted })
 }
 
@@ -177,7 +230,7 @@ fn finish<B: Backend>(
     let last_loss = match validated {
         Some((at, loss)) if interrupted || at == trainer.state.step => loss,
         _ if interrupted => f64::NAN,
-        _ => trainer.validate(data)?, // a resumed run that has no step left
+        _ => trainer.validate(data)?.cross_entropy, // a resumed run that has no step left
     };
     if !interrupted && !last_loss.is_finite() {
         return Err(Error::Diverged {

@@ -1,11 +1,14 @@
 //! The training step, which fits on this screen, and what it needs to go on after an interruption.
 
+use bonsai_runtime::config::Kind;
 use serde::{Deserialize, Serialize};
 
-use crate::backend::{Backend, Codes, Tally};
+use crate::backend::{Backend, Codes, Losses, Tally};
 use crate::config::RunConfig;
 use crate::data::{Batch, Dataset, IGNORE, Order, Tokens, valid_windows};
+use crate::diagnostics;
 use crate::error::Result;
+use crate::loss::{Objective, Teacher};
 use crate::model::{self, Activations};
 use crate::optimizer::Optimizer;
 use crate::params::Params;
@@ -21,6 +24,9 @@ pub struct Trainer<B: Backend> {
     pub params: Params<B>,
     /// Where the run is.
     pub state: State,
+    /// What steps did to each parameter since somebody last took it.
+    pub tallies: Vec<diagnostics::Tally>,
+    teacher: Option<Teacher<B>>,
     optimizer: Optimizer,
     schedule: Schedule,
     activations: Activations<B>,
@@ -46,8 +52,10 @@ pub struct State {
 /// The report of one step.
 #[derive(Debug, Clone, Copy)]
 pub struct Step {
-    /// Mean loss over the batch's target tokens, nats.
+    /// Mean cross-entropy over the batch's target tokens, nats.
     pub loss: f64,
+    /// Mean divergence from the teacher, nats, if there is one.
+    pub kl: Option<f64>,
     /// Norm of the whole gradient before clipping.
     pub grad_norm: f64,
     /// Learning rate of AdamW.
@@ -66,12 +74,31 @@ impl<B: Backend> Trainer<B> {
         let (micro, seq, recompute) = (config.micro_batch(), config.seq_len, config.activation_checkpointing);
         let activations = Activations::with_checkpointing(&backend, &params.config, micro, seq, recompute);
         let (optimizer, schedule) = (Optimizer::new(&config), config.lr_schedule());
-        Self { config, backend, params, state, optimizer, schedule, activations, order, batches: Vec::new() }
+        let tallies = vec![diagnostics::Tally::default(); params.list.len()];
+        Self {
+            config,
+            backend,
+            params,
+            state,
+            tallies,
+            teacher: None,
+            optimizer,
+            schedule,
+            activations,
+            order,
+            batches: Vec::new(),
+        }
+    }
+
+    /// The same run, which learns from a teacher.
+    pub fn with_teacher(self, teacher: Option<Teacher<B>>) -> Self {
+        Self { teacher, ..self }
     }
 
     /// One step: batch in, weights changed, report out. After an error the weights are not to be relied on.
     pub fn step(&mut self, data: &Tokens) -> Result<Step> {
         self.fetch(data);
+        self.set_ramp(self.config.ramp().shares(self.state.step));
         let factor = self.schedule.factor(self.state.step);
         let step = match self.config.optimizer_in_backward {
             false => self.backward_then_update(factor)?,
@@ -83,21 +110,30 @@ impl<B: Backend> Trainer<B> {
 
     /// The step as everybody knows it: all gradients, their norm, then the update of all parameters.
     fn backward_then_update(&mut self, factor: f64) -> Result<Step> {
-        let tokens = self.accumulate();
-        let sums = self.backend.tally()?;
-        let (loss, grad_norm) = (sums.loss / tokens.max(1) as f64, sums.squares.sqrt());
+        let (sums, tokens) = self.accumulate()?;
+        let (losses, grad_norm) = (mean(sums, tokens), sums.squares.sqrt());
+        let (loss, kl) = (losses.cross_entropy, self.teacher.as_ref().map(|_| losses.kl));
         let skipped = unusable((&self.state, &self.config), loss, grad_norm);
-        match skipped {
+        let codes = match skipped {
             Some(_) => self.skip(),
-            None => {
-                let (t, clip) = (self.state.updates + 1, self.optimizer.clip(grad_norm));
-                for param in &mut self.params.list {
-                    self.optimizer.update(&mut self.backend, param, t, factor, clip);
-                }
+            None => self.update(factor, grad_norm)?,
+        };
+        let (lr, tokens) = (self.config.peak_lr() * factor, tokens as u64);
+        Ok(Step { loss, kl, grad_norm, lr, tokens, codes, skipped })
+    }
+
+    /// Updates all parameters with gradients of that norm together.
+    fn update(&mut self, factor: f64, grad_norm: f64) -> Result<Codes> {
+        let (t, clip) = (self.state.updates + 1, self.optimizer.clip(grad_norm));
+        let mut codes = Codes::default();
+        for (param, tally) in self.params.list.iter_mut().zip(&mut self.tallies) {
+            self.optimizer.update(&mut self.backend, param, t, factor, clip);
+            if let Some(own) = read_now(&mut self.backend)? {
+                tally.codes = tally.codes + own.codes;
+                codes = codes + own.codes;
             }
         }
-        let codes = self.backend.tally()?.codes;
-        Ok(Step { loss, grad_norm, lr: self.config.peak_lr() * factor, tokens, codes, skipped })
+        Ok(codes + self.backend.tally()?.codes)
     }
 
     /// Updates each parameter as soon as its gradient is whole, and drops the gradient: no more than the embedding's and
@@ -108,27 +144,47 @@ impl<B: Backend> Trainer<B> {
         let tokens = target_tokens(batch).max(1);
         model::forward(&mut self.backend, &self.params, &mut self.activations, batch);
         let (t, optimizer) = (self.state.updates + 1, self.optimizer);
-        let state = (&self.state, &self.config);
-        let mut loss = None; // known before the first gradient is whole
+        let (state, tallies) = ((&self.state, &self.config), &mut self.tallies);
+        let mut losses = None; // known before the first gradient is whole
+        let mut sums = Tally::default();
         let finished = |b: &mut B, p: &mut Params<B>, index: usize| {
-            let loss = loss.get_or_insert_with(|| b.tally().map(|sums| sums.loss / tokens as f64));
+            let known = losses.get_or_insert_with(|| b.tally().map(|sums| mean(sums, tokens)));
             let param = &mut p.list[index];
-            match (loss, &mut param.grad) {
-                (Ok(loss), Some(_)) if unusable(state, *loss, 0.0).is_none() => {
+            match (known, &mut param.grad) {
+                (Ok(mean), Some(_)) if unusable(state, mean.cross_entropy, 0.0).is_none() => {
                     optimizer.update(b, param, t, factor, optimizer.clip_each());
+                    match read_now(b) {
+                        Ok(Some(own)) => {
+                            tallies[index].add(own.codes, own.squares);
+                            sums = sums + own;
+                        }
+                        Ok(None) => (),
+                        Err(error) => losses = Some(Err(error)),
+                    }
                 }
                 (_, Some(grad)) => b.clear(grad),
                 (_, None) => return,
             }
             p.release_grad(index);
         };
+        let objective = objective(&mut self.teacher, &self.config, batch);
         let (b, scale) = (&mut self.backend, 1.0 / tokens as f32);
-        model::backward_with(b, &mut self.params, &mut self.activations, batch, scale, finished);
-        let loss = loss.unwrap_or(Ok(f64::NAN))?;
-        let Tally { squares, codes, .. } = b.tally()?;
+        let (p, a) = (&mut self.params, &mut self.activations);
+        model::backward_with(b, p, a, batch, (&objective, scale), finished);
+        let Losses { cross_entropy: loss, kl } =
+            losses.unwrap_or(Ok(Losses { cross_entropy: f64::NAN, kl: f64::NAN }))?;
+        let Tally { squares, codes, .. } = sums + b.tally()?;
         let (grad_norm, lr) = (squares.sqrt(), self.config.peak_lr() * factor);
-        let skipped = unusable(state, loss, squares);
-        Ok(Step { loss, grad_norm, lr, tokens: tokens as u64, codes, skipped })
+        let (kl, tokens) = (self.teacher.as_ref().map(|_| kl), tokens as u64);
+        Ok(Step { loss, kl, grad_norm, lr, tokens, codes, skipped: unusable(state, loss, squares) })
+    }
+
+    /// How much of the projection the forward pass sees of the layers, and of embedding and head.
+    fn set_ramp(&mut self, [layers, embedding]: [f32; 2]) {
+        for param in &mut self.params.list {
+            let share = if param.spec.kind == Kind::Linear { layers } else { embedding };
+            self.backend.ramp(&mut param.value, share);
+        }
     }
 
     /// Reads the micro-batches of this step.
@@ -142,24 +198,33 @@ impl<B: Backend> Trainer<B> {
     }
 
     /// Forward and backward over the micro-batches. Every target token weighs the same, however they are cut: the
-    /// gradient is that of one large batch. Tallies loss and squares, and returns the number of targets.
-    fn accumulate(&mut self) -> u64 {
+    /// gradient is that of one large batch. Returns sums of losses and squares, and the number of targets.
+    fn accumulate(&mut self) -> Result<(Tally, usize)> {
         let tokens: usize = self.batches.iter().map(target_tokens).sum();
         let scale = 1.0 / tokens.max(1) as f32;
         for batch in &self.batches {
-            model::forward(&mut self.backend, &self.params, &mut self.activations, batch);
-            model::backward(&mut self.backend, &mut self.params, &mut self.activations, batch, scale);
+            let (b, p, a) = (&mut self.backend, &mut self.params, &mut self.activations);
+            model::forward(b, p, a, batch);
+            let objective = objective(&mut self.teacher, &self.config, batch);
+            model::backward_with(b, p, a, batch, (&objective, scale), |_, _, _| {});
         }
-        for grad in self.params.list.iter().filter_map(|param| param.grad.as_ref()) {
+        let mut sums = read_now(&mut self.backend)?.unwrap_or_default();
+        for (param, tally) in self.params.list.iter().zip(&mut self.tallies) {
+            let Some(grad) = &param.grad else { continue };
             self.backend.sum_of_squares(grad);
+            if let Some(own) = read_now(&mut self.backend)? {
+                tally.add(Codes::default(), own.squares);
+                sums = sums + own;
+            }
         }
-        tokens as u64
+        Ok((sums + self.backend.tally()?, tokens))
     }
 
-    fn skip(&mut self) {
+    fn skip(&mut self) -> Codes {
         for grad in self.params.list.iter_mut().filter_map(|param| param.grad.as_mut()) {
             self.backend.clear(grad);
         }
+        Codes::default()
     }
 
     fn advance(&mut self, step: &Step) {
@@ -176,24 +241,49 @@ impl<B: Backend> Trainer<B> {
         state.mean_loss += weight * (step.loss - state.mean_loss);
     }
 
-    /// Mean loss over evenly spread validation windows, with the weights that would ship, nats per token.
-    pub fn validate(&mut self, data: &Dataset) -> Result<f64> {
+    /// Mean losses over evenly spread validation windows, with the weights that would ship, nats per token.
+    pub fn validate(&mut self, data: &Dataset) -> Result<Losses> {
         let windows = valid_windows(&data.valid, self.config.seq_len, self.config.eval_sequences);
         self.evaluate(&data.valid, &windows)
     }
 
-    /// Mean loss over the windows of `seq_len` tokens that start at `starts`, nats per token.
-    pub fn evaluate(&mut self, tokens: &Tokens, starts: &[usize]) -> Result<f64> {
+    /// Mean losses over the windows of `seq_len` tokens that start at `starts`, nats per token.
+    pub fn evaluate(&mut self, tokens: &Tokens, starts: &[usize]) -> Result<Losses> {
+        self.set_ramp([1.0, 1.0]);
         let (micro, seq) = (self.config.micro_batch(), self.config.seq_len);
         let mut count = 0;
         for starts in starts.chunks(micro) {
             let batch = padded(tokens, starts, micro, seq);
-            model::forward(&mut self.backend, &self.params, &mut self.activations, &batch);
-            model::loss(&mut self.backend, &self.params, &self.activations, &batch);
+            let (b, p, a) = (&mut self.backend, &self.params, &mut self.activations);
+            model::forward(b, p, a, &batch);
+            model::losses(b, p, a, &batch, &objective(&mut self.teacher, &self.config, &batch));
             count += target_tokens(&batch);
         }
-        Ok(self.backend.tally()?.loss / count.max(1) as f64)
+        Ok(mean(self.backend.tally()?, count))
     }
+}
+
+/// The tally since it was last read, where reading it waits for nothing: what the last operation added.
+fn read_now<B: Backend>(b: &mut B) -> Result<Option<Tally>> {
+    b.immediate().then(|| b.tally()).transpose()
+}
+
+/// What a batch is compared with: the teacher's word, or the text alone.
+fn objective<'a, B: Backend>(
+    teacher: &'a mut Option<Teacher<B>>,
+    config: &RunConfig,
+    batch: &Batch,
+) -> Objective<'a, B> {
+    match teacher {
+        Some(teacher) => teacher.read(batch),
+        None => Objective::Text { z_loss: config.z_loss },
+    }
+}
+
+/// Losses per token.
+fn mean(sum: Tally, tokens: usize) -> Losses {
+    let tokens = tokens.max(1) as f64;
+    Losses { cross_entropy: sum.loss / tokens, kl: sum.kl / tokens }
 }
 
 /// Why a step must not change the weights, if it must not.

@@ -276,3 +276,66 @@ fn a_full_disk_loses_nothing() {
     fails(&["export", &run, "--out", &out], 3, &["model.gguf.new", "No space"]);
     assert!(!Path::new(&out).exists());
 }
+
+#[test]
+fn lr_find_shows_where_the_loss_falls() {
+    let place = Place::new();
+    let (text, out) = (place.at("text.txt"), place.at("find"));
+    let given = ["lr-find", "--data", &text, "--out", &out, "--steps", "12", "--to", "1e-2", "--json"];
+    let found: serde_json::Value = serde_json::from_str(&done(&[&given[..], &TINY].concat())).unwrap();
+    let points = found["points"].as_array().unwrap();
+    assert!(points.len() == 12 && points[11][0] == 1e-2, "{found}");
+    assert!((points[0][0].as_f64().unwrap() / 1e-5 - 1.0).abs() < 1e-6, "{found}");
+    assert!(points[11][1].as_f64() < points[0][1].as_f64(), "{found}");
+    fails(&["lr-find", "--data", &text, "--out", &out, "--from", "1", "--to", "0.1"], 2, &["--from"]);
+}
+
+#[test]
+fn a_run_reports_on_its_layers() {
+    let place = Place::new();
+    let run = place.train("run", &["--set", "tensorboard=true", "--set", "eval_every=1"]);
+    let metrics = std::fs::read_to_string(format!("{run}/metrics.jsonl")).unwrap();
+    let lines = metrics.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let valid: Vec<_> = lines.filter(|line| line["valid_loss"].is_number()).collect();
+    assert_eq!(valid.len(), 3);
+    let (first, last) = (&valid[0]["layers"], &valid[2]["layers"]);
+    let kinds: Vec<&String> = last.as_object().unwrap().keys().collect();
+    assert_eq!(kinds, ["down", "embed", "gate", "k", "norm", "o", "q", "up", "v"]);
+    let number = |value: &serde_json::Value| value.as_f64().unwrap();
+    let mut changed = 0.0;
+    for kind in kinds.iter().filter(|kind| **kind != "norm") {
+        let (now, start) = (&last[*kind], &first[*kind]);
+        assert!((0.2..0.45).contains(&number(&now["zero_fraction"])), "{kind}: {now}");
+        assert!(number(&now["flip_rate"]) < 0.2 && number(&now["grad_norm"]) > 0.0, "{kind}: {now}");
+        let drift = number(&now["scale"]) / number(&start["scale"]);
+        // AdamW's first updates move every weight by about the learning rate: here some hundredths of a scale.
+        assert!((0.9..1.1).contains(&drift) && (1e-3..0.5).contains(&number(&now["move"])), "{kind}: {now}");
+        assert_eq!(number(&start["changed"]), 0.0, "{kind}");
+        changed += number(&now["changed"]);
+    }
+    assert!(changed > 0.0);
+    let shares: f64 = valid[2]["time"].as_object().unwrap().values().map(number).sum();
+    assert!((shares - 1.0).abs() < 0.01 && valid[2]["time"]["linear"].is_number(), "{}", valid[2]["time"]);
+    let events: Vec<_> = std::fs::read_dir(&run)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.to_string_lossy().contains("events.out.tfevents."))
+        .collect();
+    let events = std::fs::read(&events[0]).unwrap();
+    let holds = |text: &[u8]| events.windows(text.len()).any(|window| window == text);
+    assert!(holds(b"brain.Event:2") && holds(b"layers/down/scale") && holds(b"valid_loss"));
+    std::fs::remove_file(format!("{run}/report.md")).unwrap();
+    done(&["report", &run]);
+    let report = std::fs::read_to_string(format!("{run}/report.md")).unwrap();
+    for part in [
+        "Step 2: validation loss",
+        "ternary: all ",
+        "eval_every = 1",
+        "| down |",
+        "linear",
+        "What to try next",
+    ] {
+        assert!(report.contains(part), "'{part}' is not in: {report}");
+    }
+    assert!(Path::new(&format!("{run}/loss.svg")).exists());
+}

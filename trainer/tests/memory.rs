@@ -73,7 +73,7 @@ fn the_forecast_is_what_is_allocated() {
         [(OptimizerKind::Adamw, false), (OptimizerKind::Muon, false), (OptimizerKind::Adamw, true)]
     {
         let config = RunConfig { optimizer, optimizer_in_backward, ..settings(dir.path()) };
-        let forecast = Forecast::new(&shape(&config), &config).unwrap();
+        let forecast = Forecast::new(&shape(&config), None, &config).unwrap();
         let mut trainer = trainer(config);
         steps(&mut trainer, &data, 2);
         let gradients = 4 * trainer.params.gradient_numbers();

@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 
 use bonsai_runtime::Config;
 use bonsai_runtime::ternary::ScaleRule;
-use bonsai_trainer::backend::{Backend, Projection};
-use bonsai_trainer::config::RunConfig;
+use bonsai_trainer::backend::{Backend, Distillation, Projection};
+use bonsai_trainer::config::{RunConfig, preset};
 use bonsai_trainer::cpu::CpuBackend;
-use bonsai_trainer::data::Batch;
+use bonsai_trainer::data::{Batch, IGNORE};
 use bonsai_trainer::model::{self, Activations};
 use bonsai_trainer::optimizer::Optimizer;
 use bonsai_trainer::params::Params;
@@ -275,4 +275,37 @@ fn check_weights_after_adamw_steps<B: Open>() {
         }
     }
     assert!(compared > 1_000, "only {compared} weights were there to compare");
+}
+
+/// `tests/oracle/distillation.safetensors`: one head that learns from another, by PyTorch.
+#[test]
+fn distillation_is_that_of_pytorch() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/oracle/distillation.safetensors");
+    let oracle = Oracle { name: String::new(), dir: PathBuf::new(), bytes: std::fs::read(path).unwrap() };
+    let [temperature, kl, cross_entropy, scale, expected_kl, expected_ce] =
+        oracle.f32("numbers").unwrap().try_into().unwrap();
+    let tensors = oracle.tensors();
+    let ids = tensors.tensor("targets").unwrap();
+    // PyTorch's -100 is our u32::MAX: neither counts.
+    let target = |&b: &[u8; 8]| u32::try_from(i64::from_le_bytes(b)).unwrap_or(IGNORE);
+    let targets: Vec<u32> = ids.data().as_chunks::<8>().0.iter().map(target).collect();
+    let config = preset("1m", 23, 16).unwrap();
+    let mut b = CpuBackend::new(&config, 16);
+    let [h, w, teacher_h, teacher_w] =
+        ["h", "w", "teacher_h", "teacher_w"].map(|name| oracle.f32(name).unwrap());
+    let matrix = |w: &Vec<f32>| b.matrix(23, w.len() / 23, w.clone(), None);
+    let (w, teacher_w) = (matrix(&w), matrix(&teacher_w));
+    let terms = Distillation { temperature, kl, cross_entropy };
+    let (mut dh, mut dw) = (vec![7.0; h.len()], vec![0.0; 23 * 16]); // dh is overwritten
+    let teacher = (&teacher_h, &teacher_w);
+    b.distillation_backward((&mut dh, &mut dw), (&h, &w), teacher, &targets, terms, scale);
+    let losses = b.tally().unwrap();
+    b.distillation((&h, &w), teacher, &targets, terms);
+    assert_eq!(losses, b.tally().unwrap(), "with and without gradients");
+    let close = |ours: f64, theirs: f32| (ours / f64::from(theirs) - 1.0).abs() < 1e-5;
+    assert!(close(losses.kl, expected_kl) && close(losses.loss, expected_ce), "{losses:?}");
+    for (name, ours) in [("dh", &dh), ("dw", &dw)] {
+        let error = relative(ours, &oracle.f32(name).unwrap());
+        assert!(error < 1e-5, "{name}: {error:.1e}");
+    }
 }

@@ -54,7 +54,8 @@ fn on_gpu(model: &Config, config: RunConfig, tokens: &Tokens) -> (Vec<f64>, Vec<
     use bonsai_runtime::gpu::device::{Gpu, GpuOptions};
     let gpu = Gpu::open(&GpuOptions::default()).expect("a GPU");
     eprintln!("{}", gpu.status());
-    let forecast = bonsai_trainer::fit::Forecast::new(model, &config).expect("settings of a run").total();
+    let forecast =
+        bonsai_trainer::fit::Forecast::new(model, None, &config).expect("settings of a run").total();
     let backend = bonsai_trainer::gpu::GpuBackend::new(gpu, model, config.seq_len).expect("a known shape");
     let mut trainer = bonsai_benches::trainer_on(backend, model.clone(), config);
     let result = timed(&mut trainer, tokens);

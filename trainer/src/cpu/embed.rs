@@ -1,6 +1,5 @@
 //! `embed`: rows of a projected table.
 
-use bonsai_runtime::ternary::TernaryMatrix;
 use rayon::prelude::*;
 
 use super::CpuMatrix;
@@ -8,7 +7,7 @@ use super::CpuMatrix;
 /// `out[i] = table[tokens[i]]`.
 pub(super) fn embed(out: &mut [f32], table: &CpuMatrix, tokens: &[u32]) {
     let row = |out: &mut [f32], token: usize| match &table.ternary {
-        Some(ternary) => TernaryMatrix::read_rows(ternary, token, out),
+        Some(ternary) => table.read_rows(ternary, token, out),
         None => out.copy_from_slice(&table.latent[token * table.cols..(token + 1) * table.cols]),
     };
     out.par_chunks_exact_mut(table.cols).zip(tokens).for_each(|(out, &token)| row(out, token as usize));

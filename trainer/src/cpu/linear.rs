@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use bonsai_runtime::cpu::isa::vectorized;
+use bonsai_runtime::ternary::TernaryMatrix;
 
 use super::matmul::{Target, Threads, View, matmul};
 use super::{CpuMatrix, Scratch};
@@ -20,9 +21,19 @@ impl CpuMatrix {
         };
         let out = scratch.get(n * self.cols);
         out.par_chunks_mut(UNPACK_ROWS * self.cols).enumerate().for_each(|(i, out)| {
-            vectorized(|| ternary.read_rows(first + i * UNPACK_ROWS, out));
+            vectorized(|| self.read_rows(ternary, first + i * UNPACK_ROWS, out));
         });
         out
+    }
+
+    /// Rows of `s t` from row `first` on, or of its mixture with the latent weights while the ramp goes up.
+    #[inline(always)]
+    pub(super) fn read_rows(&self, ternary: &TernaryMatrix, first: usize, out: &mut [f32]) {
+        ternary.read_rows(first, out);
+        if self.ramp < 1.0 {
+            let latent = &self.latent[first * self.cols..];
+            out.iter_mut().zip(latent).for_each(|(x, w)| *x = (1.0 - self.ramp) * w + self.ramp * *x);
+        }
     }
 }
 

@@ -3,7 +3,9 @@
 mod adamw;
 mod attention;
 mod cross_entropy;
+mod distillation;
 mod embed;
+mod head;
 mod linear;
 mod matmul;
 mod muon;
@@ -19,10 +21,12 @@ use bonsai_runtime::cpu::isa::vectorized;
 use bonsai_runtime::ternary::TernaryMatrix;
 use rayon::prelude::*;
 
-use crate::backend::{AdamW, AttentionShape, Backend, Clip, Codes, Muon, Projection, Tally, clip_factor};
+use crate::backend::{
+    AdamW, AttentionShape, Backend, Clip, Codes, Distillation, Losses, Muon, Projection, Tally, clip_factor,
+};
 use crate::error::Result;
 
-pub use cross_entropy::scratch_bytes as cross_entropy_scratch_bytes;
+pub use head::head_scratch_bytes;
 
 /// A parameter in memory.
 pub struct CpuMatrix {
@@ -31,6 +35,8 @@ pub struct CpuMatrix {
     latent: Vec<f32>,
     projection: Option<Projection>,
     ternary: Option<TernaryMatrix>,
+    /// Share of the projection in what the forward pass sees.
+    ramp: f32,
 }
 
 /// Memory that ops use while they run and that survives only to be used again.
@@ -51,7 +57,7 @@ impl Scratch {
 /// The CPU backend.
 pub struct CpuBackend {
     angles: rope::Angles,
-    scratch: [Scratch; 2],
+    scratch: [Scratch; 3],
     sums: Tally,
 }
 
@@ -60,6 +66,11 @@ impl CpuBackend {
     pub fn new(config: &Config, seq: usize) -> Self {
         let angles = rope::Angles::new(config.rope, seq, config.head_dim);
         Self { angles, scratch: Default::default(), sums: Tally::default() }
+    }
+
+    fn tally_losses(&mut self, losses: Losses) {
+        self.sums.loss += losses.cross_entropy;
+        self.sums.kl += losses.kl;
     }
 
     /// Updates with the factor on the gradient that clipping asks for, or not at all.
@@ -96,7 +107,7 @@ impl Backend for CpuBackend {
     ) -> CpuMatrix {
         assert_eq!(latent.len(), rows * cols, "latent weights of a {rows} x {cols} matrix");
         let ternary = projection.map(|projection| project::project(&latent, rows, cols, projection));
-        CpuMatrix { rows, cols, latent, projection, ternary }
+        CpuMatrix { rows, cols, latent, projection, ternary, ramp: 1.0 }
     }
 
     fn read<'a>(&self, buffer: &'a Vec<f32>) -> Result<Cow<'a, [f32]>> {
@@ -117,6 +128,14 @@ impl Backend for CpuBackend {
 
     fn tally(&mut self) -> Result<Tally> {
         Ok(std::mem::take(&mut self.sums))
+    }
+
+    fn immediate(&self) -> bool {
+        true
+    }
+
+    fn ramp(&self, matrix: &mut CpuMatrix, share: f32) {
+        matrix.ramp = share;
     }
 
     fn embed(&mut self, out: &mut Vec<f32>, table: &CpuMatrix, tokens: &[u32]) {
@@ -222,9 +241,39 @@ impl Backend for CpuBackend {
         w: &CpuMatrix,
         targets: &[u32],
         scale: f32,
+        z_loss: f32,
     ) {
+        let scratch = &mut self.scratch;
         self.sums.loss +=
-            cross_entropy::cross_entropy_backward(dh, dw, h, w, targets, scale, &mut self.scratch);
+            cross_entropy::cross_entropy_backward((dh, dw), h, w, targets, (scale, z_loss), scratch);
+    }
+
+    fn distillation(
+        &mut self,
+        (h, w): (&Vec<f32>, &CpuMatrix),
+        (teacher_h, teacher_w): (&Vec<f32>, &CpuMatrix),
+        targets: &[u32],
+        terms: Distillation,
+    ) {
+        let scratch = &mut self.scratch;
+        let losses = distillation::distillation((h, w), (teacher_h, teacher_w), targets, terms, scratch);
+        self.tally_losses(losses);
+    }
+
+    fn distillation_backward(
+        &mut self,
+        (dh, dw): (&mut Vec<f32>, &mut Vec<f32>),
+        (h, w): (&Vec<f32>, &CpuMatrix),
+        (teacher_h, teacher_w): (&Vec<f32>, &CpuMatrix),
+        targets: &[u32],
+        terms: Distillation,
+        scale: f32,
+    ) {
+        let teacher = (teacher_h.as_slice(), teacher_w);
+        let (d_student, scratch) = ((dh.as_mut_slice(), dw.as_mut_slice()), &mut self.scratch);
+        let losses =
+            distillation::distillation_backward(d_student, (h, w), teacher, targets, (terms, scale), scratch);
+        self.tally_losses(losses);
     }
 
     fn sum_of_squares(&mut self, buffer: &Vec<f32>) {

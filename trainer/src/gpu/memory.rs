@@ -87,7 +87,11 @@ pub(super) struct Ternary {
 impl Ternary {
     /// The constants of the kernels that round.
     pub(super) fn constants(&self) -> [(&'static str, f64); 2] {
-        let refit = self.projection.rule == ScaleRule::Refit;
+        let refit = match self.projection.rule {
+            ScaleRule::Absmean => false,
+            ScaleRule::Refit => true,
+            rule => unreachable!("a run with the scale rule {rule:?} is refused before it begins"),
+        };
         [("GROUP", self.projection.group as f64), ("REFIT", f64::from(u8::from(refit)))]
     }
 }

@@ -21,7 +21,7 @@ use bonsai_runtime::gpu::device::{Counts, Gpu};
 use bonsai_runtime::ternary::TernaryMatrix;
 use half::f16;
 
-use crate::backend::{AdamW, AttentionShape, Backend, Muon, Projection, Tally};
+use crate::backend::{AdamW, AttentionShape, Backend, Distillation, Muon, Projection, Tally};
 use crate::error::{Error, Result};
 
 pub use memory::{GpuBuffer, GpuMatrix};
@@ -162,6 +162,14 @@ impl Backend for GpuBackend {
         self.take_tally()
     }
 
+    fn immediate(&self) -> bool {
+        false
+    }
+
+    fn ramp(&self, _: &mut GpuMatrix, share: f32) {
+        assert!(share == 1.0, "a run with a ramp is refused before it begins");
+    }
+
     fn embed(&mut self, out: &mut GpuBuffer, table: &GpuMatrix, tokens: &[u32]) {
         self.look_up(out, table, tokens);
     }
@@ -261,8 +269,32 @@ impl Backend for GpuBackend {
         w: &GpuMatrix,
         targets: &[u32],
         scale: f32,
+        z_loss: f32,
     ) {
+        assert!(z_loss == 0.0, "a run with a z-loss is refused before it begins");
         self.head_loss(h, w.weights(), targets, Some((dh, dw, scale)));
+    }
+
+    fn distillation(
+        &mut self,
+        _: (&GpuBuffer, &GpuMatrix),
+        _: (&GpuBuffer, &GpuMatrix),
+        _: &[u32],
+        _: Distillation,
+    ) {
+        unreachable!("a run with a teacher is refused before it begins");
+    }
+
+    fn distillation_backward(
+        &mut self,
+        _: (&mut GpuBuffer, &mut GpuBuffer),
+        _: (&GpuBuffer, &GpuMatrix),
+        _: (&GpuBuffer, &GpuMatrix),
+        _: &[u32],
+        _: Distillation,
+        _: f32,
+    ) {
+        unreachable!("a run with a teacher is refused before it begins");
     }
 
     fn sum_of_squares(&mut self, buffer: &GpuBuffer) {

@@ -21,6 +21,16 @@ pub(super) struct Curves {
     pub flips: Curve,
     /// Percent of the weights that are zero.
     pub zeros: Curve,
+    /// Norm of the gradient before clipping.
+    pub gradients: Curve,
+    /// Divergence from the teacher in validation.
+    pub divergence: Curve,
+    /// Mean scale in units of the first one, mean over the kinds of layer.
+    pub scales: Curve,
+    /// Way of the weights since the validation before, in scales, mean over the kinds of layer.
+    pub way: Curve,
+    /// Mean scale of each kind of layer in the first line that has one.
+    first_scales: Map<String, Value>,
 }
 
 impl Curves {
@@ -58,15 +68,43 @@ impl Curves {
             (&mut self.rate, &["lr"], 1.0),
             (&mut self.flips, &["flip_rate"], 100.0),
             (&mut self.zeros, &["zero_fraction"], 100.0),
+            (&mut self.gradients, &["grad_norm"], 1.0),
+            (&mut self.divergence, &["valid_kl"], 1.0),
         ] {
-            if let Some(value) = number(keys).filter(|value| value.is_finite()) {
-                // A run that was resumed from an earlier step has written the steps since then again.
-                let keep = curve.partition_point(|&(earlier, _)| earlier < step);
-                curve.truncate(keep);
-                curve.push((step, value * unit));
-            }
+            put(curve, step, number(keys).map(|value| value * unit));
+        }
+        if let Some(layers) = line.get("layers").and_then(Value::as_object) {
+            self.add_layers(step, layers);
         }
     }
+
+    fn add_layers(&mut self, step: f64, layers: &Map<String, Value>) {
+        if self.first_scales.is_empty() {
+            let scale = |(kind, layer): (&String, &Value)| Some((kind.clone(), layer.get("scale")?.clone()));
+            self.first_scales = layers.iter().filter_map(scale).collect();
+        }
+        let drift = |(kind, layer): (&String, &Value)| {
+            Some(layer["scale"].as_f64()? / self.first_scales.get(kind)?.as_f64()?)
+        };
+        put(&mut self.scales, step, mean(layers.iter().filter_map(drift)));
+        if step > 0.0 {
+            put(&mut self.way, step, mean(layers.values().filter_map(|layer| layer["move"].as_f64())));
+        }
+    }
+}
+
+/// Adds a point; a run that was resumed from an earlier step has written the steps since then again.
+fn put(curve: &mut Curve, step: f64, value: Option<f64>) {
+    if let Some(value) = value.filter(|value| value.is_finite()) {
+        let keep = curve.partition_point(|&(earlier, _)| earlier < step);
+        curve.truncate(keep);
+        curve.push((step, value));
+    }
+}
+
+fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let (sum, n) = values.fold((0.0, 0), |(sum, n), value| (sum + value, n + 1));
+    (n > 0).then(|| sum / f64::from(n))
 }
 
 /// Each point averaged with its neighbours, about 1/30 of the curve in all: as many before as after, so that the

@@ -220,6 +220,25 @@ def make(folder, tied, seed, group, **shape):
     )
 
 
+def distillation(path):
+    """Loss and gradients of a head that learns from another one; the third token does not count."""
+    torch.manual_seed(7)
+    temperature, kl_weight, ce_weight, scale = 2.0, 0.7, 0.3, 0.25
+    h, w = torch.randn(6, 16).requires_grad_(), torch.randn(23, 16).requires_grad_()
+    teacher_h, teacher_w = torch.randn(6, 8), torch.randn(23, 8)
+    targets = torch.tensor([3, 0, -100, 22, 9, 9])
+    counts = targets >= 0
+    z, y = (h @ w.T)[counts], (teacher_h @ teacher_w.T)[counts]
+    kl = F.kl_div(
+        F.log_softmax(z / temperature, -1), F.log_softmax(y / temperature, -1), reduction="sum", log_target=True
+    )
+    ce = F.cross_entropy(z, targets[counts], reduction="sum")
+    (scale * (kl_weight * temperature**2 * kl + ce_weight * ce)).backward()
+    numbers = torch.tensor([temperature, kl_weight, ce_weight, scale, kl.item(), ce.item()])
+    out = dict(h=h, w=w, teacher_h=teacher_h, teacher_w=teacher_w, targets=targets, dh=h.grad, dw=w.grad, numbers=numbers)
+    save_file({k: v.detach().contiguous() for k, v in out.items()}, path)
+
+
 def main():
     here = pathlib.Path(__file__).resolve().parent
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -228,6 +247,7 @@ def main():
     torch.set_num_threads(1)
     for seed, (name, shape) in enumerate(VARIANTS.items(), start=11):
         make(args.out / name, tied=name == "tied", seed=seed, **shape)
+    distillation(args.out / "distillation.safetensors")
 
 
 if __name__ == "__main__":

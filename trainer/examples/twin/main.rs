@@ -5,25 +5,22 @@
 //! `precision=ternary` runs that one only; `micro_batch=4` changes nothing but the order of sums, which shows how far
 //! apart two runs of the same training come to lie.
 
+mod held;
+
 use std::fmt::Write;
 use std::path::Path;
 
 use bonsai_runtime::ModelFile;
-use bonsai_trainer::backend::Backend;
 use bonsai_trainer::commands::parse_setting;
 use bonsai_trainer::config::{Precision, RunConfig};
 use bonsai_trainer::cpu::CpuBackend;
-use bonsai_trainer::data::{Batch, Dtype, Order, Tokens};
-use bonsai_trainer::model::{self, Activations};
+use bonsai_trainer::data::{Dtype, Order, Tokens};
 use bonsai_trainer::optimizer::Optimizer;
 use bonsai_trainer::schedule::Decay;
 use bonsai_trainer::train::{State, Trainer};
 use bonsai_trainer::{Result, checkpoint, plot};
 
-/// Held-out windows: 96 of 257 tokens, read 16 at a time.
-const WINDOWS: usize = 96;
-const WINDOW: usize = 257;
-const ROWS: usize = 16;
+use held::{WINDOW, WINDOWS, evaluate};
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -113,22 +110,4 @@ fn report(
     println!("  {step:>10}  {loss:.4}  {theirs:.4}  {:+.4}", loss - theirs);
     let _ = writeln!(log, "{}", serde_json::json!({"step": step, "held": loss}));
     Ok(())
-}
-
-/// Mean loss over `windows` evenly spaced windows of 256 targets, as the twin measures it.
-fn evaluate(trainer: &mut Trainer<CpuBackend>, held: &Tokens, windows: usize) -> Result<f64> {
-    let seq = WINDOW - 1;
-    let mut activations = Activations::new(&trainer.backend, &trainer.params.config, ROWS, seq);
-    let chosen: Vec<usize> = (0..windows).map(|i| i * (WINDOWS - 1) / (windows - 1)).collect();
-    for rows in chosen.chunks(ROWS) {
-        let mut batch = Batch { batch: ROWS, seq, tokens: vec![0; ROWS * seq], targets: vec![0; ROWS * seq] };
-        for (i, &window) in rows.iter().enumerate() {
-            let (start, at) = (window * WINDOW, i * seq..(i + 1) * seq);
-            held.read(start..start + seq, &mut batch.tokens[at.clone()]);
-            held.read(start + 1..start + 1 + seq, &mut batch.targets[at]);
-        }
-        model::forward(&mut trainer.backend, &trainer.params, &mut activations, &batch);
-        model::loss(&mut trainer.backend, &trainer.params, &activations, &batch);
-    }
-    Ok(trainer.backend.tally()?.loss / (windows * seq) as f64)
 }

@@ -1,0 +1,95 @@
+//! `distillation`: how far the student's next-token distribution is from the teacher's, a chunk of tokens at a time.
+
+use bonsai_runtime::cpu::{isa::vectorized, ops};
+use rayon::prelude::*;
+
+use super::head::{chunk_rows, logits, logits_backward};
+use super::{CpuMatrix, Scratch};
+use crate::backend::{Distillation, Losses};
+use crate::data::IGNORE;
+
+/// Summed losses of the student's `h w^T` against the teacher's and `targets`.
+pub(super) fn distillation(
+    (h, w): (&[f32], &CpuMatrix),
+    teacher: (&[f32], &CpuMatrix),
+    targets: &[u32],
+    terms: Distillation,
+    scratch: &mut [Scratch; 3],
+) -> Losses {
+    each_chunk((h, w), teacher, targets, (terms, 0.0), scratch, |_, _, _| ())
+}
+
+/// The same, and the gradients of `scale * loss`: writes `dh`, adds to `dw`.
+pub(super) fn distillation_backward(
+    (dh, dw): (&mut [f32], &mut [f32]),
+    (h, w): (&[f32], &CpuMatrix),
+    teacher: (&[f32], &CpuMatrix),
+    targets: &[u32],
+    (terms, scale): (Distillation, f32),
+    scratch: &mut [Scratch; 3],
+) -> Losses {
+    let mut dh = dh.chunks_mut(chunk_rows(w.rows, 2) * w.cols);
+    each_chunk((h, w), teacher, targets, (terms, scale), scratch, |d_logits, h, weights| {
+        let dh = dh.next().expect("as many chunks as h has");
+        logits_backward(dh, dw, d_logits, h, w, weights);
+    })
+}
+
+/// Sums the losses over chunks of tokens, and calls `chunk(gradient of the logits, h, scratch)` for each.
+fn each_chunk(
+    (h, w): (&[f32], &CpuMatrix),
+    (teacher_h, teacher_w): (&[f32], &CpuMatrix),
+    targets: &[u32],
+    (terms, scale): (Distillation, f32),
+    [weights, student, teacher]: &mut [Scratch; 3],
+    mut chunk: impl FnMut(&[f32], &[f32], &mut Scratch),
+) -> Losses {
+    assert_eq!(w.rows, teacher_w.rows, "student and teacher know the same tokens");
+    let rows = chunk_rows(w.rows, 2);
+    let hidden = h.chunks(rows * w.cols).zip(teacher_h.chunks(rows * teacher_w.cols));
+    let mut total = Losses::default();
+    for ((h, teacher_h), targets) in hidden.zip(targets.chunks(rows)) {
+        let student = logits(h, w, weights, student);
+        let teacher = logits(teacher_h, teacher_w, weights, teacher);
+        let pairs = student.par_chunks_exact_mut(w.rows).zip(teacher.par_chunks_exact_mut(w.rows));
+        let row = |((z, y), &target): ((&mut [f32], &mut [f32]), &u32)| {
+            vectorized(|| row_losses(z, y, target, terms, scale))
+        };
+        let losses: Vec<Losses> = pairs.zip(targets).map(row).collect();
+        total = losses.into_iter().fold(total, std::ops::Add::add); // in token order
+        chunk(student, h, weights);
+    }
+    total
+}
+
+/// Losses of one token; `z` becomes the gradient of its logits. `y`, the teacher's logits, is used up.
+///
+/// With p and q the teacher's and the student's softmax at temperature T, the gradient of `T^2 KL(p, q)` is `T (q - p)`.
+#[inline(always)]
+fn row_losses(z: &mut [f32], y: &mut [f32], target: u32, terms: Distillation, scale: f32) -> Losses {
+    if target == IGNORE {
+        z.fill(0.0);
+        return Losses::default();
+    }
+    let inverse = 1.0 / terms.temperature;
+    let of_target = z[target as usize];
+    let lse = log_sum_exp(z, 1.0);
+    let soft = if terms.temperature == 1.0 { lse } else { log_sum_exp(z, inverse) };
+    let teacher = log_sum_exp(y, inverse);
+    let (kl, ce) = (scale * terms.kl * terms.temperature, scale * terms.cross_entropy);
+    for (z, y) in z.iter_mut().zip(y.iter_mut()) {
+        let (log_p, log_q) = (*y * inverse - teacher, *z * inverse - soft);
+        let p = ops::exp(log_p);
+        *z = kl * (ops::exp(log_q) - p) + ce * ops::exp(*z - lse);
+        *y = p * (log_p - log_q);
+    }
+    z[target as usize] -= ce;
+    Losses { cross_entropy: f64::from(lse - of_target), kl: f64::from(ops::sum(y, |x| x)) }
+}
+
+/// `ln sum exp(x / T)`, with `inverse = 1 / T`.
+#[inline(always)]
+fn log_sum_exp(x: &[f32], inverse: f32) -> f32 {
+    let max = ops::max(x) * inverse;
+    max + ops::sum(x, |x| ops::exp(x * inverse - max)).ln()
+}
