@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use super::{Binding, Gpu, lock};
@@ -17,7 +17,14 @@ pub struct ReadBack {
     staging: wgpu::Buffer,
     bytes: usize,
     submission: Option<wgpu::SubmissionIndex>,
-    mapped: Arc<Mutex<Mapped>>,
+    mapped: Arc<Mapping>,
+}
+
+/// News of the staging buffer, which may come on any thread that polls the device.
+#[derive(Default)]
+struct Mapping {
+    mapped: Mutex<Mapped>,
+    news: Condvar,
 }
 
 #[derive(Default)]
@@ -34,14 +41,15 @@ impl ReadBack {
         recorder.copy(&gpu.0, from, &staging, 0);
         let submission = recorder.submit(&gpu.0);
         drop(recorder);
-        let mapped = Arc::new(Mutex::new(Mapped::default()));
+        let mapped = Arc::new(Mapping::default());
         let shared = mapped.clone();
         staging.map_async(wgpu::MapMode::Read, 0..bytes, move |result| {
-            let mut mapped = lock(&shared);
+            let mut mapped = lock(&shared.mapped);
             mapped.result = Some(result.is_ok());
             if let Some(waker) = mapped.waker.take() {
                 waker.wake();
             }
+            shared.news.notify_all();
         });
         gpu.0.counters.read_backs.fetch_add(1, Ordering::Relaxed);
         gpu.0.counters.bytes_down.fetch_add(bytes, Ordering::Relaxed);
@@ -56,8 +64,20 @@ impl ReadBack {
         if let Some(submission) = self.submission.take() {
             self.gpu.0.wait(submission);
         }
-        let result = lock(&self.mapped).result;
+        let result = self.result();
         self.take(result, out)
+    }
+
+    /// Whether the staging buffer was mapped. Another thread that polled first may still be about to tell.
+    #[cfg(not(target_family = "wasm"))]
+    fn result(&self) -> Option<bool> {
+        if self.gpu.0.sound().is_err() {
+            return None; // nobody will tell
+        }
+        let mapped = lock(&self.mapped.mapped);
+        let untold = |mapped: &mut Mapped| mapped.result.is_none();
+        let waited = self.mapped.news.wait_timeout_while(mapped, self.gpu.0.timeout, untold);
+        waited.unwrap_or_else(PoisonError::into_inner).0.result
     }
 
     /// Copies the bytes out of the staging buffer and gives it back.
@@ -83,7 +103,7 @@ impl Future for ReadBack {
     type Output = Result<Vec<u8>>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context) -> Poll<Self::Output> {
-        let mut mapped = lock(&self.mapped);
+        let mut mapped = lock(&self.mapped.mapped);
         let Some(result) = mapped.result else {
             mapped.waker = Some(context.waker().clone());
             return Poll::Pending;
