@@ -233,19 +233,15 @@ fn a_token_is_one_submission() {
 }
 
 #[test]
-#[ignore = "600 million weights: by hand, with --ignored --nocapture"]
 fn a_token_of_the_0_6b_shape() {
     let file = random_model(shape("0.6b").unwrap(), Packing::Q2_0).unwrap();
     let ([before, now], seconds) = second_token(&file);
-    println!(
-        "{} dispatches, {} submission, {} read-back, {} bytes up, {} bytes down, {} MiB allocated, {seconds:.2} s",
-        now.dispatches - before.dispatches,
-        now.submits - before.submits,
-        now.read_backs - before.read_backs,
-        now.bytes_up - before.bytes_up,
-        now.bytes_down - before.bytes_down,
-        now.allocated >> 20
-    );
+    println!("{} MiB allocated, {seconds:.2} s a token", now.allocated >> 20);
+    assert_eq!(now.dispatches - before.dispatches, 170);
+    assert_eq!((now.submits - before.submits, now.read_backs - before.read_backs), (1, 1));
+    assert_eq!(now.bytes_down - before.bytes_down, 4 * file.config.vocab as u64, "logits");
+    assert!(now.bytes_up - before.bytes_up < 4096, "{} bytes up", now.bytes_up - before.bytes_up);
+    assert!(now.allocated >> 20 < 200, "the file has 151 MiB: {}", now.allocated >> 20);
 }
 
 #[test]

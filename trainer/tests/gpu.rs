@@ -12,7 +12,6 @@ use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 
 use bonsai_runtime::Config;
-use bonsai_runtime::config::TensorSpec;
 use bonsai_runtime::gpu::device::{Gpu, GpuOptions};
 use bonsai_runtime::ternary::ScaleRule;
 use bonsai_trainer::backend::{AdamW, AttentionShape, Backend, Clip, Muon, Projection};
@@ -607,43 +606,4 @@ fn the_program_trains_on_a_gpu() {
     let (listed, _) = program(&["devices"]);
     assert!(listed.contains("gpu ") && listed.contains("cpu ") && listed.contains("<- auto"), "{listed}");
     assert!(program(&["fit", "--preset", "0.6b", "--device", "gpu"]).0.contains("peak"));
-}
-
-/// The memory of a step at 0.6B, with what fits a machine of 16 GB. By hand, for minutes and 9 GB: `-- --ignored memory`.
-#[test]
-#[ignore = "minutes and 9 GB"]
-fn memory_of_a_step_at_600_million_weights() {
-    let config = RunConfig {
-        device: "gpu".into(),
-        preset: "0.6b".into(),
-        batch_size: 1,
-        seq_len: 32,
-        optimizer_in_backward: true,
-        activation_checkpointing: true,
-        ..RunConfig::default()
-    };
-    let model = preset("0.6b", 151_936, config.seq_len).unwrap();
-    let forecast = Forecast::new(&model, None, &config).unwrap();
-    let backend = GpuBackend::new(gpu(), &model, config.seq_len).unwrap();
-    let latent = |index: usize, spec: &TensorSpec| {
-        if spec.rows == 1 {
-            vec![1.0; spec.len()]
-        } else {
-            vec![0.02 - 0.04 * (index % 2) as f32; spec.len()]
-        }
-    };
-    let mut trainer = tiny_run::trainer_of(backend, &model, config, latent);
-    println!("made: {:?}", trainer.backend.counts());
-    let dir = tempfile::tempdir().unwrap();
-    let data = dataset(dir.path());
-    let clock = std::time::Instant::now();
-    let step = trainer.step(&data.train).unwrap();
-    println!(
-        "{:.0} s: {step:?}\n{:?}\nforecast {}\n{forecast}",
-        clock.elapsed().as_secs_f64(),
-        trainer.backend.counts(),
-        forecast.total()
-    );
-    let allocated = trainer.backend.counts().allocated as f64;
-    assert!((allocated / forecast.total() as f64 - 1.0).abs() < 0.01);
 }
