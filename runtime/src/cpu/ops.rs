@@ -76,19 +76,46 @@ pub fn add(out: &mut [f32], x: &[f32]) {
 /// `store(index, integer)`. Returns what to multiply them by, absmax / `most`: not a number if any of the row is not.
 #[inline(always)]
 pub fn round(x: &[f32], most: f32, mut store: impl FnMut(usize, i32)) -> f32 {
-    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer, half to even
     // Bit patterns of magnitudes are ordered like the magnitudes, with the non-numbers above all.
     let largest = f32::from_bits(x.iter().fold(0, |max, x| max.max(x.to_bits() & 0x7fff_ffff)));
-    if !largest.is_finite() {
+    let (scale, inverse) = rounding(largest, most);
+    if scale.is_nan() {
         (0..x.len()).for_each(|i| store(i, 0));
-        return f32::NAN;
+        return scale;
     }
-    // Below 1e-30 the inverse could overflow; such rows are zeros.
-    let (scale, inverse) = if largest > 1e-30 { (largest / most, most / largest) } else { (0.0, 0.0) };
     for (i, x) in x.iter().enumerate() {
         store(i, (x * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32);
     }
     scale
+}
+
+/// Scale of the integers, and its inverse, of a row whose largest magnitude is `largest`.
+#[inline(always)]
+pub fn rounding(largest: f32, most: f32) -> (f32, f32) {
+    if !largest.is_finite() {
+        return (f32::NAN, 0.0);
+    }
+    // Below 1e-30 the inverse could overflow; such rows are zeros.
+    if largest > 1e-30 { (largest / most, most / largest) } else { (0.0, 0.0) }
+}
+
+/// 1.5 * 2^23: adding it rounds a float below 2^22 to an integer, half to even, which is left in the lowest bits.
+pub const ROUND: f32 = 12_582_912.0;
+
+/// Constants of [`exp`].
+pub mod exponential {
+    /// Below it, e^x would be subnormal.
+    pub const SMALLEST: f32 = -87.336_54;
+    /// What is below counts as this.
+    pub const LEAST: f32 = -88.0;
+    /// What is above counts as this.
+    pub const MOST: f32 = 89.0;
+    /// 355/512: products with the exponent are exact.
+    pub const LN_2_HIGH: f32 = 0.693_359_4;
+    /// What it lacks to ln 2.
+    pub const LN_2_LOW: f32 = -2.121_944_4e-4;
+    /// Of the Taylor series, from `r^7` to `r^2`.
+    pub const SERIES: [f32; 6] = [1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5];
 }
 
 /// e^x, within 1.5 units in the last place where the result is a normal number; 0 below that, infinity above.
@@ -97,22 +124,14 @@ pub fn round(x: &[f32], most: f32, mut store: impl FnMut(usize, i32)) -> f32 {
 /// 6e-9), times `2^n`. Free of branches, so a loop over it becomes vector instructions.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
-    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it leaves the nearest integer in the lowest bits
-    const SMALLEST: f32 = -87.336_54; // e^x would be subnormal
-    const LN_2_HIGH: f32 = 0.693_359_4; // 355/512: products with n are exact
-    const LN_2_LOW: f32 = -2.121_944_4e-4;
-    let bounded = if x < -88.0 { -88.0 } else { x };
-    let bounded = if bounded > 89.0 { 89.0 } else { bounded };
+    use exponential::*;
+    let bounded = if x < LEAST { LEAST } else { x };
+    let bounded = if bounded > MOST { MOST } else { bounded };
     let rounded = bounded * std::f32::consts::LOG2_E + ROUND;
     let n = rounded.to_bits().wrapping_sub(ROUND.to_bits()) as i32;
     let n_float = rounded - ROUND;
     let r = (bounded - n_float * LN_2_HIGH) - n_float * LN_2_LOW;
-    let series = 1.0 / 5040.0;
-    let series = series * r + 1.0 / 720.0;
-    let series = series * r + 1.0 / 120.0;
-    let series = series * r + 1.0 / 24.0;
-    let series = series * r + 1.0 / 6.0;
-    let series = series * r + 0.5;
+    let series = SERIES[1..].iter().fold(SERIES[0], |series, factor| series * r + factor);
     let e_r = (series * r) * r + r + 1.0;
     let half = n >> 1; // 2^n in two factors: n = 128 has no float of its own
     let result = e_r * power_of_two(half) * power_of_two(n.wrapping_sub(half));

@@ -1,14 +1,15 @@
-//! AVX2 and F16C: kernels for floats, which widen eight numbers as they load them; those for int8 are in `int8`.
+//! AVX2 and F16C: kernels for floats, which widen eight numbers as they load them; those for int8 are in `int8`, weights in `softmax`.
 
 mod int8;
+mod softmax;
 
 use std::arch::x86_64::*;
 
 use bytemuck::Pod;
 
-use super::softmax::weigh_row;
 use super::{Numbers, TILE};
-pub(super) use int8::{add_int8_values, int8_dots, weigh_int8};
+pub(super) use int8::{add_int8_values, int8_dots};
+pub(super) use softmax::{weigh, weigh_int8};
 
 /// Floats of a vector.
 const WIDTH: usize = 8;
@@ -66,11 +67,6 @@ fn dots_as<T: Pod, const R: usize>(q: [&[f32]; R], keys: &[T]) -> [[f32; TILE]; 
         out[r] = bytemuck::cast(sums[r]);
     }
     out
-}
-
-#[target_feature(enable = "avx2,f16c")]
-pub(super) fn weigh(scores: &mut [f32; TILE], scale: f32, seen: usize, sums: &mut [f32]) {
-    weigh_row(scores, scale, seen, sums);
 }
 
 /// See [`super::kernels::add_values`].

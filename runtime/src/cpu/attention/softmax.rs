@@ -55,21 +55,27 @@ fn exponents(scores: &mut [f32; TILE], seen: usize, sums: &mut [f32]) {
 }
 
 #[inline(always)]
-fn larger(a: f32, b: f32) -> f32 {
+pub(super) fn larger(a: f32, b: f32) -> f32 {
     if b > a { b } else { a }
 }
 
-/// The largest of a tile.
+/// The largest of a tile, compared by their bits: compilers make vectors of a largest integer, but branches of a
+/// largest float.
 #[inline(always)]
 fn max(x: &[f32; TILE]) -> f32 {
-    let (vectors, _) = x.as_chunks::<8>();
-    let mut lanes = vectors[0];
-    for vector in &vectors[1..] {
-        for i in 0..8 {
-            lanes[i] = larger(lanes[i], vector[i]);
-        }
-    }
-    lanes.into_iter().fold(f32::NEG_INFINITY, larger)
+    from_ordered(x.iter().fold(i32::MIN, |max, x| max.max(turn(x.to_bits() as i32))))
+}
+
+/// The float of an integer that was made to be ordered like it.
+#[inline(always)]
+pub(super) fn from_ordered(bits: i32) -> f32 {
+    f32::from_bits(turn(bits) as u32)
+}
+
+/// Makes the bits of floats integers of the same order, and back: those of negative ones are turned around.
+#[inline(always)]
+fn turn(bits: i32) -> i32 {
+    bits ^ ((bits >> 31) & i32::MAX)
 }
 
 /// Adds a later segment to the sums of those before it.

@@ -3,7 +3,6 @@
 
 use std::arch::x86_64::*;
 
-use super::super::softmax::{RoundedWeights, weigh_int8_row};
 use super::super::{TILE, scalar};
 use super::fetch_next;
 
@@ -38,18 +37,6 @@ pub(in super::super) fn int8_dots<const R: usize>(q: [&[[i16; 2]]; R], keys: &[i
         out[r] = bytemuck::cast(sums[r]);
     }
     out
-}
-
-#[target_feature(enable = "avx2,f16c")]
-pub(in super::super) fn weigh_int8(
-    products: &[i32; TILE],
-    scale: f32,
-    scales: [&[f32; TILE]; 2],
-    seen: usize,
-    sums: &mut [f32],
-    weights: &mut RoundedWeights,
-) -> f32 {
-    weigh_int8_row(products, scale, scales, seen, sums, weights)
 }
 
 /// See [`add_int8_values`](super::super::kernels::add_int8_values).
