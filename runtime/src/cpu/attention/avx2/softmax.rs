@@ -128,7 +128,8 @@ fn exp(x: __m256) -> __m256 {
     let e_r = _mm256_add_ps(_mm256_mul_ps(_mm256_mul_ps(series, r), r), r);
     let e_r = _mm256_add_ps(e_r, all(1.0));
     let half = _mm256_srai_epi32::<1>(n);
-    let result = _mm256_mul_ps(_mm256_mul_ps(e_r, power_of_two(half)), power_of_two(_mm256_sub_epi32(n, half)));
+    let result =
+        _mm256_mul_ps(_mm256_mul_ps(e_r, power_of_two(half)), power_of_two(_mm256_sub_epi32(n, half)));
     _mm256_andnot_ps(_mm256_cmp_ps::<_CMP_LT_OQ>(x, all(exp::SMALLEST)), result)
 }
 
@@ -145,7 +146,8 @@ fn power_of_two(n: __m256i) -> __m256 {
 fn round(x: &Vectors, out: &mut RoundedWeights) -> f32 {
     let mut largest = _mm256_setzero_si256();
     for &x in x {
-        largest = _mm256_max_epi32(largest, _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(i32::MAX)));
+        largest =
+            _mm256_max_epi32(largest, _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(i32::MAX)));
     }
     let (scale, inverse) = ops::rounding(f32::from_bits(max_lane(largest) as u32), f32::from(i16::MAX));
     if scale.is_nan() {
@@ -155,7 +157,8 @@ fn round(x: &Vectors, out: &mut RoundedWeights) -> f32 {
     let mut integers = [_mm256_setzero_si256(); TILE / WIDTH];
     for v in 0..x.len() {
         let moved = _mm256_add_ps(_mm256_mul_ps(x[v], _mm256_set1_ps(inverse)), _mm256_set1_ps(ROUND));
-        integers[v] = _mm256_sub_epi32(_mm256_castps_si256(moved), _mm256_castps_si256(_mm256_set1_ps(ROUND)));
+        integers[v] =
+            _mm256_sub_epi32(_mm256_castps_si256(moved), _mm256_castps_si256(_mm256_set1_ps(ROUND)));
     }
     for (v, out) in out.as_chunks_mut::<WIDTH>().0.iter_mut().enumerate() {
         let pairs = _mm256_packs_epi32(integers[2 * v], integers[2 * v + 1]); // half by half
