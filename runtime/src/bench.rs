@@ -12,7 +12,7 @@ use crate::cpu::isa::vectorized;
 use crate::cpu::threads::{self, Threads};
 use crate::error::{Error, Result};
 use crate::random::Random;
-use crate::session::{Model, Session, SessionOptions};
+use crate::session::{Device, Model, Session, SessionOptions};
 
 /// Tokens fed one by one before the clock starts.
 const WARM_UP: usize = 16;
@@ -92,7 +92,18 @@ pub fn median(x: &[f64]) -> f64 {
     (sorted[(x.len() - 1) / 2] + sorted[x.len() / 2]) / 2.0
 }
 
-/// A session for tests of one depth and number of threads.
+/// Where and how the tests run.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    /// The machine.
+    pub device: Device,
+    /// Threads of the CPU.
+    pub threads: usize,
+    /// Format of the keys and values.
+    pub kv: KvFormat,
+}
+
+/// A session for tests of one depth and place.
 pub struct Bench {
     session: Session,
     depth: usize,
@@ -102,7 +113,7 @@ pub struct Bench {
 
 impl Bench {
     /// Feeds `depth` tokens. `most`: tokens of the longest test to come.
-    pub fn new(model: &Model, kv: KvFormat, threads: usize, depth: usize, most: usize) -> Result<Self> {
+    pub fn new(model: &Model, place: Place, depth: usize, most: usize) -> Result<Self> {
         let (context, longest) = (depth.saturating_add(most), model.config().context);
         if context > longest {
             return Err(Error::Argument(format!(
@@ -111,15 +122,26 @@ impl Bench {
         }
         let options = SessionOptions {
             context: Some(context),
-            kv: Some(kv),
-            threads: Some(threads),
+            kv: Some(place.kv),
+            threads: Some(place.threads),
+            device: place.device,
             ..SessionOptions::default()
         };
         let (mut session, mut random) = (model.session(options)?, Random(0));
         if depth > 0 {
             session.prompt(&random.ids(depth, model.config().vocab))?;
         }
-        Ok(Self { session, depth, threads, random })
+        Ok(Self { session, depth, threads: place.threads, random })
+    }
+
+    /// Where it runs: [`Device::Cpu`] or [`Device::Gpu`].
+    pub fn device(&self) -> Device {
+        self.session.device()
+    }
+
+    /// The same, for people.
+    pub fn status(&self) -> String {
+        self.session.status()
     }
 
     /// Runs a test once to warm up (of a decode its first tokens), then `repetitions` times with the clock on,

@@ -228,6 +228,11 @@ impl Session {
         Ok(())
     }
 
+    /// Where it computes: [`Device::Cpu`] or [`Device::Gpu`].
+    pub fn device(&self) -> Device {
+        self.engine.device()
+    }
+
     /// One line for people: where this session computes, and why there.
     pub fn status(&self) -> String {
         self.engine.status()

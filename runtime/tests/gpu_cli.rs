@@ -124,3 +124,24 @@ fn an_adapter_by_name() {
         stderr(&missing)
     );
 }
+
+#[test]
+fn bench_says_where_it_ran() {
+    let model = model();
+    let bench = ["bench", "-m", model.path().to_str().unwrap(), "-p", "3", "-n", "2", "-r", "1", "--json"];
+    let ran_on = |device: &[&str], environment: &[(&str, &str)]| -> serde_json::Value {
+        let output = bonsai(&[&bench[..], device].concat(), environment);
+        assert!(output.status.success(), "{}", stderr(&output));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let (gpu, cpu) = (ran_on(&["--device", "gpu"], &[]), ran_on(&["--device", "auto"], &NO_DRIVERS));
+    for (tests, backend) in [(&gpu, "GPU"), (&cpu, "CPU")] {
+        let tests = tests.as_array().unwrap();
+        assert_eq!(tests.len(), 2);
+        for test in tests {
+            assert_eq!(test["backends"], backend);
+            assert!(test["avg_ts"].as_f64().unwrap() > 0.0);
+        }
+    }
+    assert!(gpu[1]["read_share"].is_null() && cpu[1]["read_share"].as_f64().unwrap() > 0.0);
+}

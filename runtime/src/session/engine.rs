@@ -25,6 +25,8 @@ pub(super) trait Engine: Send {
     fn feed(&mut self, position: usize, tokens: &[u32], wanted: Range<usize>);
     /// Waits for the logits of the last pass.
     fn read_logits(&mut self, out: &mut [f32]) -> Result<()>;
+    /// Where it computes: never [`Device::Auto`].
+    fn device(&self) -> Device;
     /// One line for people.
     fn status(&self) -> String;
     fn kv_format(&self) -> KvFormat;
@@ -91,6 +93,10 @@ impl Engine for OnCpu {
 
     fn read_logits(&mut self, out: &mut [f32]) -> Result<()> {
         self.backend.read(&self.state.logits, out)
+    }
+
+    fn device(&self) -> Device {
+        Device::Cpu
     }
 
     fn status(&self) -> String {

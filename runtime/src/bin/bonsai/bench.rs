@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 
-use bonsai_runtime::bench::{Bench, Cost, Test, Timing, Work, mean_and_deviation, median, read_bandwidth};
+use bonsai_runtime::bench::{
+    Bench, Cost, Place, Test, Timing, Work, mean_and_deviation, median, read_bandwidth,
+};
 use bonsai_runtime::cpu::isa::Isa;
 use bonsai_runtime::cpu::threads::Threads;
 use bonsai_runtime::gguf::PackedFormat;
 use bonsai_runtime::random_model::{random_model, shape};
-use bonsai_runtime::{Error, KvFormat, Model, ModelFile, Result};
+use bonsai_runtime::{Device, Error, KvFormat, Model, ModelFile, Result};
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
@@ -19,6 +21,7 @@ Examples:
   bonsai bench --shape 1.7b -t 1,2,4             how speed grows with threads
   bonsai bench -m model.gguf -p 512 -n 128       prompt of 512 tokens, then 128 tokens one by one
   bonsai bench -m model.gguf -p 0 -n 64 -d 0,4096    decoding behind 4096 tokens
+  bonsai bench -m model.gguf --device gpu        the same on a GPU (built with --features gpu)
   bonsai bench -m model.gguf -o json > bench.json    all samples
 
 Tests are named as llama-bench does: pp512 (a prompt), tg128 (token by token), '@ d4096' (behind 4096 tokens).
@@ -26,7 +29,7 @@ Tests are named as llama-bench does: pp512 (a prompt), tg128 (token by token), '
   median    what a busy machine disturbs least; the columns after it follow from it
   GB/s      weights and KV cache that decoding reads
   of read   that, as a share of the speed at which the same threads can read these weights and do nothing else
-            (best of several passes, measured just before; the last line gives it)
+            (best of several passes, measured just before; the last line gives it; of CPUs only)
   GMAC/s    multiplications in the matrices a prompt needs";
 
 #[derive(clap::Args)]
@@ -52,6 +55,9 @@ pub struct Args {
     /// Numbers of threads [default: one per core]
     #[arg(short, long, value_name = "T,..", value_delimiter = ',')]
     threads: Vec<usize>,
+    /// Where to compute: cpu, gpu (or an error), auto (a GPU if there is a good one); `bonsai devices` lists them
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    device: Device,
     /// Keys and values of the context as f16, int8 or f32
     #[arg(long, value_name = "FORMAT", default_value = "f16")]
     kv: KvFormat,
@@ -82,8 +88,9 @@ enum Format {
 /// Something measured, and what it is measured against.
 struct Measured {
     timing: Timing,
-    /// Bytes a second that the memory delivers to as many threads.
-    bandwidth: f64,
+    device: Device,
+    /// Bytes a second that the memory delivers to as many threads of a CPU.
+    bandwidth: Option<f64>,
 }
 
 /// The model and what stays the same in every line.
@@ -101,22 +108,28 @@ pub fn run(args: &Args) -> Result<()> {
     let bar = if args.quiet { ProgressBar::hidden() } else { output::progress(plan.runs(), "runs") };
     let (format, mut bandwidths) = (if args.json { Format::Json } else { args.output }, Vec::new());
     let (mut all, table) = (Vec::new(), table(&subject.name));
-    if format == Format::Md {
-        output::print(&table.head())?;
-    }
     for &threads in &plan.threads {
-        bar.set_message(format!("{threads} threads: read bandwidth"));
-        let bandwidth = read_bandwidth(&subject.model, threads)?;
-        bandwidths.push((threads, bandwidth));
+        let mut bandwidth = None;
         for &depth in &plan.depths {
             bar.set_message(format!("{threads} threads: {depth} tokens in front"));
-            let mut bench = Bench::new(&subject.model, args.kv, threads, depth, plan.most())?;
+            let place = Place { device: args.device, threads, kv: args.kv };
+            let mut bench = Bench::new(&subject.model, place, depth, plan.most())?;
+            if bench.device() == Device::Cpu && bandwidth.is_none() {
+                bar.set_message(format!("{threads} threads: read bandwidth"));
+                let measured = read_bandwidth(&subject.model, threads)?;
+                bandwidths.push((threads, measured));
+                bandwidth = Some(measured);
+            }
+            if args.device != Device::Cpu && !args.quiet && depth == plan.depths[0] {
+                bar.suspend(|| status(&bench.status()));
+            }
             for &work in &plan.works {
                 bar.set_message(format!("{threads} threads: {}", Test { work, depth, threads }));
                 let timing = bench.run(work, args.repetitions as usize, || bar.inc(1))?;
-                let measured = Measured { timing, bandwidth };
+                let measured = Measured { timing, device: bench.device(), bandwidth };
                 if format == Format::Md {
-                    bar.suspend(|| output::print(&table.row(&subject.cells(&measured))))?;
+                    let head = if all.is_empty() { table.head() } else { String::new() };
+                    bar.suspend(|| output::print(&(head + &table.row(&subject.cells(&measured)))))?;
                 }
                 all.push(measured);
             }
@@ -146,8 +159,10 @@ impl Plan {
         if works.is_empty() {
             return Err(Error::Argument("nothing to measure: give -p or -n a number above 0".into()));
         }
-        let threads =
-            if args.threads.is_empty() { vec![Threads::default_count()] } else { args.threads.clone() };
+        let mut threads = args.threads.clone();
+        if threads.is_empty() || args.device == Device::Gpu {
+            threads = vec![Threads::default_count()]; // a GPU does not care
+        }
         Ok(Self { threads, depths: args.n_depth.clone(), works, repetitions: args.repetitions as usize })
     }
 
@@ -183,23 +198,30 @@ impl Args {
     }
 }
 
+impl Measured {
+    fn read_share(&self, bytes: Option<f64>) -> Option<f64> {
+        Some(bytes? / self.bandwidth?)
+    }
+}
+
 impl Subject {
     fn cells(&self, m: &Measured) -> Vec<String> {
         let speeds = m.timing.speeds();
         let (mean, deviation) = mean_and_deviation(&speeds);
         let (bytes, macs) = (self.bytes_per_second(m), self.macs_per_second(m));
+        let on_gpu = m.device == Device::Gpu;
         let giga = |x: Option<f64>| x.map_or(String::new(), |x| format!("{:.1}", x / 1e9));
         vec![
             self.name.clone(),
             format!("{:.1} MiB", self.bytes as f64 / f64::from(1 << 20)),
             output::count(self.model.config().parameters()),
-            format!("cpu {}", Isa::detect().name()),
-            m.timing.test.threads.to_string(),
+            if on_gpu { "gpu".into() } else { format!("cpu {}", Isa::detect().name()) },
+            if on_gpu { String::new() } else { m.timing.test.threads.to_string() },
             m.timing.test.to_string(),
             format!("{mean:.2} ± {deviation:.2}"),
             format!("{:.2}", median(&speeds)),
             giga(bytes),
-            bytes.map_or(String::new(), |x| format!("{:.0} %", 100.0 * x / m.bandwidth)),
+            m.read_share(bytes).map_or(String::new(), |share| format!("{:.0} %", 100.0 * share)),
             giga(macs),
         ]
     }
@@ -218,7 +240,7 @@ impl Subject {
         let mut value = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "cpu_info": cpu(),
-            "backends": "CPU",
+            "backends": if m.device == Device::Gpu { "GPU" } else { "CPU" },
             "isa": Isa::detect().name(),
             "model_filename": self.name,
             "model_type": self.model.description(),
@@ -237,8 +259,8 @@ impl Subject {
             "stddev_ts": stddev_ts,
             "median_ts": median(&speeds),
             "gb_per_s": bytes.map(|x| x / 1e9),
-            "read_gb_per_s": m.bandwidth / 1e9,
-            "read_share": bytes.map(|x| x / m.bandwidth),
+            "read_gb_per_s": m.bandwidth.map(|x| x / 1e9),
+            "read_share": m.read_share(bytes),
             "gmac_per_s": self.macs_per_second(m).map(|x| x / 1e9),
         });
         if samples {
@@ -274,6 +296,9 @@ fn table(name: &str) -> Table {
 }
 
 fn footer(subject: &Subject, bandwidths: &[(usize, f64)]) -> String {
+    if bandwidths.is_empty() {
+        return String::new(); // a GPU's memory
+    }
     let size = subject.cost.weight_bytes as f64 / 1e6;
     let of = |&(threads, x): &(usize, f64)| {
         format!("{:.1} GB/s with {threads} thread{}", x / 1e9, if threads == 1 { "" } else { "s" })

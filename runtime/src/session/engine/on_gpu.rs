@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::gpu::GpuBackend;
 use crate::gpu::device::{Gpu, GpuOptions};
 use crate::model::{State, Weights, forward};
-use crate::session::{Model, SessionOptions, chunk};
+use crate::session::{Device, Model, SessionOptions, chunk};
 
 /// Starts on a GPU; `software` also takes a program that plays one.
 pub(super) fn start(
@@ -120,6 +120,10 @@ impl Engine for GpuEngine {
 
     fn read_logits(&mut self, out: &mut [f32]) -> Result<()> {
         self.backend.read(&self.state.logits, out)
+    }
+
+    fn device(&self) -> Device {
+        Device::Gpu
     }
 
     fn status(&self) -> String {
