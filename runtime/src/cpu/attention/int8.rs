@@ -66,11 +66,9 @@ fn rows<const R: usize>(
     let (isa, pairs) = (chunk.isa, chunk.cache.head_dim() / 2);
     let queries = std::array::from_fn(|r| &scratch.queries[(row + r) * pairs..][..pairs]);
     let products: [_; R] = int8_dots(isa, queries, tile.keys);
-    let (mut weights, mut scales) = ([[[0; 2]; TILE / 2]; R], [0.0; R]);
-    for r in 0..R {
-        let scale = scratch.scales[row + r];
-        scales[r] = weigh_int8(isa, &products[r], scale, tile.scales, seen[r], sums[r], &mut weights[r]);
-    }
+    let scales = std::array::from_fn(|r| scratch.scales[row + r]);
+    let mut weights = [[[0; 2]; TILE / 2]; R];
+    let scales = weigh_int8(isa, &products, scales, tile.scales, seen, &mut sums, &mut weights);
     let most = seen.into_iter().max().unwrap_or(0).div_ceil(2); // weights of what a row does not see are 0
     let weights = weights.each_ref().map(|weights| &weights[..most]);
     add_int8_values(isa, sums.each_mut().map(|sums| &mut sums[FRONT..]), weights, scales, tile.values);

@@ -60,17 +60,17 @@ pub(super) fn int8_dots<const R: usize>(isa: Isa, q: [&[[i16; 2]]; R], keys: &[i
     at_level!(isa, int8_dots(q, keys))
 }
 
-/// [`weigh_int8_row`](super::softmax::weigh_int8_row).
-pub(super) fn weigh_int8(
+/// [`weigh_int8_rows`](super::softmax::weigh_int8_rows).
+pub(super) fn weigh_int8<const R: usize>(
     isa: Isa,
-    products: &[i32; TILE],
-    scale: f32,
-    scales: [&[f32; TILE]; 2],
-    seen: usize,
-    sums: &mut [f32],
-    weights: &mut RoundedWeights,
-) -> f32 {
-    at_level!(isa, weigh_int8(products, scale, scales, seen, sums, weights))
+    products: &[[i32; TILE]; R],
+    scales: [f32; R],
+    tile_scales: [&[f32; TILE]; 2],
+    seen: [usize; R],
+    sums: &mut [&mut [f32]; R],
+    weights: &mut [RoundedWeights; R],
+) -> [f32; R] {
+    at_level!(isa, weigh_int8(products, scales, tile_scales, seen, sums, weights))
 }
 
 /// `sums[r] += scales[r] * (weights[r] · values)`, values being `[TILE / 2, head_dim, 2]`.

@@ -3,7 +3,7 @@
 use half::slice::HalfFloatSliceExt;
 
 use super::super::ops;
-use super::softmax::{RoundedWeights, weigh_int8_row, weigh_row};
+use super::softmax::{RoundedWeights, weigh_int8_rows, weigh_row};
 use super::{Numbers, TILE};
 
 pub(super) fn unpack(out: &mut [f32], numbers: Numbers) {
@@ -52,15 +52,15 @@ pub(super) fn int8_dots<const R: usize>(q: [&[[i16; 2]]; R], keys: &[i8]) -> [[i
     })
 }
 
-pub(super) fn weigh_int8(
-    products: &[i32; TILE],
-    scale: f32,
-    scales: [&[f32; TILE]; 2],
-    seen: usize,
-    sums: &mut [f32],
-    weights: &mut RoundedWeights,
-) -> f32 {
-    weigh_int8_row(products, scale, scales, seen, sums, weights)
+pub(super) fn weigh_int8<const R: usize>(
+    products: &[[i32; TILE]; R],
+    scales: [f32; R],
+    tile_scales: [&[f32; TILE]; 2],
+    seen: [usize; R],
+    sums: &mut [&mut [f32]; R],
+    weights: &mut [RoundedWeights; R],
+) -> [f32; R] {
+    weigh_int8_rows(products, scales, tile_scales, seen, sums, weights)
 }
 
 pub(super) fn add_int8_values<const R: usize>(

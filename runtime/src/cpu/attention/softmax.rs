@@ -15,10 +15,27 @@ pub(super) fn weigh_row(scores: &mut [f32; TILE], scale: f32, seen: usize, sums:
     exponents(scores, seen, sums);
 }
 
-/// The same for an int8 cache: products of integers become scores by `scale` and the scale of each key; weights take
-/// the scale of each value over and are rounded. Returns the scale of the rounded weights.
+/// The same for `R` rows of an int8 cache. Returns the scales of the rounded weights.
 #[inline(always)]
-pub(super) fn weigh_int8_row(
+pub(super) fn weigh_int8_rows<const R: usize>(
+    products: &[[i32; TILE]; R],
+    scales: [f32; R],
+    tile_scales: [&[f32; TILE]; 2],
+    seen: [usize; R],
+    sums: &mut [&mut [f32]; R],
+    weights: &mut [RoundedWeights; R],
+) -> [f32; R] {
+    let mut out = [0.0; R];
+    for r in 0..R {
+        out[r] = weigh_int8_row(&products[r], scales[r], tile_scales, seen[r], sums[r], &mut weights[r]);
+    }
+    out
+}
+
+/// Products of integers become scores by `scale` and the scale of each key; weights take the scale of each value over
+/// and are rounded.
+#[inline(always)]
+fn weigh_int8_row(
     products: &[i32; TILE],
     scale: f32,
     [key_scales, value_scales]: [&[f32; TILE]; 2],

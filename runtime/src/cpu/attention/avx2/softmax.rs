@@ -1,5 +1,6 @@
 //! [`softmax`](super::super::softmax) by AVX2, operation for operation: the compiler makes scalar code of the plain
-//! loops' sum and branches of their largest number, which took longer than the products.
+//! loops' sum and branches of their largest number, which took longer than the products. Two rows go step by step
+//! together: each step waits for the one before.
 
 use std::arch::x86_64::*;
 
@@ -18,55 +19,72 @@ pub(in super::super) fn weigh(scores: &mut [f32; TILE], scale: f32, seen: usize,
     for vector in &mut vectors {
         *vector = _mm256_mul_ps(*vector, _mm256_set1_ps(scale));
     }
-    exponents(&mut vectors, seen, sums);
-    *scores = bytemuck::cast(vectors);
+    let mut rows = [vectors];
+    exponents(&mut rows, [seen], &mut [sums]);
+    [*scores] = bytemuck::cast(rows);
 }
 
-/// See [`weigh_int8_row`](super::super::softmax::weigh_int8_row).
+/// See [`weigh_int8_rows`](super::super::softmax::weigh_int8_rows).
 #[target_feature(enable = "avx2,f16c")]
-pub(in super::super) fn weigh_int8(
-    products: &[i32; TILE],
-    scale: f32,
+pub(in super::super) fn weigh_int8<const R: usize>(
+    products: &[[i32; TILE]; R],
+    scales: [f32; R],
     [key_scales, value_scales]: [&[f32; TILE]; 2],
-    seen: usize,
-    sums: &mut [f32],
-    weights: &mut RoundedWeights,
-) -> f32 {
-    let products: [__m256i; TILE / WIDTH] = bytemuck::cast(*products);
+    seen: [usize; R],
+    sums: &mut [&mut [f32]; R],
+    weights: &mut [RoundedWeights; R],
+) -> [f32; R] {
     let (keys, values): (Vectors, Vectors) = (bytemuck::cast(*key_scales), bytemuck::cast(*value_scales));
-    let mut vectors = keys;
-    for v in 0..vectors.len() {
-        let scale = _mm256_mul_ps(keys[v], _mm256_set1_ps(scale));
-        vectors[v] = _mm256_mul_ps(_mm256_cvtepi32_ps(products[v]), scale);
+    let mut rows = [keys; R];
+    for r in 0..R {
+        let products: [__m256i; TILE / WIDTH] = bytemuck::cast(products[r]);
+        for v in 0..products.len() {
+            let scale = _mm256_mul_ps(keys[v], _mm256_set1_ps(scales[r]));
+            rows[r][v] = _mm256_mul_ps(_mm256_cvtepi32_ps(products[v]), scale);
+        }
     }
-    exponents(&mut vectors, seen, sums);
-    for v in 0..vectors.len() {
-        // What the cache forgot may have any scale.
-        vectors[v] = _mm256_and_ps(_mm256_mul_ps(vectors[v], values[v]), counts(v, seen));
+    exponents(&mut rows, seen, sums);
+    for r in 0..R {
+        for v in 0..values.len() {
+            // What the cache forgot may have any scale.
+            rows[r][v] = _mm256_and_ps(_mm256_mul_ps(rows[r][v], values[v]), counts(v, seen[r]));
+        }
     }
-    round(&vectors, weights)
+    let mut out = [0.0; R];
+    for r in 0..R {
+        out[r] = round(&rows[r], &mut weights[r]);
+    }
+    out
 }
 
 /// Scores become weights: `e^(score - largest)`, 0 behind those seen.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-fn exponents(scores: &mut Vectors, seen: usize, sums: &mut [f32]) {
-    let [largest, total, ..] = sums else { return };
-    if seen < TILE {
-        for (v, score) in scores.iter_mut().enumerate() {
-            *score = _mm256_blendv_ps(_mm256_set1_ps(f32::NEG_INFINITY), *score, counts(v, seen));
+fn exponents<const R: usize>(rows: &mut [Vectors; R], seen: [usize; R], sums: &mut [&mut [f32]; R]) {
+    let mut shrinks = [1.0; R];
+    for r in 0..R {
+        if seen[r] < TILE {
+            for (v, score) in rows[r].iter_mut().enumerate() {
+                *score = _mm256_blendv_ps(_mm256_set1_ps(f32::NEG_INFINITY), *score, counts(v, seen[r]));
+            }
+        }
+        let new = larger(sums[r][0], largest_of(&rows[r]));
+        let change = sums[r][0] - new;
+        if change != 0.0 {
+            shrinks[r] = ops::exp(change); // rarely: a tile seldom brings a larger one
+        }
+        sums[r][0] = new;
+    }
+    for r in 0..R {
+        for score in &mut rows[r] {
+            *score = exp(_mm256_sub_ps(*score, _mm256_set1_ps(sums[r][0])));
         }
     }
-    let new = larger(*largest, largest_of(scores));
-    let change = *largest - new;
-    let shrink = if change == 0.0 { 1.0 } else { ops::exp(change) }; // mostly: what e^0 gives
-    for score in scores.iter_mut() {
-        *score = exp(_mm256_sub_ps(*score, _mm256_set1_ps(new)));
-    }
-    *total = *total * shrink + sum(scores);
-    *largest = new;
-    if shrink != 1.0 {
-        sums[FRONT..].iter_mut().for_each(|sum| *sum *= shrink);
+    for r in 0..R {
+        sums[r][1] = sums[r][1] * shrinks[r] + sum(&rows[r]);
+        if shrinks[r] != 1.0 {
+            sums[r][FRONT..].iter_mut().for_each(|sum| *sum *= shrinks[r]);
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::arch::aarch64::*;
 
-use super::super::softmax::{RoundedWeights, weigh_int8_row};
+use super::super::softmax::{RoundedWeights, weigh_int8_rows};
 use super::super::{TILE, scalar};
 use super::fetch_next;
 
@@ -40,15 +40,15 @@ pub(in super::super) fn int8_dots<const R: usize>(q: [&[[i16; 2]]; R], keys: &[i
 }
 
 #[target_feature(enable = "neon")]
-pub(in super::super) fn weigh_int8(
-    products: &[i32; TILE],
-    scale: f32,
-    scales: [&[f32; TILE]; 2],
-    seen: usize,
-    sums: &mut [f32],
-    weights: &mut RoundedWeights,
-) -> f32 {
-    weigh_int8_row(products, scale, scales, seen, sums, weights)
+pub(in super::super) fn weigh_int8<const R: usize>(
+    products: &[[i32; TILE]; R],
+    scales: [f32; R],
+    tile_scales: [&[f32; TILE]; 2],
+    seen: [usize; R],
+    sums: &mut [&mut [f32]; R],
+    weights: &mut [RoundedWeights; R],
+) -> [f32; R] {
+    weigh_int8_rows(products, scales, tile_scales, seen, sums, weights)
 }
 
 /// See [`add_int8_values`](super::super::kernels::add_int8_values).
