@@ -10,7 +10,7 @@ use std::cell::Cell;
 use std::path::Path;
 
 use bonsai_runtime::gguf::{Array, Gguf, PackedFormat, Value};
-use bonsai_runtime::{Error, ModelFile};
+use bonsai_runtime::{Config, Error, ModelFile};
 
 /// Notes the largest allocation of each thread.
 struct Watch;
@@ -404,7 +404,16 @@ fn a_file_cut_anywhere_is_refused() {
 
 #[test]
 fn a_header_with_any_wrong_byte_is_refused_or_keeps_the_law() {
-    let whole = small();
+    damage_header(small());
+}
+
+#[test]
+fn a_llama_header_with_any_wrong_byte_is_refused_or_keeps_the_law() {
+    let config = Config { qk_norm_eps: None, ..tiny::config() };
+    damage_header(tiny::gguf(&config, PackedFormat::Q2_0G64));
+}
+
+fn damage_header(whole: Vec<u8>) {
     let header = header_len(&whole);
     let mut opened = 0;
     for at in 0..header {

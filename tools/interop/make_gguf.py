@@ -17,7 +17,7 @@ import numpy as np
 from gguf import GGMLQuantizationType as Type
 
 COLS, ROWS = 512, 2
-HIDDEN, HEADS, KV_HEADS, HEAD_DIM, FFN, LAYERS = 32, 2, 1, 16, 64, 2
+HIDDEN, HEADS, KV_HEADS, HEAD_DIM, FFN, LAYERS = 64, 2, 1, 32, 64, 1
 MERGES = ["1 2", "Ġ 1", "h e", "he r", "Ġ t", "Ġt he", "! !"]
 TEXTS = ["there, 12 herd", "in 2024: the 123rd!!", "x12 12x", " the\n\n 1", "<|im_start|>the<|im_end|>", "½ Ⅻ ٣٤ é"]
 
