@@ -12,6 +12,7 @@
 //! zeros up to a multiple of the alignment, then the data: tensor after tensor, each padded likewise
 //! ```
 
+mod architecture;
 mod cursor;
 mod export;
 mod layout;

@@ -17,6 +17,7 @@ pub mod model;
 pub mod model_file;
 mod pages;
 pub mod perplexity;
+pub mod quantized;
 pub mod random;
 pub mod random_model;
 pub mod sampler;

@@ -10,6 +10,7 @@ use half::{bf16, f16};
 
 use crate::error::{Error, Result};
 use crate::pages::Pages;
+use crate::quantized::Quantized;
 use crate::ternary::Packing;
 
 /// A shared piece of a file (memory-mapped) or of a buffer. Cloning and slicing copy nothing.
@@ -100,6 +101,8 @@ pub enum Format {
     Bf16,
     /// Ternary codes in blocks with an f16 scale each.
     Ternary(Packing),
+    /// Blocks of ggml's with more bits; read only.
+    Quantized(Quantized),
 }
 
 impl Format {
@@ -109,6 +112,16 @@ impl Format {
             Self::F32 => cols.checked_mul(4),
             Self::F16 | Self::Bf16 => cols.checked_mul(2),
             Self::Ternary(packing) => packing.row_bytes(cols),
+            Self::Quantized(kind) => kind.row_bytes(cols),
+        }
+    }
+
+    /// Numbers that rows must divide into: those of a block, or 1.
+    pub fn group(self) -> usize {
+        match self {
+            Self::F32 | Self::F16 | Self::Bf16 => 1,
+            Self::Ternary(packing) => packing.group(),
+            Self::Quantized(kind) => kind.group(),
         }
     }
 
@@ -119,6 +132,7 @@ impl Format {
             Self::F16 => "F16",
             Self::Bf16 => "BF16",
             Self::Ternary(packing) => packing.name(),
+            Self::Quantized(kind) => kind.name(),
         }
     }
 }
@@ -158,6 +172,7 @@ impl StoredTensor {
             Format::F16 => read(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
             Format::Bf16 => read(bytes, out, |b| bf16::from_le_bytes(b).to_f32()),
             Format::Ternary(packing) => packing.decode(bytes, out),
+            Format::Quantized(kind) => kind.decode(bytes, out),
         }
     }
 

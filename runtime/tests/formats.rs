@@ -151,8 +151,6 @@ fn what_a_gguf_file_cannot_say_is_refused_on_writing() {
     refused(out(&tiny::wide(), PackedFormat::Q2_0, 64), "use groups of 64");
     let other_eps = Config { qk_norm_eps: Some(1e-5), ..tiny::config() };
     refused(out(&other_eps, PackedFormat::Q2_0G64, 64), "q/k norm epsilon");
-    let llama = Config { qk_norm_eps: None, ..tiny::config() };
-    refused(out(&llama, PackedFormat::Q2_0G64, 64), "q/k norm epsilon");
     let theta = Config { rope: Rope { theta: 1e6 + 1e-6, yarn: None }, ..tiny::config() };
     refused(out(&theta, PackedFormat::Q2_0G64, 64), "it is no f32");
     let few = Config { vocab: 200, eos: vec![], ..tiny::config() };
@@ -253,6 +251,23 @@ fn tensors_too_few_or_too_many_are_refused_by_name() {
     );
     // Ones at the end of a shape mean nothing.
     with("output_norm.weight", Some(zeros("output_norm.weight", &[64, 1, 1], TensorType::F32))).unwrap();
+}
+
+#[test]
+fn a_llama_file_has_no_qk_norm_and_no_table_of_rope_factors() {
+    let config = Config { qk_norm_eps: None, ..tiny::config() };
+    let file = container(tiny::gguf(&config, PackedFormat::Q2_0G64)).unwrap();
+    let with = |add: Option<NewTensor<'static>>| {
+        let mut tensors: Vec<_> = file.tensors().iter().map(|t| zeros(&t.name, &t.ne, t.kind)).collect();
+        tensors.extend(add);
+        let mut out = Vec::new();
+        write(&mut out, file.metadata().entries(), &tensors).unwrap();
+        open(out)
+    };
+    assert_eq!(with(None).unwrap().config, config);
+    refused(with(Some(zeros("rope_freqs.weight", &[16], TensorType::F32))), "RoPE scaling by a table");
+    let norm = zeros("blk.0.attn_q_norm.weight", &[32], TensorType::F32);
+    refused(with(Some(norm)), "tensor 'blk.0.attn_q_norm.weight', which a llama model does not have");
 }
 
 // ---- The two layouts of type 42

@@ -10,7 +10,7 @@ use std::cell::Cell;
 use std::path::Path;
 
 use bonsai_runtime::gguf::{Array, Gguf, PackedFormat, Value};
-use bonsai_runtime::{Error, ModelFile};
+use bonsai_runtime::{Config, Error, ModelFile};
 
 /// Notes the largest allocation of each thread.
 struct Watch;
@@ -319,10 +319,25 @@ fn types_that_are_none() {
 
 #[test]
 fn foreign_number_formats_are_named() {
-    for (id, name) in [(8, "Q8_0"), (12, "Q4_K"), (41, "Q1_0"), (77, "unknown")] {
+    for (id, name) in [(6, "Q5_0"), (12, "Q4_K"), (41, "Q1_0"), (77, "unknown")] {
         let error = container(Raw::new().tensor("blk.0.x", &[256], id, 0).data(512).bytes());
         refused(error, &format!("tensor 'blk.0.x' has number format {id} ("));
         refused(container(Raw::new().tensor("a", &[256], id, 0).data(512).bytes()), name);
+    }
+}
+
+#[test]
+fn quantised_rows_that_are_no_blocks() {
+    for (id, name, group) in [(2, "Q4_0", 32), (3, "Q4_1", 32), (8, "Q8_0", 32), (14, "Q6_K", 256)] {
+        let rows = |cols: u64| container(Raw::new().tensor("a", &[cols, 1], id, 0).data(512).bytes());
+        assert_eq!(rows(group).unwrap().tensor("a").unwrap().format.name(), name);
+        refused(rows(group + 16), &format!("do not divide into groups of {group}"));
+        // Their number fits a u64, their bytes do not fit the file, or no file at all.
+        refused(rows(group << 20), "but the file has only 512");
+        if cfg!(target_pointer_width = "64") {
+            let error = rows(1 << 62).err().expect("a hostile file opened").to_string();
+            assert!(error.contains("larger than any file") || error.contains("only 512"), "{error}");
+        }
     }
 }
 
@@ -349,10 +364,13 @@ fn foreign_models_are_named() {
     for name in ["qwen35", "bert"] {
         refused(
             model(Raw::new().text("general.architecture", name).bytes()),
-            &format!("architecture '{name}': only qwen3 is"),
+            &format!("architecture '{name}': only qwen3 and llama are"),
         );
     }
-    refused(model(Raw::new().text("general.architecture", "llama").bytes()), "convert from the Hugging Face");
+    refused(
+        model(Raw::new().text("general.architecture", "llama").bytes()),
+        "'llama.block_count' is missing",
+    );
     refused(
         model(Raw::qwen3().u32("prism.hadamard.version", 1).bytes()),
         "'prism.hadamard.version' changes what",
@@ -386,7 +404,16 @@ fn a_file_cut_anywhere_is_refused() {
 
 #[test]
 fn a_header_with_any_wrong_byte_is_refused_or_keeps_the_law() {
-    let whole = small();
+    damage_header(small());
+}
+
+#[test]
+fn a_llama_header_with_any_wrong_byte_is_refused_or_keeps_the_law() {
+    let config = Config { qk_norm_eps: None, ..tiny::config() };
+    damage_header(tiny::gguf(&config, PackedFormat::Q2_0G64));
+}
+
+fn damage_header(whole: Vec<u8>) {
     let header = header_len(&whole);
     let mut opened = 0;
     for at in 0..header {

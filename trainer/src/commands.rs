@@ -10,7 +10,9 @@ use clap::{Args, Subcommand};
 use crate::config::{RunConfig, preset};
 use crate::error::{Error, Result};
 use crate::run::{self, Watch};
-use crate::{ablate, corpus, device, eval, export, fit, loss, lr_find, plot, quickstart, summary, verify};
+use crate::{
+    ablate, convert, corpus, device, eval, export, fit, loss, lr_find, plot, quickstart, summary, verify,
+};
 
 /// The commands, in the order of a model's life.
 #[derive(Subcommand)]
@@ -70,6 +72,9 @@ pub enum Command {
         /// Tokens of context; each window starts anew.
         #[arg(long, default_value_t = 512)]
         window: usize,
+        /// Only the first windows of the text [default: all].
+        #[arg(long)]
+        windows: Option<usize>,
         /// f32 activations instead of 8-bit ones.
         #[arg(long)]
         exact: bool,
@@ -96,6 +101,20 @@ pub enum Command {
         /// File, or directory for hf, to write.
         #[arg(long)]
         out: PathBuf,
+        /// JSON on stdout.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Writes a model as another kind of file, weight for weight, and proves it equal: a GGUF file as a Hugging Face directory
+    /// (f32), a directory as GGUF, or a packed GGUF file in another packing.
+    Convert {
+        /// GGUF file or Hugging Face directory.
+        source: PathBuf,
+        /// GGUF file (name.gguf) or directory to write.
+        out: PathBuf,
+        /// Packing of ternary weights in a GGUF file: as in `export` [default: Q2_0 in the groups that they have].
+        #[arg(long)]
+        format: Option<PackedFormat>,
         /// JSON on stdout.
         #[arg(long)]
         json: bool,
@@ -177,6 +196,8 @@ const TRAIN_HELP: &str = "Examples:
   bonsai-trainer train --data corpus.txt --preset 10m --steps 2000 --out runs/mine
   bonsai-trainer train --data corpus.txt --init Qwen3-0.6B/ --steps 200 --seq-len 512 --batch-size 8 --set micro_batch=1
       (a conversion learns from the checkpoint itself: --set teacher=none for the text alone)
+  bonsai-trainer train --data corpus.txt --init SmolLM2-135M-Instruct.Q4_1.gguf --set group=64 --steps 500
+      (quantised weights are unpacked; the tokenizer is the file's)
   bonsai-trainer train --data corpus.txt --init SMALL/ --set teacher=LARGE/ --set temperature=2 --set ce_weight=0.1
   bonsai-trainer train --resume runs/mine
   bonsai-trainer train --config run.toml --set group=64 --set lr=2e-3
@@ -200,7 +221,7 @@ pub struct TrainArgs {
     /// tokenizer.json [default: that of --init, or one learnt from the data].
     #[arg(long)]
     tokenizer: Option<PathBuf>,
-    /// `scratch` or a Hugging Face directory.
+    /// `scratch`, a Hugging Face directory or a GGUF file.
     #[arg(long)]
     init: Option<String>,
     /// Model shape: 1m 3m 6m 10m 20m 30m 0.6b.
@@ -294,11 +315,14 @@ pub fn run(command: Command, quiet: bool, cancelled: &AtomicBool) -> Result<()> 
             prepare(&data, &valid, (valid_fraction, seed), &tokenizer, &out, &watch)
         }
         Command::Train(args) => train(&args, &watch),
-        Command::Eval { model, data, window, exact, json } => {
-            evaluate(&model, &data, window, exact, json, quiet)
+        Command::Eval { model, data, window, windows, exact, json } => {
+            evaluate(&model, &data, eval::Reading { window, windows, exact }, json, quiet)
         }
         Command::Verify { model, json } => print(&verify::verify(&model)?, json),
         Command::Export { run, format, out, json } => export_run(&run, &format, &out, json),
+        Command::Convert { source, out, format, json } => {
+            print(&convert::convert(&source, &out, format)?, json)
+        }
         Command::Sample { model, prompt, tokens, seed } => {
             println!("{}", eval::sample(&eval::open(&model)?, &prompt, tokens, seed)?);
             Ok(())
@@ -378,12 +402,12 @@ fn train(args: &TrainArgs, watch: &Watch<'_>) -> Result<()> {
     Ok(())
 }
 
-fn evaluate(model: &Path, file: &Path, window: usize, exact: bool, json: bool, quiet: bool) -> Result<()> {
+fn evaluate(model: &Path, file: &Path, reading: eval::Reading, json: bool, quiet: bool) -> Result<()> {
     let model = eval::open(model)?;
     let text = std::fs::read_to_string(file).map_err(RuntimeError::io(file))?;
     let bar = if quiet { indicatif::ProgressBar::hidden() } else { indicatif::ProgressBar::new_spinner() };
     let result =
-        eval::evaluate(&model, &text, window, exact, |done| bar.set_message(format!("{done} tokens read")))?;
+        eval::evaluate(&model, &text, reading, |done| bar.set_message(format!("{done} tokens read")))?;
     bar.finish_and_clear();
     print(&result, json)
 }

@@ -41,21 +41,34 @@ pub fn open(path: &Path) -> Result<Model> {
     Ok(Model::open(path)?)
 }
 
-/// Evaluates a model on text, in windows of `window` tokens, with f32 activations when `exact`.
+/// What of a text an evaluation reads, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Reading {
+    /// Tokens of context; each window starts anew.
+    pub window: usize,
+    /// Only the first windows of the text; all of it when `None`.
+    pub windows: Option<usize>,
+    /// f32 activations instead of 8-bit ones.
+    pub exact: bool,
+}
+
+/// Evaluates a model on text, calling `progress(tokens done)` after each window.
 pub fn evaluate(
     model: &Model,
     text: &str,
-    window: usize,
-    exact: bool,
+    reading: Reading,
     progress: impl FnMut(usize),
 ) -> Result<Evaluation> {
+    let Reading { window, windows, exact } = reading;
     let tokenizer = model
         .tokenizer()?
         .ok_or_else(|| Error::Config("the model has no tokenizer: nothing to read text with".into()))?;
-    let tokens = tokenizer.encode(text)?;
+    let mut tokens = tokenizer.encode(text)?;
+    let window = window.min(model.config().context);
+    tokens.truncate(windows.map_or(usize::MAX, |windows| windows.saturating_mul(window)));
     let options = PerplexityOptions { window, exact, ..PerplexityOptions::default() };
     let Perplexity { nll_sum, tokens: scored, .. } = perplexity(model, &tokens, &options, progress)?;
-    let bytes = scored_bytes(tokenizer, &tokens, window.min(model.config().context));
+    let bytes = scored_bytes(tokenizer, &tokens, window);
     let tokens = scored;
     let loss = nll_sum / tokens.max(1) as f64;
     let bits_per_byte = nll_sum / std::f64::consts::LN_2 / bytes.max(1) as f64;

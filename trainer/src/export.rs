@@ -72,7 +72,7 @@ fn write_gguf(
 }
 
 /// The packed format that holds every group size of training without loss.
-fn lossless(group: Option<usize>) -> PackedFormat {
+pub(crate) fn lossless(group: Option<usize>) -> PackedFormat {
     if group == Some(64) { PackedFormat::Q2_0G64 } else { PackedFormat::Q2_0 }
 }
 
@@ -142,7 +142,10 @@ pub fn export_hf(dir: &Path, out: &Path) -> Result<Proof> {
 }
 
 /// Writes to a temporary name beside `out` and renames when all is there.
-fn write_atomically(out: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
+pub(crate) fn write_atomically(
+    out: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> Result<()>,
+) -> Result<()> {
     let mut name = out.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let temporary = out.with_file_name(name);
@@ -225,7 +228,7 @@ pub fn prove(b: &mut CpuBackend, p: &Params<CpuBackend>, path: &Path) -> Result<
 }
 
 /// Values to the bit: a scale or a code that differed would show, unless both say zero.
-fn same_values(expected: Cow<'_, [f32]>, stored: &bonsai_runtime::tensor::StoredTensor) -> bool {
+pub(crate) fn same_values(expected: Cow<'_, [f32]>, stored: &bonsai_runtime::tensor::StoredTensor) -> bool {
     let mut row = vec![0.0; stored.cols];
     expected.chunks_exact(stored.cols).enumerate().all(|(i, expected)| {
         stored.read_row(i, &mut row);
@@ -244,7 +247,7 @@ fn trainer_logits(b: &mut CpuBackend, p: &Params<CpuBackend>) -> Result<(Vec<u32
     Ok((tokens, model::logits(b, p, &activations)?))
 }
 
-fn size(path: &Path) -> u64 {
+pub(crate) fn size(path: &Path) -> u64 {
     let file = if path.is_dir() { path.join("model.safetensors") } else { path.to_path_buf() };
     std::fs::metadata(file).map_or(0, |m| m.len())
 }

@@ -8,6 +8,7 @@ pub mod bpe;
 pub mod checkpoint;
 pub mod commands;
 pub mod config;
+pub mod convert;
 pub mod corpus;
 pub mod cpu;
 pub mod data;

@@ -142,7 +142,8 @@ fn evaluate(model: &Model, config: &RunConfig, outcome: Outcome, watch: &Watch<'
         text.push_str(document);
         text.push_str("<|endoftext|>");
     }
-    let trained = eval::evaluate(model, &text, config.seq_len, false, |_| {})?;
+    let reading = eval::Reading { window: config.seq_len, windows: None, exact: false };
+    let trained = eval::evaluate(model, &text, reading, |_| {})?;
     let data = data::Dataset::open(&config.out.join("data"))?;
     let unigram = eval::unigram_perplexity(&data.train, &data.valid, data.meta.vocab);
     Ok(Scores { trained, untrained: outcome.first_loss.map_or(f64::NAN, f64::exp), unigram })

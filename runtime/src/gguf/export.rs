@@ -5,12 +5,14 @@ use std::fmt;
 use std::io::{self, Write};
 use std::str::FromStr;
 
+use super::architecture::Architecture;
 use super::layout::TensorType;
 use super::value::Value;
 use super::vocabulary;
 use super::write::{NewTensor, Source, write};
 use crate::config::{Config, Kind, TensorSpec};
 use crate::error::{Error, Result};
+use crate::quantized::Quantized;
 use crate::tensor::{Format, StoredTensor};
 use crate::ternary::{Packing, TernaryMatrix};
 use crate::tokenizer::Tokenizer;
@@ -106,14 +108,16 @@ pub fn metadata_for(
     tokenizer: Option<&Tokenizer>,
     file_type: u32,
 ) -> Result<Vec<(String, Value)>> {
+    config.check().map_err(Error::Argument)?;
+    let architecture = Architecture::for_config(config)?;
     let mut entries: Vec<(String, Value)> = vec![
-        ("general.architecture".into(), "qwen3".into()),
+        ("general.architecture".into(), architecture.name().into()),
         ("general.type".into(), "model".into()),
         ("general.name".into(), name.into()),
         ("general.file_type".into(), Value::U32(file_type)),
         ("general.quantization_version".into(), Value::U32(2)),
     ];
-    write_shape(config, &mut entries)?;
+    write_shape(config, architecture, &mut entries)?;
     if config.eos.len() > 3 {
         return Err(Error::Unsupported(format!(
             "{} tokens that end a generation: GGUF has keys for 3",
@@ -131,15 +135,12 @@ pub fn metadata_for(
 }
 
 /// The keys of the architecture.
-fn write_shape(config: &Config, entries: &mut Vec<(String, Value)>) -> Result<()> {
-    config.check().map_err(Error::Argument)?;
-    if config.qk_norm_eps != Some(config.norm_eps) {
-        return Err(Error::Unsupported(format!(
-            "a GGUF file of a model with a q/k norm epsilon of {:?} beside {}: qwen3 files have one for all norms",
-            config.qk_norm_eps, config.norm_eps
-        )));
-    }
-    let mut add = |key: &str, value| entries.push((format!("qwen3.{key}"), value));
+fn write_shape(
+    config: &Config,
+    architecture: Architecture,
+    entries: &mut Vec<(String, Value)>,
+) -> Result<()> {
+    let mut add = |key: &str, value| entries.push((format!("{}.{key}", architecture.name()), value));
     // Config::check keeps every size below 2^24.
     let sizes = [
         ("block_count", config.layers),
@@ -186,7 +187,12 @@ pub fn write_model<'a>(
     tensor: impl Fn(&TensorSpec) -> ModelTensor<'a>,
 ) -> Result<()> {
     config.check().map_err(Error::Argument)?;
-    let plan = |spec: TensorSpec| plan(&spec, tensor(&spec), format);
+    let architecture = Architecture::for_config(config)?;
+    let plan = |spec: TensorSpec| {
+        let tensor = tensor(&spec);
+        check_shape(&spec, &tensor)?;
+        plan(&spec, architecture.rows_to_file(&spec, config.head_dim, tensor), format)
+    };
     let tensors = config.tensors().into_iter().map(plan).collect::<Result<Vec<_>>>()?;
     let metadata = metadata_for(config, name, tokenizer, file_type(&tensors))?;
     write(out, &metadata, &tensors)
@@ -203,35 +209,35 @@ fn file_type(tensors: &[NewTensor]) -> u32 {
         Some(TensorType::Ptq1_0) => 143,
         Some(TensorType::Tq1_0) => 36,
         Some(TensorType::Tq2_0) => 37,
+        Some(TensorType::Quantized(Quantized::Q4_0)) => 2,
+        Some(TensorType::Quantized(Quantized::Q4_1)) => 3,
+        Some(TensorType::Quantized(Quantized::Q8_0)) => 7,
+        Some(TensorType::Quantized(Quantized::Q6K)) => 18,
     }
 }
 
-/// Decides how a tensor is written, and makes sure that it can be.
-fn plan<'a>(spec: &TensorSpec, tensor: ModelTensor<'a>, format: PackedFormat) -> Result<NewTensor<'a>> {
-    let shape = |rows, cols| {
-        if (rows, cols) == (spec.rows, spec.cols) {
-            return Ok(());
-        }
-        Err(Error::Argument(format!(
-            "tensor '{}' is {rows} x {cols}, expected {:?}",
-            spec.name,
-            spec.shape()
-        )))
+fn check_shape(spec: &TensorSpec, tensor: &ModelTensor<'_>) -> Result<()> {
+    let (rows, cols) = match tensor {
+        ModelTensor::Ternary(matrix) => (matrix.rows, matrix.cols),
+        ModelTensor::Dense(values) if values.len() == spec.len() => return Ok(()),
+        ModelTensor::Dense(values) => (values.len().div_ceil(spec.cols), spec.cols),
+        ModelTensor::Stored(tensor) => (tensor.rows, tensor.cols),
     };
+    if (rows, cols) == (spec.rows, spec.cols) {
+        return Ok(());
+    }
+    let expected = spec.shape();
+    Err(Error::Argument(format!("tensor '{}' is {rows} x {cols}, expected {expected:?}", spec.name)))
+}
+
+/// Decides how a tensor of the right shape is written, and makes sure that it can be.
+fn plan<'a>(spec: &TensorSpec, tensor: ModelTensor<'a>, format: PackedFormat) -> Result<NewTensor<'a>> {
     let (kind, source): (TensorType, Source<'a>) = match tensor {
-        ModelTensor::Ternary(matrix) => {
-            shape(matrix.rows, matrix.cols)?;
-            packed(spec, matrix, format)?
-        }
+        ModelTensor::Ternary(matrix) => packed(spec, matrix, format)?,
         ModelTensor::Dense(values) => {
-            shape(values.len() / spec.cols, spec.cols)?;
-            shape(spec.rows, values.len() / spec.rows)?;
-            (TensorType::F32, Box::new(move |out| write_f32(&values, out)))
+            (TensorType::F32, Box::new(move |out: &mut dyn Write| write_f32(&values, out)))
         }
-        ModelTensor::Stored(tensor) => {
-            shape(tensor.rows, tensor.cols)?;
-            stored(spec, tensor, format)?
-        }
+        ModelTensor::Stored(tensor) => stored(spec, tensor, format)?,
     };
     let ne = spec.shape().into_iter().rev().collect();
     Ok(NewTensor { name: spec.gguf_name.clone(), ne, kind, source })
@@ -256,6 +262,7 @@ fn stored<'a>(
         Format::F32 => raw(TensorType::F32)?,
         Format::F16 => raw(TensorType::F16)?,
         Format::Bf16 => raw(TensorType::Bf16)?,
+        Format::Quantized(kind) => raw(TensorType::Quantized(kind))?,
     };
     Ok((kind, Box::new(move |out| out.write_all(&bytes))))
 }

@@ -4,6 +4,7 @@
 //! but the offsets do: the tensors stand one after the other, each padded to the alignment, so only the true
 //! block size reproduces the stored offsets (docs/formats.md).
 
+use crate::quantized::Quantized;
 use crate::tensor::Format;
 use crate::ternary::Packing;
 
@@ -29,6 +30,8 @@ pub enum TensorType {
     Tq1_0,
     /// Ternary, number 35: llama.cpp's 2-bit codes in groups of 256.
     Tq2_0,
+    /// Q4_0, Q4_1, Q8_0 or Q6_K, under ggml's numbers.
+    Quantized(Quantized),
 }
 
 impl TensorType {
@@ -43,7 +46,7 @@ impl TensorType {
             143 => Some(Self::Ptq1_0),
             34 => Some(Self::Tq1_0),
             35 => Some(Self::Tq2_0),
-            _ => None,
+            _ => Quantized::ALL.into_iter().find(|kind| kind.id() == id).map(Self::Quantized),
         }
     }
 
@@ -58,6 +61,7 @@ impl TensorType {
             Self::Ptq1_0 => 143,
             Self::Tq1_0 => 34,
             Self::Tq2_0 => 35,
+            Self::Quantized(kind) => kind.id(),
         }
     }
 
@@ -72,6 +76,7 @@ impl TensorType {
             Self::Ptq1_0 => "PTQ1_0",
             Self::Tq1_0 => "TQ1_0",
             Self::Tq2_0 => "TQ2_0",
+            Self::Quantized(kind) => kind.name(),
         }
     }
 
@@ -86,6 +91,7 @@ impl TensorType {
             Self::Ptq1_0 => Format::Ternary(Packing::Ptq1_0),
             Self::Tq1_0 => Format::Ternary(Packing::Tq1_0),
             Self::Tq2_0 => Format::Ternary(Packing::Tq2_0),
+            Self::Quantized(kind) => Format::Quantized(kind),
         }
     }
 
@@ -226,7 +232,7 @@ impl Walk<'_> {
                 return Err(Misfit::Offset { tensor, expected: at });
             }
             let kind = if info.kind.id() == 42 { TensorType::Q2_0 { group: self.group } } else { info.kind };
-            let group = if let Format::Ternary(packing) = kind.format() { packing.group() } else { 1 };
+            let group = kind.format().group();
             if !info.ne[0].is_multiple_of(group) {
                 return Err(Misfit::Row { tensor, group });
             }

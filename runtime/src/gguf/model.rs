@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use super::architecture::Architecture;
 use super::layout::{TensorInfo, TensorType};
 use super::metadata::Metadata;
 use super::read::Gguf;
@@ -12,8 +13,8 @@ use crate::error::{Error, Result};
 use crate::model_file::ModelFile;
 use crate::tensor::Bytes;
 
-/// A table of RoPE factors that converters may add; Qwen3 does not use it.
-const IGNORED_TENSOR: &str = "rope_freqs.weight";
+/// A table of RoPE factors that converters may add. Qwen3 does not use it; Llama does, where the file has it.
+const ROPE_FACTORS: &str = "rope_freqs.weight";
 
 /// Layers hold at least this many tensors each.
 const LEAST_TENSORS_PER_LAYER: usize = 9;
@@ -35,37 +36,34 @@ pub fn open_bytes(bytes: &Bytes, name: &Path) -> Result<ModelFile> {
 pub fn open_without_tokenizer(bytes: &Bytes, name: &Path) -> Result<(ModelFile, Gguf)> {
     let gguf = Gguf::parse(bytes, name, refuse_foreign)?;
     let metadata = gguf.metadata();
+    let architecture = Architecture::of(metadata)?;
     let mut directory: HashMap<&str, &TensorInfo> =
         gguf.tensors().iter().map(|info| (info.name.as_str(), info)).collect();
-    directory.remove(IGNORED_TENSOR);
-    let config = read_config(metadata, &directory)?;
+    if directory.remove(ROPE_FACTORS).is_some() && architecture == Architecture::Llama {
+        return Err(Error::Unsupported(format!("RoPE scaling by a table ('{ROPE_FACTORS}'): only yarn is")));
+    }
+    let config = read_config(&Keys { metadata, architecture }, &directory)?;
     let mut tensors = HashMap::new();
     for spec in config.tensors() {
         let info = directory.remove(spec.gguf_name.as_str()).ok_or_else(|| {
             metadata.error(format!("tensor '{}' is missing: the file is incomplete", spec.gguf_name))
         })?;
         check_shape(metadata, info, &spec)?;
-        tensors.insert(spec.name, gguf.stored(info));
+        let tensor = architecture.rows_from_file(&spec, config.head_dim, gguf.stored(info));
+        tensors.insert(spec.name, tensor);
     }
     if let Some(extra) = directory.keys().min() {
-        return Err(Error::Unsupported(format!("tensor '{extra}', which a qwen3 model does not have")));
+        return Err(Error::Unsupported(format!(
+            "tensor '{extra}', which a {} model does not have",
+            architecture.name()
+        )));
     }
-    Ok((ModelFile { description: describe(&gguf), config, tokenizer: None, tensors }, gguf))
+    Ok((ModelFile { description: describe(&gguf, architecture), config, tokenizer: None, tensors }, gguf))
 }
 
 /// Refuses what would load and then run wrongly.
 fn refuse_foreign(metadata: &Metadata) -> Result<()> {
-    let architecture = metadata.required(ARCHITECTURE, metadata.str(ARCHITECTURE)?)?;
-    match architecture {
-        "qwen3" => {}
-        "llama" => {
-            return Err(Error::Unsupported(
-                "architecture 'llama' in GGUF (its rows are permuted): convert from the Hugging Face directory"
-                    .into(),
-            ));
-        }
-        other => return Err(Error::Unsupported(format!("architecture '{other}': only qwen3 is"))),
-    }
+    Architecture::of(metadata)?;
     if let Some((key, _)) = metadata.entries().iter().find(|(key, _)| key.starts_with("prism.")) {
         return Err(Error::Unsupported(format!(
             "the metadata key '{key}' changes what the weights mean, and this program does not know how"
@@ -80,12 +78,10 @@ fn refuse_foreign(metadata: &Metadata) -> Result<()> {
     Ok(())
 }
 
-const ARCHITECTURE: &str = "general.architecture";
-
 /// The shape, from keys and from the tensors themselves where these know better. Checked.
-fn read_config(metadata: &Metadata, directory: &HashMap<&str, &TensorInfo>) -> Result<Config> {
-    let keys = Keys(metadata);
-    refuse_features(&keys)?;
+fn read_config(keys: &Keys, directory: &HashMap<&str, &TensorInfo>) -> Result<Config> {
+    let metadata = keys.metadata;
+    refuse_features(keys)?;
     let layers = keys.size("block_count")?;
     if layers > directory.len() / LEAST_TENSORS_PER_LAYER {
         // Also keeps the table of tensors from growing beyond what the file could fill.
@@ -95,11 +91,8 @@ fn read_config(metadata: &Metadata, directory: &HashMap<&str, &TensorInfo>) -> R
         )));
     }
     let (hidden, heads) = (keys.size("embedding_length")?, keys.size("attention.head_count")?);
-    let head_dim = read_head_dim(&keys, hidden, heads)?;
-    let norm_eps = metadata.required(
-        "qwen3.attention.layer_norm_rms_epsilon",
-        metadata.f32("qwen3.attention.layer_norm_rms_epsilon")?,
-    )?;
+    let head_dim = read_head_dim(keys, hidden, heads)?;
+    let norm_eps = keys.required(NORM_EPS, keys.f32(NORM_EPS)?)?;
     let embedding = directory.get("token_embd.weight");
     let embedding = embedding
         .ok_or_else(|| metadata.error("tensor 'token_embd.weight' is missing: the file is incomplete"))?;
@@ -114,8 +107,8 @@ fn read_config(metadata: &Metadata, directory: &HashMap<&str, &TensorInfo>) -> R
         head_dim,
         context,
         norm_eps,
-        qk_norm_eps: Some(norm_eps),
-        rope: read_rope(&keys, context)?,
+        qk_norm_eps: (keys.architecture == Architecture::Qwen3).then_some(norm_eps),
+        rope: read_rope(keys, context)?,
         tied: !directory.contains_key("output.weight"),
         bos: vocabulary::bos(metadata)?,
         eos: vocabulary::eos(metadata)?,
@@ -125,32 +118,45 @@ fn read_config(metadata: &Metadata, directory: &HashMap<&str, &TensorInfo>) -> R
     Ok(config)
 }
 
-/// The keys of the architecture.
-struct Keys<'a>(&'a Metadata);
+const NORM_EPS: &str = "attention.layer_norm_rms_epsilon";
+
+/// The keys of the architecture, which begin with its name.
+struct Keys<'a> {
+    metadata: &'a Metadata,
+    architecture: Architecture,
+}
 
 impl Keys<'_> {
+    fn full(&self, key: &str) -> String {
+        format!("{}.{key}", self.architecture.name())
+    }
+
     fn optional(&self, key: &str) -> Result<Option<usize>> {
-        let number = self.0.u32(&format!("qwen3.{key}"))?;
+        let number = self.metadata.u32(&self.full(key))?;
         Ok(number.map(|n| n as usize))
     }
 
+    fn required<T>(&self, key: &str, value: Option<T>) -> Result<T> {
+        self.metadata.required(&self.full(key), value)
+    }
+
     fn size(&self, key: &str) -> Result<usize> {
-        self.0.required(&format!("qwen3.{key}"), self.optional(key)?)
+        self.required(key, self.optional(key)?)
     }
 
     fn f32(&self, key: &str) -> Result<Option<f32>> {
-        self.0.f32(&format!("qwen3.{key}"))
+        self.metadata.f32(&self.full(key))
     }
 
     fn str(&self, key: &str) -> Result<Option<&str>> {
-        self.0.str(&format!("qwen3.{key}"))
+        self.metadata.str(&self.full(key))
     }
 
     /// Refuses a key unless it is missing or has the one value that changes nothing.
     fn neutral(&self, key: &str, neutral: f32) -> Result<()> {
         match self.f32(key)? {
             Some(x) if x != neutral => {
-                Err(Error::Unsupported(format!("'qwen3.{key}' = {x}: only {neutral} is")))
+                Err(Error::Unsupported(format!("'{}' = {x}: only {neutral} is", self.full(key))))
             }
             _ => Ok(()),
         }
@@ -160,7 +166,7 @@ impl Keys<'_> {
 fn refuse_features(keys: &Keys) -> Result<()> {
     for key in ["attention.sliding_window", "expert_count"] {
         if let Some(n @ 1..) = keys.optional(key)? {
-            return Err(Error::Unsupported(format!("'qwen3.{key}' = {n}: the network here has none")));
+            return Err(Error::Unsupported(format!("'{}' = {n}: the network here has none", keys.full(key))));
         }
     }
     Ok(())
@@ -169,14 +175,18 @@ fn refuse_features(keys: &Keys) -> Result<()> {
 fn read_head_dim(keys: &Keys, hidden: usize, heads: usize) -> Result<usize> {
     let head_dim = match keys.optional("attention.key_length")? {
         Some(length) => length,
-        None => hidden
-            .checked_div(heads)
-            .ok_or_else(|| keys.0.error("'qwen3.attention.head_count' is 0, expected at least 1"))?,
+        None => hidden.checked_div(heads).ok_or_else(|| {
+            let key = keys.full("attention.head_count");
+            keys.metadata.error(format!("'{key}' is 0, expected at least 1"))
+        })?,
     };
     for key in ["attention.value_length", "rope.dimension_count"] {
         match keys.optional(key)? {
             Some(n) if n != head_dim => {
-                return Err(Error::Unsupported(format!("'qwen3.{key}' = {n} beside heads of {head_dim}")));
+                return Err(Error::Unsupported(format!(
+                    "'{}' = {n} beside heads of {head_dim}",
+                    keys.full(key)
+                )));
             }
             _ => {}
         }
@@ -195,7 +205,7 @@ fn read_rope(keys: &Keys, context: usize) -> Result<Rope> {
     match (scaling, factor) {
         ("none", _) | ("linear", None | Some(0.0 | 1.0)) => Ok(Rope { theta, yarn: None }),
         ("yarn", factor) => {
-            let factor = keys.0.required("qwen3.rope.scaling.factor", factor)?;
+            let factor = keys.required("rope.scaling.factor", factor)?;
             // Other programs disagree about these keys, so only the values that all agree on pass.
             keys.neutral("rope.scaling.attn_factor", 1.0)?;
             keys.neutral("rope.scaling.yarn_ext_factor", 1.0)?;
@@ -229,8 +239,8 @@ fn check_shape(metadata: &Metadata, info: &TensorInfo, spec: &TensorSpec) -> Res
 }
 
 /// "GGUF v3, qwen3, 197 ternary tensors as Q2_0 in groups of 128 (...), 113 as F32".
-fn describe(gguf: &Gguf) -> String {
-    let mut text = format!("GGUF v{}, qwen3", gguf.version());
+fn describe(gguf: &Gguf, architecture: Architecture) -> String {
+    let mut text = format!("GGUF v{}, {}", gguf.version(), architecture.name());
     let mut counts: Vec<(TensorType, usize)> = Vec::new();
     for info in gguf.tensors() {
         match counts.iter_mut().find(|(kind, _)| *kind == info.kind) {

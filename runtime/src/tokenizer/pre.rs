@@ -4,6 +4,7 @@ use tokenizers::SplitDelimiterBehavior;
 use tokenizers::normalizers::{NFC, NormalizerWrapper};
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::digits::Digits;
 use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 
@@ -18,22 +19,25 @@ const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N
 pub(super) enum Pre {
     Qwen2,
     Gpt2,
+    /// GPT-2's words, and digits one by one.
+    SmolLm,
 }
 
 impl Pre {
-    const ALL: [Self; 2] = [Self::Qwen2, Self::Gpt2];
+    const ALL: [Self; 3] = [Self::Qwen2, Self::Gpt2, Self::SmolLm];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Qwen2 => "qwen2",
             Self::Gpt2 => "gpt-2",
+            Self::SmolLm => "smollm",
         }
     }
 
     pub(super) fn normalizer(self) -> Option<NormalizerWrapper> {
         match self {
             Self::Qwen2 => Some(NFC.into()),
-            Self::Gpt2 => None,
+            Self::Gpt2 | Self::SmolLm => None,
         }
     }
 
@@ -46,13 +50,16 @@ impl Pre {
             ])
             .into(),
             Self::Gpt2 => bytes_only().use_regex(true).into(),
+            Self::SmolLm => {
+                Sequence::new(vec![Digits::new(true).into(), bytes_only().use_regex(true).into()]).into()
+            }
         })
     }
 
     pub(super) fn named(name: &str) -> Result<Self> {
         Self::ALL.into_iter().find(|pre| pre.name() == name).ok_or_else(|| {
             Error::Unsupported(format!(
-                "the pre-tokenizer \"{name}\": only \"qwen2\" and \"gpt-2\" are known"
+                "the pre-tokenizer \"{name}\": only \"qwen2\", \"gpt-2\" and \"smollm\" are known"
             ))
         })
     }
@@ -72,7 +79,7 @@ impl Pre {
         }
         Err(Error::Unsupported(
             "this tokenizer cuts text in a way that GGUF has no name for here: use one with the normaliser \
-             and the pre-tokenizer of Qwen2 or GPT-2"
+             and the pre-tokenizer of Qwen2, GPT-2 or SmolLM"
                 .into(),
         ))
     }

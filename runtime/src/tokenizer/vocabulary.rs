@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 /// A byte-level BPE vocabulary, as GGUF metadata stores it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Vocabulary {
-    /// How text is cut into words before merging: "qwen2" or "gpt-2".
+    /// How text is cut into words before merging: "qwen2", "gpt-2" or "smollm".
     pub pre: String,
     /// Every token, by id: normal ones in byte-level spelling, the others as their text.
     pub tokens: Vec<String>,

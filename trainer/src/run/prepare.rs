@@ -154,12 +154,10 @@ fn given_tokenizer(config: &RunConfig, start: Option<&ModelFile>) -> Result<Opti
     }
     match start {
         None => Ok(None),
-        Some(file) if file.tokenizer.is_some() => {
-            Ok(Some(Tokenizer::from_file(&Path::new(&config.init).join("tokenizer.json"))?))
-        }
-        Some(_) => {
-            Err(Error::Config(format!("{}: has no tokenizer.json: give --tokenizer FILE", config.init)))
-        }
+        Some(file) => match file.tokenizer()? {
+            Some(tokenizer) => Ok(Some(tokenizer.clone())),
+            None => Err(Error::Config(format!("{}: has no tokenizer: give --tokenizer FILE", config.init))),
+        },
     }
 }
 

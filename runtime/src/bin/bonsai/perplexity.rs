@@ -29,6 +29,9 @@ pub struct Args {
     /// Tokens that are fed together
     #[arg(short, long, value_name = "N", default_value_t = 512, visible_aliases = ["ctx-size", "context"], short_alias = 'c')]
     window: usize,
+    /// Only the first N windows of the text [default: all]
+    #[arg(long, value_name = "N", visible_alias = "chunks", value_parser = clap::value_parser!(u64).range(1..))]
+    windows: Option<u64>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -37,10 +40,13 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     let model = args.model.open()?;
     let tokenizer = tokenizer(&model)?;
-    let tokens = tokenizer.encode(&read_text(&args.file)?)?;
+    let mut tokens = tokenizer.encode(&read_text(&args.file)?)?;
     let SessionOptions { exact, kv, device, threads, .. } = args.model.session();
     let options = PerplexityOptions { window: args.window, exact, kv, device, threads };
     let window = options.window.min(model.config().context);
+    if let Some(windows) = args.windows {
+        tokens.truncate(window.saturating_mul(windows.try_into().unwrap_or(usize::MAX)));
+    }
     let bar = if args.model.quiet { ProgressBar::hidden() } else { output::progress(tokens.len(), "tokens") };
     let start = Instant::now();
     let result = perplexity(&model, &tokens, &options, |done| bar.set_position(done as u64))?;

@@ -1,0 +1,96 @@
+//! A model from one kind of file into another, weight for weight, and the proof that none changed on the way.
+
+use std::path::Path;
+
+use bonsai_runtime::ModelFile;
+use bonsai_runtime::gguf::{self, ModelTensor, PackedFormat};
+use bonsai_runtime::tensor::Format;
+
+use crate::checkpoint;
+use crate::error::{Error, Result};
+use crate::export::{lossless, same_values, size, write_atomically};
+
+/// What a conversion shows: the new file was opened and compared with the old one.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Converted {
+    /// What was read.
+    pub from: String,
+    /// What was written.
+    pub to: String,
+    /// Tensors whose values are all equal.
+    pub tensors: usize,
+    /// Weights in them.
+    pub weights: u64,
+    /// Bytes of the new file (of the weights, in a directory).
+    pub bytes: u64,
+}
+
+/// Writes the model at `source` to `out`: as GGUF where that ends in `.gguf`, else as a Hugging Face directory of f32 weights.
+/// In a GGUF file, dense and quantised matrices stay as they are, and ternary ones are packed as `format`.
+///
+/// Fails on what the other kind of file cannot say, and where a value would change.
+pub fn convert(source: &Path, out: &Path, format: Option<PackedFormat>) -> Result<Converted> {
+    if out.exists() {
+        return Err(Error::Config(format!("{}: is there already: name another file", out.display())));
+    }
+    let file = ModelFile::open(source)?;
+    match out.extension().is_some_and(|extension| extension == "gguf") {
+        true => to_gguf(&file, out, format.unwrap_or_else(|| lossless(group(&file))))?,
+        false => to_directory(&file, out)?,
+    }
+    compare(&file, out)
+}
+
+fn to_gguf(file: &ModelFile, out: &Path, format: PackedFormat) -> Result<()> {
+    let name = out.file_stem().map_or("bonsai".into(), |stem| stem.to_string_lossy());
+    write_atomically(out, |to| {
+        let tensor =
+            |spec: &bonsai_runtime::config::TensorSpec| ModelTensor::Stored(file.tensors[&spec.name].clone());
+        Ok(gguf::write_model(to, &file.config, &name, file.tokenizer()?, format, tensor)?)
+    })
+}
+
+fn to_directory(file: &ModelFile, out: &Path) -> Result<()> {
+    let specs = file.config.tensors().into_iter();
+    let tensors = specs.map(|spec| {
+        let values = file.tensors[&spec.name].to_f32();
+        (spec.name.clone(), spec.shape(), values)
+    });
+    checkpoint::write_model(out, &file.config, tensors.collect())?;
+    Ok(file.tokenizer()?.map_or(Ok(()), |tokenizer| tokenizer.save(out))?)
+}
+
+/// Weights that share a scale in the packed tensors, if any is packed.
+fn group(file: &ModelFile) -> Option<usize> {
+    let formats = file.tensors.values().map(|tensor| tensor.format);
+    formats.into_iter().find_map(|format| matches!(format, Format::Ternary(_)).then(|| format.group()))
+}
+
+fn compare(from: &ModelFile, out: &Path) -> Result<Converted> {
+    let to = ModelFile::open(out)?;
+    let specs = from.config.tensors();
+    for spec in &specs {
+        if !same_values(from.tensors[&spec.name].to_f32().into(), &to.tensors[&spec.name]) {
+            return Err(Error::Verify(format!("{}: {} has changed", out.display(), spec.name)));
+        }
+    }
+    Ok(Converted {
+        from: from.description.clone(),
+        to: to.description.clone(),
+        tensors: specs.len(),
+        weights: from.config.parameters(),
+        bytes: size(out),
+    })
+}
+
+impl std::fmt::Display for Converted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "from {}", self.from)?;
+        writeln!(f, "to   {}", self.to)?;
+        write!(
+            f,
+            "{} tensors, {} weights: every value equal, {} bytes",
+            self.tensors, self.weights, self.bytes
+        )
+    }
+}

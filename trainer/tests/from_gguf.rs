@@ -1,0 +1,69 @@
+//! A GGUF file of somebody else's as the start of a run, and as other kinds of file.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod tiny_run;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use bonsai_runtime::ModelFile;
+use bonsai_runtime::gguf::PackedFormat;
+use bonsai_trainer::config::RunConfig;
+use bonsai_trainer::convert::convert;
+use bonsai_trainer::run::{self, Watch};
+use bonsai_trainer::{export, stories, verify};
+use tiny_run::settings;
+
+static NEVER: AtomicBool = AtomicBool::new(false);
+const QUIET: Watch<'_> = Watch { cancelled: &NEVER, quiet: true };
+
+/// A random model of architecture `llama`, 64 wide, with a tokenizer (tools/interop/make_gguf.py).
+fn llama() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtime/tests/gguf/llama.gguf")
+}
+
+/// Settings of a conversion of it.
+fn conversion(dir: &Path) -> RunConfig {
+    let text = dir.join("text.txt");
+    std::fs::write(&text, stories::corpus(1, 20_000).join("\n\n")).unwrap();
+    let init = llama().to_str().unwrap().to_owned();
+    RunConfig { init, data: vec![text], group: 64, lr: 1e-2, ..settings(&dir.join("run")) }
+}
+
+#[test]
+fn a_run_starts_from_a_gguf_file_and_ends_in_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let outcome = run::start(conversion(dir.path()), &QUIET).unwrap();
+    assert!(outcome.last_loss < outcome.first_loss.unwrap(), "{outcome:?}");
+
+    let out = dir.path().join("ternary.gguf");
+    let proof = export::export(&dir.path().join("run"), PackedFormat::Q2_0G64, &out).unwrap();
+    assert_eq!((proof.ternary_tensors, proof.dense_tensors), (8, 3));
+    verify::verify(&out).unwrap();
+    let (before, after) = (ModelFile::open(&llama()).unwrap(), ModelFile::open(&out).unwrap());
+    assert!(after.description.starts_with("GGUF v3, llama, "), "{}", after.description);
+    assert_eq!(after.config, before.config);
+    let ids = |file: &ModelFile| file.tokenizer().unwrap().unwrap().encode("there, 12 herd").unwrap();
+    assert_eq!(ids(&after), ids(&before));
+}
+
+#[test]
+fn groups_that_do_not_fit_are_an_error_that_names_those_that_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = RunConfig { group: 128, ..conversion(dir.path()) };
+    let error = run::start(config, &QUIET).unwrap_err().to_string();
+    assert!(error.contains("--set group=64"), "{error}");
+}
+
+#[test]
+fn a_gguf_file_becomes_a_directory_and_a_gguf_file_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (folder, again) = (dir.path().join("hf"), dir.path().join("again.gguf"));
+    let there = convert(&llama(), &folder, None).unwrap();
+    assert!(there.to.starts_with("Hugging Face directory, llama"), "{there}");
+    let back = convert(&folder, &again, None).unwrap();
+    assert_eq!((back.tensors, back.to.as_str()), (11, "GGUF v3, llama, 11 as F32"));
+    assert_eq!(ModelFile::open(&again).unwrap().config, ModelFile::open(&llama()).unwrap().config);
+    let error = convert(&llama(), &again, None).unwrap_err().to_string();
+    assert!(error.contains("is there already"), "{error}");
+}
