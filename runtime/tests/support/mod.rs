@@ -86,6 +86,7 @@ pub fn stored(rows: usize, cols: usize, values: &[f32], format: Format) -> Store
             packing.encode(&matrix, &mut blocks).expect("groups of the packing");
             blocks
         }
+        Format::Quantized(_) => unreachable!("only read: {} is not written", format.name()),
     };
     StoredTensor { format, rows, cols, bytes: bytes.into() }
 }
