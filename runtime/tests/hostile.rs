@@ -335,7 +335,7 @@ fn quantised_rows_that_are_no_blocks() {
         // Their number fits a u64, their bytes do not fit the file, or no file at all.
         refused(rows(group << 20), "but the file has only 512");
         if cfg!(target_pointer_width = "64") {
-            let error = rows(1 << 62).err().expect("a hostile file opened").to_string();
+            let error = rows(1 << 62).expect_err("a hostile file opened").to_string();
             assert!(error.contains("larger than any file") || error.contains("only 512"), "{error}");
         }
     }
