@@ -5,7 +5,8 @@
 //!
 //! Saving: every file is written as `NAME.new` and synced; then the mark `COMMIT` is written and synced; then each
 //! file is renamed over the old one and the mark is removed. Opening first looks for the mark: with it the renames are
-//! finished, without it `.new` files are what a crash left behind and go. So there is always one whole checkpoint.
+//! finished, without it `.new` files are what a crash left behind and go. So there is always one whole checkpoint. Who saves
+//! and who opens lock the directory meanwhile: the files of a save under way are not those of a crash.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -27,6 +28,7 @@ use crate::params::Params;
 use crate::train::{State, Trainer};
 
 const MARK: &str = "COMMIT";
+const LOCK: &str = "LOCK";
 const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "trainer_state.json";
@@ -36,6 +38,7 @@ const RUN: &str = "run.toml";
 /// Writes a checkpoint; the previous one stays whole until this one is.
 pub fn save<B: Backend>(dir: &Path, trainer: &Trainer<B>) -> Result<()> {
     std::fs::create_dir_all(dir).map_err(RuntimeError::io(dir))?;
+    let _others_wait = lock(dir);
     let written = write_new(dir, trainer).and_then(|()| mark(dir, trainer.state.step));
     if let Err(error) = written {
         discard(dir);
@@ -175,7 +178,7 @@ pub fn exists(dir: &Path) -> bool {
 /// True for a file that a checkpoint consists of, or that saving one leaves for a moment.
 pub fn owns(name: &str) -> bool {
     let name = name.strip_suffix(".new").unwrap_or(name);
-    [CONFIG, RUN, STATE, MODEL, OPTIMIZER, MARK].contains(&name)
+    [CONFIG, RUN, STATE, MODEL, OPTIMIZER, MARK, LOCK].contains(&name)
 }
 
 /// A model directory without a trainer's files: what `export --format hf` writes.
@@ -272,8 +275,16 @@ fn commit(dir: &Path) -> Result<()> {
     Ok(std::fs::remove_file(dir.join(MARK)).map_err(RuntimeError::io(dir.join(MARK)))?)
 }
 
+/// Waits until no other process saves or recovers here, and keeps others from it until it is dropped; the system lets go of
+/// it when a process dies. `None` where there is no directory yet or files cannot be locked: then nobody waits.
+fn lock(dir: &Path) -> Option<File> {
+    let file = File::options().create(true).append(true).open(dir.join(LOCK)).ok()?;
+    file.lock().ok().map(|()| file)
+}
+
 /// Finishes a save that got as far as its mark, undoes one that did not.
 fn recover(dir: &Path) -> Result<()> {
+    let _others_wait = lock(dir);
     if dir.join(MARK).exists() {
         commit(dir)
     } else {
