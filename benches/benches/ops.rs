@@ -30,7 +30,7 @@ fn ternary_matmul(c: &mut Criterion) {
             let (mut x, mut out) = (Rounded::default(), vec![0.0; ROWS * tokens]);
             x.fill(isa, &activations, COLS);
             group.bench_function(BenchmarkId::new(isa.name(), format!("{ROWS}x{COLS}x{tokens}")), |b| {
-                b.iter(|| rows(isa, &mut out, &w, 0, &x));
+                b.iter(|| rows(isa, &mut out, &w, 0, x.all()));
             });
         }
     }

@@ -247,8 +247,10 @@ pub fn read_bandwidth(model: &Model, threads: usize) -> Result<f64> {
 fn read(bytes: &[u8]) -> [u64; 16] {
     let mut lanes = [0; 16];
     for part in bytes.as_chunks::<128>().0 {
-        for (lane, word) in lanes.iter_mut().zip(part.as_chunks::<8>().0) {
-            *lane ^= u64::from_le_bytes(*word);
+        // Copied first, for from the words of a slice LLVM makes `vpgatherdq` with AVX-512, a fifth as fast.
+        let words: [u64; 16] = black_box(bytemuck::pod_read_unaligned(part));
+        for (lane, word) in lanes.iter_mut().zip(words) {
+            *lane ^= word;
         }
     }
     lanes

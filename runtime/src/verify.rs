@@ -131,7 +131,7 @@ fn kernels_differ(w: &StoredTensor) -> Option<String> {
         threads::for_each(found.iter_mut().zip(pieces).collect(), |(found, piece)| {
             let product = |isa, x: &Rounded| {
                 let mut out = vec![0.0; piece.len() * tokens];
-                rows(isa, &mut out, w, piece.start, x);
+                rows(isa, &mut out, w, piece.start, x.all());
                 out
             };
             let expected = product(Isa::SCALAR, &scalar);

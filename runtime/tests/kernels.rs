@@ -14,8 +14,8 @@ use support::*;
 fn product(isa: Isa, w: &StoredTensor, x: &[f32]) -> Vec<f32> {
     let mut rounded = Rounded::default();
     rounded.fill(isa, x, w.cols);
-    let mut out = vec![0.0; w.rows * rounded.tokens()];
-    rows(isa, &mut out, w, 0, &rounded);
+    let mut out = vec![0.0; w.rows * rounded.all().tokens()];
+    rows(isa, &mut out, w, 0, rounded.all());
     out
 }
 

@@ -21,6 +21,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx2_blocks;
 #[cfg(target_arch = "x86_64")]
+mod avx2_round;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -38,11 +40,12 @@ mod simd128_dots;
 #[cfg(target_feature = "simd128")]
 pub(super) use simd128_blocks::widen_f16;
 
+use std::ops::Range;
 #[cfg(target_arch = "x86_64")]
 use std::sync::OnceLock;
 
 use super::isa::{Isa, Level};
-use super::ops;
+use super::{ops, threads};
 use crate::tensor::{Format, StoredTensor};
 use crate::ternary::Packing;
 
@@ -50,6 +53,8 @@ use crate::ternary::Packing;
 const GROUP: usize = 128;
 /// Code bytes of those.
 const CODE_BYTES: usize = GROUP / 4;
+/// Tokens that a thread rounds at a time.
+const TASK_TOKENS: usize = 16;
 /// Float accumulators of a row; each takes 16 consecutive weights of a group.
 const LANES: usize = 8;
 
@@ -75,21 +80,23 @@ pub struct Rounded {
     pairs: Vec<neon_i8mm::TwoTokens>,
 }
 
+impl RoundedGroup {
+    const ZERO: Self = Self { planes: [[0; CODE_BYTES]; 4], minus_sums: [0; LANES], scales: [0.0; LANES] };
+}
+
 impl Rounded {
     /// Rounds `x` (`[tokens, cols]`), reusing the memory. Half to even, scale = largest magnitude / 127 of each 32.
     pub fn fill(&mut self, isa: Isa, x: &[f32], cols: usize) {
         assert!(cols > 0 && cols.is_multiple_of(64), "{cols} columns in groups of 64 or 128");
-        self.groups_per_token = cols.div_ceil(GROUP);
-        self.groups.clear();
-        for token in x.chunks_exact(cols) {
-            let (whole, half) = token.as_chunks::<GROUP>();
-            self.groups.extend(whole.iter().map(|x| isa.run(|| round_group(x))));
-            if !half.is_empty() {
-                let mut padded = [0.0; GROUP];
-                padded[..half.len()].copy_from_slice(half);
-                self.groups.push(round_group(&padded));
+        let per_token = cols.div_ceil(GROUP);
+        self.groups_per_token = per_token;
+        self.groups.resize(x.len() / cols * per_token, RoundedGroup::ZERO);
+        let tokens = x.chunks(cols * TASK_TOKENS).zip(self.groups.chunks_mut(per_token * TASK_TOKENS));
+        threads::for_each(tokens.collect(), |(x, out)| {
+            for (x, out) in x.chunks_exact(cols).zip(out.chunks_exact_mut(per_token)) {
+                round_token(isa, x, out);
             }
-        }
+        });
         #[cfg(target_arch = "aarch64")]
         self.pair_up(isa);
     }
@@ -97,7 +104,8 @@ impl Rounded {
     #[cfg(target_arch = "aarch64")]
     fn pair_up(&mut self, isa: Isa) {
         self.pairs.clear();
-        if isa.level() < Level::NeonI8mm || self.tokens() == 1 {
+        let tokens = self.groups.len() / self.groups_per_token;
+        if isa.level() < Level::NeonI8mm || tokens == 1 {
             return;
         }
         for tokens in self.groups.chunks(2 * self.groups_per_token) {
@@ -111,13 +119,66 @@ impl Rounded {
         tokens * cols.div_ceil(GROUP) * size_of::<RoundedGroup>()
     }
 
+    /// All of them.
+    pub fn all(&self) -> Activations<'_> {
+        Activations {
+            groups: &self.groups,
+            groups_per_token: self.groups_per_token,
+            #[cfg(target_arch = "aarch64")]
+            pairs: &self.pairs,
+        }
+    }
+}
+
+/// Rounded activations of some tokens, one behind the other.
+#[derive(Clone, Copy)]
+pub struct Activations<'a> {
+    groups: &'a [RoundedGroup],
+    groups_per_token: usize,
+    #[cfg(target_arch = "aarch64")]
+    pairs: &'a [neon_i8mm::TwoTokens],
+}
+
+impl<'a> Activations<'a> {
     /// Number of tokens.
-    pub fn tokens(&self) -> usize {
+    pub fn tokens(self) -> usize {
         self.groups.len() / self.groups_per_token.max(1)
     }
 
-    fn token(&self, token: usize) -> &[RoundedGroup] {
+    /// Those of some of the tokens, from an even one on.
+    pub fn some(self, tokens: Range<usize>) -> Self {
+        assert!(tokens.start.is_multiple_of(2), "tokens lie in pairs");
+        Self {
+            groups: &self.groups[tokens.start * self.groups_per_token..tokens.end * self.groups_per_token],
+            #[cfg(target_arch = "aarch64")]
+            pairs: match self.pairs {
+                [] => &[],
+                pairs => {
+                    let pair = |token: usize| token / 2 * self.groups_per_token;
+                    &pairs[pair(tokens.start)..pair(tokens.end.next_multiple_of(2))]
+                }
+            },
+            ..self
+        }
+    }
+
+    fn token(self, token: usize) -> &'a [RoundedGroup] {
         &self.groups[token * self.groups_per_token..][..self.groups_per_token]
+    }
+}
+
+/// Rounds the activations of one token.
+fn round_token(isa: Isa, x: &[f32], out: &mut [RoundedGroup]) {
+    let (whole, half) = x.as_chunks::<GROUP>();
+    let mut padded = [0.0; GROUP];
+    padded[..half.len()].copy_from_slice(half);
+    let groups = whole.iter().chain((!half.is_empty()).then_some(&padded));
+    match isa.level() {
+        #[cfg(target_arch = "x86_64")]
+        #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
+        // SAFETY: an `Isa` of these levels exists only where AVX2 was detected.
+        Level::Avx2 | Level::AvxVnni | Level::Avx512 => unsafe { avx2_round::groups(out, groups) },
+        _ => isa.run(|| out.iter_mut().zip(groups).for_each(|(out, x)| *out = round_group(x))),
     }
 }
 
@@ -125,8 +186,7 @@ impl Rounded {
 #[inline(always)]
 fn round_group(x: &[f32; GROUP]) -> RoundedGroup {
     let mut rounded = [0i8; GROUP];
-    let mut group =
-        RoundedGroup { planes: [[0; CODE_BYTES]; 4], minus_sums: [0; LANES], scales: [0.0; LANES] };
+    let mut group = RoundedGroup::ZERO;
     for (part, (x, out)) in x.as_chunks::<32>().0.iter().zip(rounded.as_chunks_mut::<32>().0).enumerate() {
         let scale = ops::round(x, 127.0, |i, a| out[i] = a as i8);
         group.scales[2 * part] = scale;
@@ -146,7 +206,7 @@ fn round_group(x: &[f32; GROUP]) -> RoundedGroup {
 /// `out[t, i] = sum over c of w[first_row + i, c] * x[t, c]`: the product with some rows of `w`, a ternary matrix.
 ///
 /// `out` is `[tokens, rows]`; its length says how many rows.
-pub fn rows(isa: Isa, out: &mut [f32], w: &StoredTensor, first_row: usize, x: &Rounded) {
+pub fn rows(isa: Isa, out: &mut [f32], w: &StoredTensor, first_row: usize, x: Activations) {
     let Format::Ternary(packing) = w.format else { panic!("not a ternary matrix: {}", w.format.name()) };
     assert_eq!(x.groups_per_token, w.cols.div_ceil(GROUP), "activations of another width");
     let rows = out.len() / x.tokens();

@@ -10,7 +10,7 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::avx2_blocks::{Unpacked, in_planes, packed, unpack};
-use super::{Rounded, RoundedGroup, Rows, half_block, parts};
+use super::{Activations, RoundedGroup, Rows, half_block, parts};
 use crate::ternary::Packing;
 
 /// Rows that one token meets together.
@@ -32,19 +32,19 @@ type Sums = [[__m256; PANEL]; TILE_ROWS];
 
 /// See [`super::rows`].
 #[target_feature(enable = "avx2,f16c")]
-pub(super) fn rows(out: &mut [f32], weights: Rows, x: &Rounded) {
+pub(super) fn rows(out: &mut [f32], weights: Rows, x: Activations) {
     any_packing::<false>(out, weights, x);
 }
 
 /// See [`super::rows`].
 #[target_feature(enable = "avx2,f16c,avxvnni")]
-pub(super) fn rows_vnni(out: &mut [f32], weights: Rows, x: &Rounded) {
+pub(super) fn rows_vnni(out: &mut [f32], weights: Rows, x: Activations) {
     any_packing::<true>(out, weights, x);
 }
 
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-fn any_packing<const VNNI: bool>(out: &mut [f32], weights: Rows, x: &Rounded) {
+fn any_packing<const VNNI: bool>(out: &mut [f32], weights: Rows, x: Activations) {
     match weights.packing {
         Packing::Q2_0 => packed_rows::<VNNI, 34>(out, weights, x),
         Packing::Q2_0G64 => packed_rows::<VNNI, 36>(out, weights, x),
@@ -57,7 +57,7 @@ fn any_packing<const VNNI: bool>(out: &mut [f32], weights: Rows, x: &Rounded) {
 /// `BLOCK` bytes hold 128 weights (one block, or two of 64) or 256; each packing has a length of its own.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-fn packed_rows<const VNNI: bool, const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &Rounded) {
+fn packed_rows<const VNNI: bool, const BLOCK: usize>(out: &mut [f32], weights: Rows, x: Activations) {
     match x.tokens() {
         1 => one_token::<VNNI, BLOCK>(out, weights, x.token(0)),
         _ => many_tokens::<VNNI, BLOCK>(out, weights, x),
@@ -121,7 +121,7 @@ fn dots<const VNNI: bool, const BLOCK: usize, const R: usize>(
 }
 
 #[target_feature(enable = "avx2,f16c")]
-fn many_tokens<const VNNI: bool, const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &Rounded) {
+fn many_tokens<const VNNI: bool, const BLOCK: usize>(out: &mut [f32], weights: Rows, x: Activations) {
     let (tokens, groups) = (x.tokens(), x.groups_per_token);
     let rows = out.len() / tokens;
     let zero = Unpacked { planes: [_mm256_setzero_si256(); 4], scales: _mm256_setzero_ps() };
@@ -166,7 +166,7 @@ fn tile_products<const VNNI: bool, const T: usize>(
     sums: &mut [[__m256; PANEL]],
     t: usize,
     tile: &[[Unpacked; TILE_GROUPS]; TILE_ROWS],
-    x: &Rounded,
+    x: Activations,
     first_token: usize,
     groups: std::ops::Range<usize>,
 ) {

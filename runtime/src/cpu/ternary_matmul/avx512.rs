@@ -17,14 +17,15 @@
 use std::arch::x86_64::*;
 use std::mem::offset_of;
 
-use super::avx2::tree;
 use super::avx2_blocks::{self, load};
-use super::{Rounded, RoundedGroup, Rows, parts};
+use super::{Activations, RoundedGroup, Rows, parts};
 use crate::ternary::Packing;
 
 /// Rows that are computed together.
 const ROWS: usize = 8;
 const PAIRS: usize = ROWS / 2;
+/// How far before its use a decode asks for memory, see `avx2.rs`.
+const AHEAD: usize = 6144;
 /// A tile of unpacked weights is [`ROWS`] rows of this many groups: 10 KiB, beside [`TOKENS`] times as many groups of
 /// activations (9 KiB).
 const TILE_GROUPS: usize = 8;
@@ -44,7 +45,7 @@ struct Unpacked {
 }
 
 /// A [`RoundedGroup`], once for each of two rows.
-struct Activations {
+struct TwiceRounded {
     planes: [__m512i; 4],
     minus_sums: __m512i,
     scales: __m512,
@@ -55,7 +56,7 @@ type Sums = [[__m512; PANEL]; PAIRS];
 
 /// See [`super::rows`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn rows(out: &mut [f32], weights: Rows, x: &Rounded) {
+pub(super) fn rows(out: &mut [f32], weights: Rows, x: Activations) {
     match weights.packing {
         Packing::Q2_0 => packed_rows::<34>(out, weights, x),
         Packing::Q2_0G64 => packed_rows::<36>(out, weights, x),
@@ -68,7 +69,7 @@ pub(super) fn rows(out: &mut [f32], weights: Rows, x: &Rounded) {
 /// `BLOCK` bytes hold 128 weights (one block, or two of 64) or 256; each packing has a length of its own.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn packed_rows<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &Rounded) {
+fn packed_rows<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: Activations) {
     match x.tokens() {
         1 => one_token::<BLOCK>(out, weights, x.token(0)),
         _ => many_tokens::<BLOCK>(out, weights, x),
@@ -80,7 +81,12 @@ fn one_token<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &[RoundedGro
     for (n, out) in out.chunks_mut(ROWS).enumerate() {
         let rows = EightRows::<BLOCK>::new(weights, n * ROWS, out.len());
         let mut sums = [_mm512_setzero_ps(); PAIRS];
+        let ahead = weights.row(n * ROWS).as_ptr().wrapping_add(AHEAD);
         for b in 0..rows.whole {
+            // As in `avx2.rs`: the tile's rows lie one behind the other, and a prefetch never fails.
+            for line in (0..BLOCK * ROWS).step_by(64) {
+                _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(b * BLOCK * ROWS + line).cast());
+            }
             for part in 0..parts(BLOCK) {
                 add_group(&mut sums, &rows.blocks(b), part, &x[b * parts(BLOCK) + part]);
             }
@@ -90,14 +96,12 @@ fn one_token<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &[RoundedGro
         {
             add_group(&mut sums, &rows.half_blocks(), 0, x);
         }
-        for (out, sums) in out.chunks_mut(2).zip(sums) {
-            out.copy_from_slice(&trees(sums)[..out.len()]);
-        }
+        out.copy_from_slice(&trees(sums)[..out.len()]);
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn many_tokens<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &Rounded) {
+fn many_tokens<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: Activations) {
     let (tokens, groups) = (x.tokens(), x.groups_per_token);
     let rows = out.len() / tokens;
     let mut tile = [[zero(); PAIRS]; TILE_GROUPS];
@@ -119,7 +123,7 @@ fn many_tokens<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &Rounded) 
                     } else {
                         weights.half_blocks()
                     };
-                    *tile = unpack(&blocks, part);
+                    unpack(tile, &blocks, part);
                 }
                 for t in (0..panel).step_by(TOKENS) {
                     match panel - t {
@@ -134,9 +138,7 @@ fn many_tokens<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &Rounded) 
             }
             for t in 0..panel {
                 let out = &mut out[(first_token + t) * rows + first_row..][..tile_rows];
-                for (out, sums) in out.chunks_mut(2).zip(&sums) {
-                    out.copy_from_slice(&trees(sums[t])[..out.len()]);
-                }
+                out.copy_from_slice(&trees([sums[0][t], sums[1][t], sums[2][t], sums[3][t]])[..tile_rows]);
             }
         }
     }
@@ -149,7 +151,7 @@ fn tile_products<const T: usize>(
     sums: &mut Sums,
     t: usize,
     tile: &[[Unpacked; PAIRS]; TILE_GROUPS],
-    x: &Rounded,
+    x: Activations,
     first_token: usize,
     groups: std::ops::Range<usize>,
 ) {
@@ -186,7 +188,8 @@ fn add_group<const BLOCK: usize>(
     part: usize,
     x: &RoundedGroup,
 ) {
-    let (weights, x) = (unpack(blocks, part), activations(x));
+    let (mut weights, x) = ([zero(); PAIRS], activations(x));
+    unpack(&mut weights, blocks, part);
     for p in 0..PAIRS {
         add_products(&mut sums[p], &weights[p], &x);
     }
@@ -195,7 +198,7 @@ fn add_group<const BLOCK: usize>(
 /// Adds the products of 128 weights of two rows with one token's activations: the one arithmetic of this file.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn add_products(sums: &mut __m512, w: &Unpacked, x: &Activations) {
+fn add_products(sums: &mut __m512, w: &Unpacked, x: &TwiceRounded) {
     let mut lanes = x.minus_sums;
     for k in 0..4 {
         lanes = _mm512_dpbusd_epi32(lanes, w.planes[k], x.planes[k]);
@@ -244,11 +247,10 @@ impl<'a, const BLOCK: usize> EightRows<'a, BLOCK> {
 /// Codes and scales of the 128 weights `part` of a block of each of eight rows.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn unpack<const BLOCK: usize>(blocks: &[&[u8; BLOCK]; ROWS], part: usize) -> [Unpacked; PAIRS] {
+fn unpack<const BLOCK: usize>(unpacked: &mut [Unpacked; PAIRS], blocks: &[&[u8; BLOCK]; ROWS], part: usize) {
     if BLOCK == 34 || BLOCK == 36 {
-        return unpack_q2_0(blocks);
+        return unpack_q2_0(unpacked, blocks);
     }
-    let mut unpacked = [zero(); PAIRS];
     for p in 0..PAIRS {
         let first = avx2_blocks::unpack(blocks[2 * p], part);
         let second = avx2_blocks::unpack(blocks[2 * p + 1], part);
@@ -258,16 +260,14 @@ fn unpack<const BLOCK: usize>(blocks: &[&[u8; BLOCK]; ROWS], part: usize) -> [Un
         let scales = two(_mm256_castps_si256(first.scales), _mm256_castps_si256(second.scales));
         unpacked[p].scales = _mm512_castsi512_ps(scales);
     }
-    unpacked
 }
 
 /// The same for blocks of Q2_0, whose scales come first: those of eight rows are converted together.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn unpack_q2_0<const BLOCK: usize>(blocks: &[&[u8; BLOCK]; ROWS]) -> [Unpacked; PAIRS] {
+fn unpack_q2_0<const BLOCK: usize>(unpacked: &mut [Unpacked; PAIRS], blocks: &[&[u8; BLOCK]; ROWS]) {
     let (scales, lanes) = scales(blocks);
     let mask = _mm512_set1_epi8(3);
-    let mut unpacked = [zero(); PAIRS];
     for p in 0..PAIRS {
         let codes = two(codes(blocks[2 * p]), codes(blocks[2 * p + 1]));
         unpacked[p].planes = [
@@ -279,7 +279,6 @@ fn unpack_q2_0<const BLOCK: usize>(blocks: &[&[u8; BLOCK]; ROWS]) -> [Unpacked; 
         let lanes = _mm512_add_epi32(lanes, _mm512_set1_epi32(2 * p as i32));
         unpacked[p].scales = _mm512_permutexvar_ps(lanes, scales);
     }
-    unpacked
 }
 
 #[inline]
@@ -337,8 +336,8 @@ fn codes<const BLOCK: usize>(block: &[u8; BLOCK]) -> __m256i {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn activations(x: &RoundedGroup) -> Activations {
-    Activations {
+fn activations(x: &RoundedGroup) -> TwiceRounded {
+    TwiceRounded {
         planes: [twice::<0>(x), twice::<32>(x), twice::<64>(x), twice::<96>(x)],
         minus_sums: twice::<{ offset_of!(RoundedGroup, minus_sums) }>(x),
         scales: _mm512_castsi512_ps(twice::<{ offset_of!(RoundedGroup, scales) }>(x)),
@@ -358,9 +357,22 @@ fn twice<const OFFSET: usize>(x: &RoundedGroup) -> __m512i {
     _mm512_broadcast_i64x4(half)
 }
 
-/// The eight lanes of either row in the one fixed tree.
+/// The eight lanes of each of eight rows in the one fixed tree: all rows take its steps together.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn trees(pair: __m512) -> [f32; 2] {
-    [tree(_mm512_castps512_ps256(pair)), tree(_mm512_extractf32x8_ps::<1>(pair))]
+fn trees([a, b, c, d]: [__m512; PAIRS]) -> [f32; ROWS] {
+    let (ab, cd) = (_mm512_castps_pd(add_halves(a, b)), _mm512_castps_pd(add_halves(c, d))); // four lanes a row
+    let low = _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd));
+    let two = _mm512_add_ps(low, _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)));
+    let one = _mm512_add_ps(two, _mm512_movehdup_ps(two));
+    let rows = _mm512_setr_epi32(0, 4, 8, 12, 2, 6, 10, 14, 0, 0, 0, 0, 0, 0, 0, 0);
+    bytemuck::cast(_mm512_castps512_ps256(_mm512_permutexvar_ps(rows, one)))
+}
+
+/// Lanes 0-3 and 4-7 of each of four rows, added.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn add_halves(first: __m512, second: __m512) -> __m512 {
+    let low = _mm512_shuffle_f32x4::<0b10_00_10_00>(first, second);
+    _mm512_add_ps(low, _mm512_shuffle_f32x4::<0b11_01_11_01>(first, second))
 }

@@ -12,7 +12,7 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 
 use super::neon_blocks::{Unpacked, group, unpack, vector};
-use super::{Rounded, RoundedGroup, Rows, half_block, parts};
+use super::{Activations, RoundedGroup, Rows, half_block, parts};
 use crate::cpu::isa::prefetch;
 use crate::cpu::ops;
 use crate::ternary::Packing;
@@ -38,19 +38,19 @@ type Sums = [[[float32x4_t; PANEL]; 2]; TILE_ROWS];
 
 /// See [`super::rows`].
 #[target_feature(enable = "neon")]
-pub(super) fn rows(out: &mut [f32], weights: Rows, x: &Rounded) {
+pub(super) fn rows(out: &mut [f32], weights: Rows, x: Activations) {
     any_packing::<false>(out, weights, x);
 }
 
 /// See [`super::rows`].
 #[target_feature(enable = "neon,dotprod")]
-pub(super) fn rows_dotprod(out: &mut [f32], weights: Rows, x: &Rounded) {
+pub(super) fn rows_dotprod(out: &mut [f32], weights: Rows, x: Activations) {
     any_packing::<true>(out, weights, x);
 }
 
 #[inline]
 #[target_feature(enable = "neon")]
-fn any_packing<const DOT: bool>(out: &mut [f32], weights: Rows, x: &Rounded) {
+fn any_packing<const DOT: bool>(out: &mut [f32], weights: Rows, x: Activations) {
     match weights.packing {
         Packing::Q2_0 => packed_rows::<DOT, 34>(out, weights, x),
         Packing::Q2_0G64 => packed_rows::<DOT, 36>(out, weights, x),
@@ -63,7 +63,7 @@ fn any_packing<const DOT: bool>(out: &mut [f32], weights: Rows, x: &Rounded) {
 /// `BLOCK` bytes hold 128 weights (one block, or two of 64) or 256; each packing has a length of its own.
 #[inline]
 #[target_feature(enable = "neon")]
-fn packed_rows<const DOT: bool, const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &Rounded) {
+fn packed_rows<const DOT: bool, const BLOCK: usize>(out: &mut [f32], weights: Rows, x: Activations) {
     match x.tokens() {
         1 => one_token::<DOT, BLOCK>(out, weights, x.token(0)),
         _ => many_tokens::<DOT, BLOCK>(out, weights, x),
@@ -137,7 +137,7 @@ fn add_group<const DOT: bool, const BLOCK: usize>(
 }
 
 #[target_feature(enable = "neon")]
-fn many_tokens<const DOT: bool, const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &Rounded) {
+fn many_tokens<const DOT: bool, const BLOCK: usize>(out: &mut [f32], weights: Rows, x: Activations) {
     let (tokens, groups) = (x.tokens(), x.groups_per_token);
     let rows = out.len() / tokens;
     let zero = Unpacked { planes: [vdupq_n_u8(0); 4], scale: vdupq_n_f32(0.0) };
@@ -185,7 +185,7 @@ fn tile_products<const DOT: bool, const T: usize>(
     sums: &mut [[[float32x4_t; PANEL]; 2]],
     t: usize,
     tile: &[[[Unpacked; TILE_GROUPS]; 2]],
-    x: &Rounded,
+    x: Activations,
     first_token: usize,
     groups: std::ops::Range<usize>,
 ) {

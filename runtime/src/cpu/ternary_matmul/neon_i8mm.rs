@@ -11,7 +11,7 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 
 use super::neon_blocks::{group, vector};
-use super::{CODE_BYTES, LANES, Rounded, RoundedGroup, Rows};
+use super::{Activations, CODE_BYTES, LANES, RoundedGroup, Rows};
 use crate::ternary::Packing;
 
 /// A tile of unpacked weights is this many pairs of rows of this many groups: 9 KiB.
@@ -80,7 +80,7 @@ pub(super) fn pair(first: &RoundedGroup, second: Option<&RoundedGroup>) -> TwoTo
 
 /// See [`super::rows`].
 #[target_feature(enable = "neon,i8mm")]
-pub(super) fn rows(out: &mut [f32], weights: Rows, x: &Rounded) {
+pub(super) fn rows(out: &mut [f32], weights: Rows, x: Activations) {
     match weights.packing {
         Packing::Q2_0 => packed_rows::<34>(out, weights, x),
         Packing::Q2_0G64 => packed_rows::<36>(out, weights, x),
@@ -91,7 +91,7 @@ pub(super) fn rows(out: &mut [f32], weights: Rows, x: &Rounded) {
 }
 
 #[target_feature(enable = "neon")]
-fn packed_rows<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &Rounded) {
+fn packed_rows<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: Activations) {
     let (tokens, groups) = (x.tokens(), x.groups_per_token);
     let rows = out.len() / tokens;
     let zero = TwoRows { planes: [[vdupq_n_u8(0); 2]; HALF], scales: vdupq_n_f32(0.0) };
@@ -138,7 +138,7 @@ fn tile_products<const T: usize>(
     sums: &mut [[[[float32x4_t; HALF]; PANEL]; 2]],
     t: usize,
     tile: &[[[TwoRows; TILE_GROUPS]; 2]],
-    x: &Rounded,
+    x: Activations,
     first: usize,
     groups: std::ops::Range<usize>,
 ) {

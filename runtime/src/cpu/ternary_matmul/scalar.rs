@@ -1,13 +1,13 @@
 //! The definition of the result, one weight at a time.
 
-use super::{GROUP, LANES, Rounded, RoundedGroup, Rows};
+use super::{Activations, GROUP, LANES, RoundedGroup, Rows};
 use crate::cpu::ops;
 
 /// Weights that may have a scale of their own: half of a group.
 const HALF: usize = GROUP / 2;
 
 /// See [`super::rows`].
-pub(super) fn rows(out: &mut [f32], weights: Rows, x: &Rounded) {
+pub(super) fn rows(out: &mut [f32], weights: Rows, x: Activations) {
     let rows = out.len() / x.tokens();
     for row in 0..rows {
         let (codes, scales) = unpack(weights, row, x.groups_per_token);

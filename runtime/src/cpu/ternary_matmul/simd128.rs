@@ -12,7 +12,7 @@ use std::arch::wasm32::*;
 
 use super::simd128_blocks::{Unpacked, half_block, parts, unpack};
 use super::simd128_dots::{Spread, lanes};
-use super::{Rounded, RoundedGroup, Rows};
+use super::{Activations, RoundedGroup, Rows};
 use crate::ternary::Packing;
 
 /// Rows that one token meets together.
@@ -32,7 +32,7 @@ type Sums = [[Lanes; PANEL]; TILE_ROWS];
 
 /// See [`super::rows`].
 #[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
-pub(super) fn rows(out: &mut [f32], weights: Rows, x: &Rounded) {
+pub(super) fn rows(out: &mut [f32], weights: Rows, x: Activations) {
     match weights.packing {
         Packing::Q2_0 => packed_rows::<34>(out, weights, x),
         Packing::Q2_0G64 => packed_rows::<36>(out, weights, x),
@@ -44,7 +44,7 @@ pub(super) fn rows(out: &mut [f32], weights: Rows, x: &Rounded) {
 
 /// `BLOCK` bytes hold 128 weights (one block, or two of 64) or 256; each packing has a length of its own.
 #[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
-fn packed_rows<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &Rounded) {
+fn packed_rows<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: Activations) {
     match x.tokens() {
         1 => one_token::<BLOCK>(out, weights, x.token(0)),
         _ => many_tokens::<BLOCK>(out, weights, x),
@@ -90,7 +90,7 @@ fn dots<const BLOCK: usize, const R: usize>(weights: Rows, first: usize, x: &[Ro
 }
 
 #[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
-fn many_tokens<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &Rounded) {
+fn many_tokens<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: Activations) {
     let (tokens, groups) = (x.tokens(), x.groups_per_token);
     let rows = out.len() / tokens;
     let mut tile = [[Unpacked::zero(); TILE_GROUPS]; TILE_ROWS];
@@ -131,7 +131,7 @@ fn tile_products<const T: usize>(
     sums: &mut [[Lanes; PANEL]],
     t: usize,
     tile: &[[Unpacked; TILE_GROUPS]; TILE_ROWS],
-    x: &Rounded,
+    x: Activations,
     first_token: usize,
     groups: std::ops::Range<usize>,
 ) {
@@ -146,7 +146,7 @@ fn tile_products<const T: usize>(
 
 /// Activations of one group of `T` tokens from `first` on.
 #[inline(always)]
-fn spread<const T: usize>(x: &Rounded, first: usize, group: usize) -> [Spread; T] {
+fn spread<const T: usize>(x: Activations, first: usize, group: usize) -> [Spread; T] {
     std::array::from_fn(|i| Spread::new(&x.token(first + i)[group]))
 }
 
