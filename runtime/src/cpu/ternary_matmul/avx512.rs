@@ -2,8 +2,7 @@
 //! row's, so that every row is added up group after group, as the definition says.
 //!
 //! One token (decode): eight rows at once, unpacked straight from the file's blocks. Many tokens (prefill): a tile of
-//! eight rows is unpacked once into the first-level cache and used for all tokens, six at a time with the weights of
-//! four rows in registers.
+//! eight rows is unpacked once into the first-level cache and used for all tokens, four at a time.
 //!
 //! Vector instructions for 128 weights and one token: 4 in prefill (half of 4 `vpdpbusd` and 4 of floats, which the
 //! contract asks for every 128 weights: so half of Intel's peak, two thirds of Zen 5's), 10 in decode, which waits
@@ -16,6 +15,7 @@
 
 use std::arch::x86_64::*;
 use std::mem::offset_of;
+use std::ops::Range;
 
 use super::avx2_blocks::{self, load};
 use super::{Activations, RoundedGroup, Rows, parts};
@@ -29,12 +29,11 @@ const AHEAD: usize = 6144;
 /// A tile of unpacked weights is [`ROWS`] rows of this many groups: 10 KiB, beside [`TOKENS`] times as many groups of
 /// activations (9 KiB).
 const TILE_GROUPS: usize = 8;
-/// Pairs of rows and tokens that are computed together: their sums take 12 of the 32 registers, the weights 10, the
-/// activations of a token 6.
-const TILE_PAIRS: usize = 2;
-const TOKENS: usize = 6;
+/// Tokens that are computed together: their sums take 16 of the 32 registers, a token's activations 6 and the sums of
+/// their products 4. Six tokens with two pairs of rows, which would load fewer weights, are a tenth slower (Zen 4).
+const TOKENS: usize = 4;
 /// Tokens whose sums wait in memory while a tile of weights is in use.
-const PANEL: usize = 11 * TOKENS;
+const PANEL: usize = 16 * TOKENS;
 
 /// 128 weights of each of two rows, unpacked.
 #[derive(Clone, Copy)]
@@ -51,8 +50,8 @@ struct TwiceRounded {
     scales: __m512,
 }
 
-/// Sums of each pair of rows of a tile with each token of a panel.
-type Sums = [[__m512; PANEL]; PAIRS];
+/// Sums of each pair of rows of a tile with one token.
+type Sums = [__m512; PAIRS];
 
 /// See [`super::rows`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
@@ -105,15 +104,13 @@ fn many_tokens<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: Activation
     let (tokens, groups) = (x.tokens(), x.groups_per_token);
     let rows = out.len() / tokens;
     let mut tile = [[zero(); PAIRS]; TILE_GROUPS];
-    let mut sums: Sums = [[_mm512_setzero_ps(); PANEL]; PAIRS];
+    let mut sums = [[_mm512_setzero_ps(); PAIRS]; PANEL];
     for first_row in (0..rows).step_by(ROWS) {
         let tile_rows = ROWS.min(rows - first_row);
         let weights = EightRows::<BLOCK>::new(weights, first_row, tile_rows);
         for first_token in (0..tokens).step_by(PANEL) {
             let panel = PANEL.min(tokens - first_token);
-            for sums in &mut sums {
-                sums[..panel].fill(_mm512_setzero_ps());
-            }
+            sums[..panel].fill([_mm512_setzero_ps(); PAIRS]);
             for first_group in (0..groups).step_by(TILE_GROUPS) {
                 let some = first_group..groups.min(first_group + TILE_GROUPS);
                 for (g, tile) in some.clone().zip(&mut tile) {
@@ -125,86 +122,77 @@ fn many_tokens<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: Activation
                     };
                     unpack(tile, &blocks, part);
                 }
-                for t in (0..panel).step_by(TOKENS) {
-                    match panel - t {
-                        1 => tile_products::<1>(&mut sums, t, &tile, x, first_token, some.clone()),
-                        2 => tile_products::<2>(&mut sums, t, &tile, x, first_token, some.clone()),
-                        3 => tile_products::<3>(&mut sums, t, &tile, x, first_token, some.clone()),
-                        4 => tile_products::<4>(&mut sums, t, &tile, x, first_token, some.clone()),
-                        5 => tile_products::<5>(&mut sums, t, &tile, x, first_token, some.clone()),
-                        _ => tile_products::<TOKENS>(&mut sums, t, &tile, x, first_token, some.clone()),
+                for (n, sums) in sums[..panel].chunks_mut(TOKENS).enumerate() {
+                    let first = first_token + n * TOKENS;
+                    match sums.len() {
+                        1 => tile_products::<1>(sums, &tile, x, first, some.clone()),
+                        2 => tile_products::<2>(sums, &tile, x, first, some.clone()),
+                        3 => tile_products::<3>(sums, &tile, x, first, some.clone()),
+                        _ => tile_products::<TOKENS>(sums, &tile, x, first, some.clone()),
                     }
                 }
             }
             for t in 0..panel {
                 let out = &mut out[(first_token + t) * rows + first_row..][..tile_rows];
-                out.copy_from_slice(&trees([sums[0][t], sums[1][t], sums[2][t], sums[3][t]])[..tile_rows]);
+                out.copy_from_slice(&trees(sums[t])[..tile_rows]);
             }
         }
     }
 }
 
-/// Adds the products of a tile of weights with tokens `t..t + T` of the panel that starts at `first_token`.
+/// Adds the products of a tile of weights with tokens `first..first + T`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn tile_products<const T: usize>(
-    sums: &mut Sums,
-    t: usize,
+    sums: &mut [Sums],
     tile: &[[Unpacked; PAIRS]; TILE_GROUPS],
     x: Activations,
-    first_token: usize,
-    groups: std::ops::Range<usize>,
+    first: usize,
+    groups: Range<usize>,
 ) {
     let mut tokens: [&[RoundedGroup]; T] = [&[]; T];
-    for i in 0..T {
-        tokens[i] = &x.token(first_token + t + i)[groups.clone()];
+    let mut acc = [[_mm512_setzero_ps(); PAIRS]; T];
+    for t in 0..T {
+        tokens[t] = &x.token(first + t)[groups.clone()];
+        acc[t] = sums[t];
     }
-    for first in (0..PAIRS).step_by(TILE_PAIRS) {
-        let sums = &mut sums[first..first + TILE_PAIRS];
-        let mut acc = [[_mm512_setzero_ps(); T]; TILE_PAIRS];
-        for p in 0..TILE_PAIRS {
-            acc[p].copy_from_slice(&sums[p][t..t + T]);
-        }
-        for (g, weights) in tile[..groups.len()].iter().enumerate() {
-            for i in 0..T {
-                let x = activations(&tokens[i][g]);
-                for p in 0..TILE_PAIRS {
-                    add_products(&mut acc[p][i], &weights[first + p], &x);
-                }
-            }
-        }
-        for p in 0..TILE_PAIRS {
-            sums[p][t..t + T].copy_from_slice(&acc[p]);
+    for (g, weights) in tile[..groups.len()].iter().enumerate() {
+        for t in 0..T {
+            add_products(&mut acc[t], weights, &activations(&tokens[t][g]));
         }
     }
+    sums.copy_from_slice(&acc);
 }
 
 /// Adds the products of one group of eight rows with one token's activations.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn add_group<const BLOCK: usize>(
-    sums: &mut [__m512; PAIRS],
+    sums: &mut Sums,
     blocks: &[&[u8; BLOCK]; ROWS],
     part: usize,
     x: &RoundedGroup,
 ) {
     let (mut weights, x) = ([zero(); PAIRS], activations(x));
     unpack(&mut weights, blocks, part);
-    for p in 0..PAIRS {
-        add_products(&mut sums[p], &weights[p], &x);
-    }
+    add_products(sums, &weights, &x);
 }
 
-/// Adds the products of 128 weights of two rows with one token's activations: the one arithmetic of this file.
+/// Adds the products of 128 weights of eight rows with one token's activations: the one arithmetic of this file. The
+/// pairs of rows take turns, because each of a pair's products waits for the one before.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn add_products(sums: &mut __m512, w: &Unpacked, x: &TwiceRounded) {
-    let mut lanes = x.minus_sums;
+fn add_products(sums: &mut Sums, w: &[Unpacked; PAIRS], x: &TwiceRounded) {
+    let mut lanes = [x.minus_sums; PAIRS];
     for k in 0..4 {
-        lanes = _mm512_dpbusd_epi32(lanes, w.planes[k], x.planes[k]);
+        for p in 0..PAIRS {
+            lanes[p] = _mm512_dpbusd_epi32(lanes[p], w[p].planes[k], x.planes[k]);
+        }
     }
-    let scales = _mm512_mul_ps(w.scales, x.scales);
-    *sums = _mm512_add_ps(*sums, _mm512_mul_ps(scales, _mm512_cvtepi32_ps(lanes)));
+    for p in 0..PAIRS {
+        let scales = _mm512_mul_ps(w[p].scales, x.scales);
+        sums[p] = _mm512_add_ps(sums[p], _mm512_mul_ps(scales, _mm512_cvtepi32_ps(lanes[p])));
+    }
 }
 
 /// Eight rows of weights.
