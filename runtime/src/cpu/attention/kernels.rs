@@ -1,13 +1,13 @@
 //! The kernels of attention by the instructions they are written for.
 
-#[cfg(target_arch = "x86_64")]
-use super::avx2;
 #[cfg(target_arch = "aarch64")]
 use super::neon;
 #[cfg(target_feature = "simd128")]
 use super::simd128;
 use super::softmax::RoundedWeights;
 use super::{Numbers, TILE, scalar};
+#[cfg(target_arch = "x86_64")]
+use super::{avx2, avx512};
 use crate::cpu::isa::{Isa, Level};
 
 /// Calls the function of this name that is written for the level of `$isa`.
@@ -15,6 +15,10 @@ macro_rules! at_level {
     ($isa:ident, $kernel:ident($($argument:ident),*)) => {
         match $isa.level() {
             Level::Scalar => scalar::$kernel($($argument),*),
+            #[cfg(target_arch = "x86_64")]
+            #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
+            // SAFETY: an `Isa` of this level exists only where AVX2, F16C and AVX-512 F, BW, DQ, VL, VNNI were detected.
+            Level::Avx512 => unsafe { avx512::$kernel($($argument),*) },
             #[cfg(target_arch = "x86_64")]
             #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
             // SAFETY: an `Isa` above the scalar one exists only where AVX2 and F16C were detected.
