@@ -12,7 +12,7 @@ use bytemuck::{cast_slice, cast_slice_mut};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use super::ops;
+use super::{ops, threads};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::pages::{HUGE, Pages};
@@ -257,20 +257,38 @@ impl Cache {
         })
     }
 
-    /// Stores `k` and `v` (`[tokens, heads * head_dim]`) from `position` on.
+    /// Stores `k` and `v` (`[tokens, heads * head_dim]`) from `position` on: the threads take heads, for the lines that a
+    /// key is scattered over are far away again when the next token comes.
     pub(super) fn append(&mut self, k: &[f32], v: &[f32], position: usize) {
-        let (dim, size) = (self.head_dim, self.tile_bytes());
-        for (n, (k, v)) in k.chunks_exact(dim).zip(v.chunks_exact(dim)).enumerate() {
-            let (position, head) = (position + n / self.heads, n % self.heads);
-            let (tile, place) = (position / TILE, position % TILE);
-            let at = (head * self.block + tile % self.block) * size;
-            let tile = &mut self.blocks[tile / self.block].bytes_mut()[at..at + size];
-            match self.format {
-                KvFormat::F32 => store_f32(cast_slice_mut(tile), place, k, v),
-                KvFormat::F16 => store_f16(cast_slice_mut(tile), place, k, v),
-                KvFormat::Int8 => store_int8(tile, place, k, v),
-            }
+        let (dim, heads, format) = (self.head_dim, self.heads, self.format);
+        let (in_block, of_head) = (self.block * TILE, self.block * self.tile_bytes());
+        let end = position + k.len() / (heads * dim);
+        let some = heads.div_ceil(threads::current());
+        for (n, block) in self.blocks.iter_mut().enumerate().take(end.div_ceil(in_block)) {
+            let positions = position.max(n * in_block)..end.min((n + 1) * in_block);
+            let tasks = block.bytes_mut().chunks_mut(some * of_head).enumerate();
+            let tasks = if positions.is_empty() { Vec::new() } else { tasks.collect() };
+            threads::for_each(tasks, |(task, stored)| {
+                for (head, stored) in stored.chunks_exact_mut(of_head).enumerate() {
+                    for at in positions.clone() {
+                        let row = ((at - position) * heads + task * some + head) * dim;
+                        let (k, v) = (&k[row..][..dim], &v[row..][..dim]);
+                        store(format, stored, at % in_block, k, v);
+                    }
+                }
+            });
         }
+    }
+}
+
+/// Stores a key and a value as number `at` of the tiles of a head.
+fn store(format: KvFormat, tiles: &mut [u8], at: usize, k: &[f32], v: &[f32]) {
+    let (size, place) = (TILE * format.position_bytes(k.len()), at % TILE);
+    let tile = &mut tiles[at / TILE * size..][..size];
+    match format {
+        KvFormat::F32 => store_f32(cast_slice_mut(tile), place, k, v),
+        KvFormat::F16 => store_f16(cast_slice_mut(tile), place, k, v),
+        KvFormat::Int8 => store_int8(tile, place, k, v),
     }
 }
 
