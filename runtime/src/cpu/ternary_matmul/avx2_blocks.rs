@@ -201,7 +201,7 @@ fn load_from(bytes: &[u8], at: usize) -> __m256i {
 /// 16 bytes of a slice from `at` on.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn load_half(bytes: &[u8], at: usize) -> __m128i {
+pub(super) fn load_half(bytes: &[u8], at: usize) -> __m128i {
     let bytes: &[u8; 16] = bytes[at..at + 16].as_array().expect("16 bytes");
     #[expect(unsafe_code, reason = "an unaligned load takes a raw pointer")]
     // SAFETY: 16 readable bytes lie behind the reference; alignment is not asked for.

@@ -17,7 +17,7 @@ use std::arch::x86_64::*;
 use std::mem::offset_of;
 use std::ops::Range;
 
-use super::avx2_blocks::{self, load};
+use super::avx2_blocks::{self, load, load_half};
 use super::{Activations, RoundedGroup, Rows, parts};
 use crate::ternary::Packing;
 
@@ -316,10 +316,7 @@ fn codes<const BLOCK: usize>(block: &[u8; BLOCK]) -> __m256i {
     if BLOCK == 34 {
         return load::<u8, 32>(block[2..].as_array().expect("34 bytes"));
     }
-    let mut codes = [0u8; 32];
-    codes[..16].copy_from_slice(&block[2..18]);
-    codes[16..].copy_from_slice(&block[20..]);
-    load(&codes)
+    _mm256_set_m128i(load_half(block, 20), load_half(block, 2))
 }
 
 #[inline]
