@@ -2,11 +2,6 @@
 //! both products to sixteen sums of i32. Keys and values then cost less than reading them. The other kernels are AVX2's:
 //! their float operations would not get cheaper.
 
-#![expect(
-    clippy::needless_range_loop,
-    reason = "registers are numbered; closures are not compiled for AVX-512"
-)]
-
 use std::arch::x86_64::*;
 
 pub(super) use super::avx2::{add_values, dots, unpack, weigh, weigh_int8};
