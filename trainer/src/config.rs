@@ -93,7 +93,8 @@ pub struct RunConfig {
     pub embedding_ramp: u64,
     /// adamw or muon.
     pub optimizer: OptimizerKind,
-    /// Peak learning rate of AdamW. 0: 3e-3 from scratch, 2e-4 for conversion.
+    /// Peak learning rate of AdamW. 0: 3e-3 from scratch; for conversion a hundredth of the weights' mean scale, or less in
+    /// a run so long that they would go further than 0.2 scales.
     pub lr: f64,
     /// Peak learning rate of Muon.
     pub muon_lr: f64,

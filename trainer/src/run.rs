@@ -33,6 +33,11 @@ pub use report::Watch;
 use prepare::{check_vocabulary, open_data};
 use report::Report;
 
+/// Largest learning rate that is chosen, in scales.
+const LARGEST_STEP: f64 = 0.01;
+/// How far a conversion should move its weights, in scales: some 9% of the codes change.
+const WAY: f64 = 0.2;
+
 /// What the loop leaves behind.
 #[derive(Debug, Clone, Copy)]
 pub struct Outcome {
@@ -88,8 +93,30 @@ fn start_on<B: Backend>(
     };
     let order = order(&config)?;
     order.check(&prepared.data.train, config.steps * config.batch_size as u64, config.seq_len)?;
+    let config = with_learning_rate(config, &backend, &params, watch)?;
     let trainer = Trainer::new(config, backend, params, State::default(), order).with_teacher(teacher);
     train(trainer, &prepared.data, prepared.tokenizer.as_ref(), watch)
+}
+
+/// A conversion that was given no learning rate gets one in units of the scale, which differs tenfold between models: a
+/// hundredth of it (2e-4 for Qwen3's 0.02), or what takes weights [`WAY`] scales far in a longer run.
+fn with_learning_rate<B: Backend>(
+    mut config: RunConfig,
+    backend: &B,
+    params: &Params<B>,
+    watch: &Watch<'_>,
+) -> Result<RunConfig> {
+    if !config.converts() || config.lr != 0.0 || config.optimizer != OptimizerKind::Adamw {
+        return Ok(config);
+    }
+    let scale = diagnostics::mean_scale(backend, params)?;
+    let Some(scale) = scale.filter(|&scale| scale > 0.0) else { return Ok(config) };
+    config.lr = scale * LARGEST_STEP.min(WAY / config.lr_schedule().way(0));
+    watch.say(&format!(
+        "learning rate {:.1e}, by the weights' mean scale of {scale:.3} (--lr sets another)",
+        config.lr
+    ));
+    Ok(config)
 }
 
 /// The CPU for a run, with a clock.
