@@ -3,8 +3,8 @@
 ik_speed.py FILE [-p 512] [-n 64] [-t 2] [-r 3]
 
 Prints the median and best of -r repetitions of a prompt of -p random tokens in one batch, and of -n tokens one by one.
-Its fastest ternary type, IQ2_BN, has one scale a row, so it cannot hold our models: quantise an f16 file with random
-ternary weights, `llama-quantize --pure F16.gguf IQ2_BN.gguf IQ2_BN`.
+Its fastest ternary type, IQ2_BN, has one scale a row, so it cannot hold our models: random_f16.py says how to make
+a file for this.
 """
 
 import argparse

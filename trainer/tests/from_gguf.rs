@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 
 use bonsai_runtime::ModelFile;
 use bonsai_runtime::gguf::PackedFormat;
-use bonsai_trainer::config::RunConfig;
+use bonsai_trainer::config::{OptimizerKind, RunConfig};
 use bonsai_trainer::convert::convert;
 use bonsai_trainer::run::{self, Watch};
 use bonsai_trainer::{export, stories, verify};
@@ -45,6 +45,21 @@ fn a_run_starts_from_a_gguf_file_and_ends_in_one() {
     assert_eq!(after.config, before.config);
     let ids = |file: &ModelFile| file.tokenizer().unwrap().unwrap().encode("there, 12 herd").unwrap();
     assert_eq!(ids(&after), ids(&before));
+}
+
+#[test]
+fn a_conversion_without_a_learning_rate_takes_one_in_units_of_the_scale() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = RunConfig { lr: 0.0, optimizer: OptimizerKind::Adamw, ..conversion(dir.path()) };
+    run::start(config, &QUIET).unwrap();
+    let saved = RunConfig::load(Some(&dir.path().join("run/run.toml")), &[]).unwrap();
+    let file = ModelFile::open(&llama()).unwrap();
+    let ternary = file.tensors.iter().filter(|(name, _)| name.contains("_proj"));
+    let magnitudes: Vec<f32> = ternary.flat_map(|(_, tensor)| tensor.to_f32()).map(f32::abs).collect();
+    let mean = magnitudes.iter().sum::<f32>() as f64 / magnitudes.len() as f64;
+    // A scale is the mean magnitude of the weights of a group that are not rounded to zero: above the mean of all, and
+    // not above twice that.
+    assert!((0.01 * mean..0.02 * mean).contains(&saved.lr), "{} for {mean}", saved.lr);
 }
 
 #[test]

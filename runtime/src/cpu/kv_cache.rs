@@ -264,11 +264,11 @@ impl Cache {
         let (in_block, of_head) = (self.block * TILE, self.block * self.tile_bytes());
         let end = position + k.len() / (heads * dim);
         let some = heads.div_ceil(threads::current());
-        for (n, block) in self.blocks.iter_mut().enumerate().take(end.div_ceil(in_block)) {
+        let blocks = self.blocks.iter_mut().enumerate();
+        for (n, block) in blocks.take(end.div_ceil(in_block)).skip(position / in_block) {
             let positions = position.max(n * in_block)..end.min((n + 1) * in_block);
             let tasks = block.bytes_mut().chunks_mut(some * of_head).enumerate();
-            let tasks = if positions.is_empty() { Vec::new() } else { tasks.collect() };
-            threads::for_each(tasks, |(task, stored)| {
+            threads::for_each(tasks.collect(), |(task, stored)| {
                 for (head, stored) in stored.chunks_exact_mut(of_head).enumerate() {
                     for at in positions.clone() {
                         let row = ((at - position) * heads + task * some + head) * dim;

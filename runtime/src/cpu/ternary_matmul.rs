@@ -54,7 +54,7 @@ const GROUP: usize = 128;
 /// Code bytes of those.
 const CODE_BYTES: usize = GROUP / 4;
 /// Tokens that a thread rounds at a time.
-const TASK_TOKENS: usize = 16;
+const ROUND_TOKENS: usize = 16;
 /// Float accumulators of a row; each takes 16 consecutive weights of a group.
 const LANES: usize = 8;
 
@@ -91,7 +91,7 @@ impl Rounded {
         let per_token = cols.div_ceil(GROUP);
         self.groups_per_token = per_token;
         self.groups.resize(x.len() / cols * per_token, RoundedGroup::ZERO);
-        let tokens = x.chunks(cols * TASK_TOKENS).zip(self.groups.chunks_mut(per_token * TASK_TOKENS));
+        let tokens = x.chunks(cols * ROUND_TOKENS).zip(self.groups.chunks_mut(per_token * ROUND_TOKENS));
         threads::for_each(tokens.collect(), |(x, out)| {
             for (x, out) in x.chunks_exact(cols).zip(out.chunks_exact_mut(per_token)) {
                 round_token(isa, x, out);

@@ -276,7 +276,7 @@ fn lanes_vnni(w: &Unpacked, x: &RoundedGroup) -> __m256i {
 /// The eight lanes in the one fixed tree.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-pub(super) fn tree(lanes: __m256) -> f32 {
+fn tree(lanes: __m256) -> f32 {
     let four = _mm_add_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps::<1>(lanes));
     let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))

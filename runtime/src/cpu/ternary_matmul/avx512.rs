@@ -5,8 +5,8 @@
 //! eight rows is unpacked once into the first-level cache and used for all tokens, four at a time.
 //!
 //! Vector instructions for 128 weights and one token: 4 in prefill (half of 4 `vpdpbusd` and 4 of floats, which the
-//! contract asks for every 128 weights: so half of Intel's peak, two thirds of Zen 5's), 10 in decode, which waits
-//! for memory (34 bytes in 5 clock cycles).
+//! contract asks for every 128 weights: so half of Intel's peak, where both share units, and two thirds of Zen 4's),
+//! 10 in decode, which waits for memory (34 bytes in 5 clock cycles).
 
 #![expect(
     clippy::needless_range_loop,
@@ -24,10 +24,11 @@ use crate::ternary::Packing;
 /// Rows that are computed together.
 const ROWS: usize = 8;
 const PAIRS: usize = ROWS / 2;
-/// How far before its use a decode asks for memory, see `avx2.rs`.
+/// How far before its use a decode asks for memory, see `avx2.rs`. On Zen 4 3 to 8 kB are alike, 1 and 2 kB 5 to 15%
+/// slower.
 const AHEAD: usize = 6144;
 /// A tile of unpacked weights is [`ROWS`] rows of this many groups: 10 KiB, beside [`TOKENS`] times as many groups of
-/// activations (9 KiB).
+/// activations (6 KiB).
 const TILE_GROUPS: usize = 8;
 /// Tokens that are computed together: their sums take 16 of the 32 registers, a token's activations 6 and the sums of
 /// their products 4. Six tokens with two pairs of rows, which would load fewer weights, are a tenth slower (Zen 4).
@@ -158,7 +159,7 @@ fn tile_products<const T: usize>(
     }
     for (g, weights) in tile[..groups.len()].iter().enumerate() {
         for t in 0..T {
-            add_products(&mut acc[t], weights, &activations(&tokens[t][g]));
+            add_products(&mut acc[t], weights, &twice_rounded(&tokens[t][g]));
         }
     }
     sums.copy_from_slice(&acc);
@@ -173,7 +174,7 @@ fn add_group<const BLOCK: usize>(
     part: usize,
     x: &RoundedGroup,
 ) {
-    let (mut weights, x) = ([zero(); PAIRS], activations(x));
+    let (mut weights, x) = ([zero(); PAIRS], twice_rounded(x));
     unpack(&mut weights, blocks, part);
     add_products(sums, &weights, &x);
 }
@@ -321,7 +322,7 @@ fn codes<const BLOCK: usize>(block: &[u8; BLOCK]) -> __m256i {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn activations(x: &RoundedGroup) -> TwiceRounded {
+fn twice_rounded(x: &RoundedGroup) -> TwiceRounded {
     TwiceRounded {
         planes: [twice::<0>(x), twice::<32>(x), twice::<64>(x), twice::<96>(x)],
         minus_sums: twice::<{ offset_of!(RoundedGroup, minus_sums) }>(x),
