@@ -16,9 +16,9 @@ async function load(folder) {
   return { backend: JSON.parse(model.info()).backend, session, prompts: [], singles: [] };
 }
 
-function seconds(work) {
+async function seconds(work) {
   const start = performance.now();
-  work();
+  await work();
   return (performance.now() - start) / 1000;
 }
 
@@ -28,11 +28,11 @@ const speed = (values) => median(values).toPrecision(3);
 const builds = [];
 for (const folder of process.argv.slice(6)) builds.push(await load(folder));
 const ids = Uint32Array.from({ length: prompt }, (_, n) => n + 1);
-const one = (session) => () => { for (let n = 0; n < tokens; n++) session.next(); };
+const one = (session) => async () => { for (let n = 0; n < tokens; n++) await session.next(); };
 for (let round = -1; round < rounds; round++) {
   for (const { session, prompts, singles } of builds) {
     session.reset();
-    const [first, rest] = [seconds(() => session.prompt(ids)), seconds(one(session))];
+    const [first, rest] = [await seconds(() => session.prompt(ids)), await seconds(one(session))];
     if (round < 0) continue; // the engine compiles while it warms up
     prompts.push(prompt / first);
     // The first of them needs no pass.

@@ -2,8 +2,8 @@
 // Models are not its business: the package keeps them itself.
 const CACHE = 'bonsai-demo-1';
 const DEMO = ['demo/', 'demo/app.js', 'demo/style.css'];
-const PACKAGE = ['index', 'cache', 'connection', 'errors', 'worker', 'builds', 'conversation', 'download', 'engine', 'build/engine', 'build/engine-threads', 'build/text'];
 const MODULES = ['text', 'plain', 'simd128', 'simd128-threads'];
+const PACKAGE = ['index', 'cache', 'connection', 'errors', 'worker', 'builds', 'conversation', 'download', 'engine', ...MODULES.map((name) => `build/${name}`)];
 const FILES = [...DEMO, ...PACKAGE.map((name) => `npm/${name}.js`), ...MODULES.map((name) => `npm/build/${name}.wasm`)];
 
 oninstall = (event) => event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(FILES)).then(() => skipWaiting()));

@@ -33,7 +33,7 @@ struct Inner {
     file: ModelFile,
     weights: Weights<CpuBackend>,
     /// The same on a GPU, once a session wanted it there.
-    #[cfg(all(feature = "gpu", not(target_family = "wasm")))]
+    #[cfg(feature = "gpu")]
     on_gpu: std::sync::Mutex<Option<Arc<engine::OnGpu>>>,
 }
 
@@ -134,7 +134,7 @@ impl Model {
         Ok(Self(Arc::new(Inner {
             file,
             weights,
-            #[cfg(all(feature = "gpu", not(target_family = "wasm")))]
+            #[cfg(feature = "gpu")]
             on_gpu: Default::default(),
         })))
     }
@@ -159,6 +159,14 @@ impl Model {
         &self.0.file.description
     }
 
+    /// Opens the best GPU, uploads the model and tests what it computes, for sessions on [`Device::Gpu`] to come;
+    /// `software` also takes a program that plays one. Returns one line for people about the GPU. Sessions do this
+    /// themselves where they may wait; in a browser it comes first.
+    #[cfg(feature = "gpu")]
+    pub async fn open_gpu(&self, software: bool) -> Result<String> {
+        engine::OnGpu::open_async(self, software).await
+    }
+
     /// Starts a conversation.
     pub fn session(&self, options: SessionOptions) -> Result<Session> {
         let config = self.config();
@@ -181,11 +189,15 @@ impl Model {
 impl Session {
     /// Feeds tokens and returns the logits (`[vocab]`) that follow the last one.
     pub fn prompt(&mut self, tokens: &[u32]) -> Result<&[f32]> {
-        self.check(tokens)?;
-        let (first, last) = tokens.split_at((tokens.len() - 1) / CHUNK * CHUNK);
-        first.chunks(CHUNK).try_for_each(|chunk| self.feed(chunk, 0..0))?;
-        self.feed(last, last.len() - 1..last.len())?;
+        self.feed_prompt(tokens)?;
         self.engine.read_logits(&mut self.logits)?;
+        Ok(&self.logits)
+    }
+
+    /// [`Session::prompt`] without waiting, for a GPU in a browser. Dropped halfway, the tokens count as fed.
+    pub async fn prompt_async(&mut self, tokens: &[u32]) -> Result<&[f32]> {
+        self.feed_prompt(tokens)?;
+        self.engine.await_logits(&mut self.logits).await?;
         Ok(&self.logits)
     }
 
@@ -193,6 +205,12 @@ impl Session {
     pub fn read(&mut self, tokens: &[u32]) -> Result<()> {
         self.check(tokens)?;
         tokens.chunks(CHUNK).try_for_each(|chunk| self.feed(chunk, 0..0))
+    }
+
+    /// [`Session::read`] that is over when the tokens have been fed, and not when they are recorded for a GPU.
+    pub async fn read_async(&mut self, tokens: &[u32]) -> Result<()> {
+        self.read(tokens)?;
+        self.engine.await_logits(&mut self.logits[..1]).await // whatever they are: they come behind the tokens
     }
 
     /// Feeds one token and returns the logits (`[vocab]`) that follow it.
@@ -337,6 +355,14 @@ impl Session {
             return Err(Error::ContextFull { capacity: self.context });
         }
         Ok(())
+    }
+
+    /// Forward passes for tokens, of which the last gets logits.
+    fn feed_prompt(&mut self, tokens: &[u32]) -> Result<()> {
+        self.check(tokens)?;
+        let (first, last) = tokens.split_at((tokens.len() - 1) / CHUNK * CHUNK);
+        first.chunks(CHUNK).try_for_each(|chunk| self.feed(chunk, 0..0))?;
+        self.feed(last, last.len() - 1..last.len())
     }
 
     /// One forward pass.

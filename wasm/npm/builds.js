@@ -38,29 +38,50 @@ export function sharedMemory(pages) {
   }
 }
 
+/** Why WebGPU cannot be used here, as the end of a sentence; nothing if it can. `software`: also a program that plays a GPU. */
+async function whyNoGpu(software) {
+  if (!globalThis.navigator?.gpu) return globalThis.isSecureContext ? 'this browser has no WebGPU' : 'pages get WebGPU over https only';
+  if (!simd()) return 'this browser has no vector instructions (SIMD), which the build with WebGPU needs';
+  const adapter = await navigator.gpu.requestAdapter({ powerPreference: 'high-performance' }).catch(() => null);
+  if (!adapter) return 'this browser has WebGPU, but no GPU that it would use';
+  const fallback = adapter.info?.isFallbackAdapter ?? adapter.isFallbackAdapter;
+  if (fallback && !software) return 'WebGPU is a program on the CPU here';
+}
+
+/** The module for WebGPU, if it is wanted and there. */
+async function gpu(device, build, reasons) {
+  if (device === 'cpu' || (device === 'auto' && build)) return [];
+  const why = build && build !== 'simd128' ? 'WebGPU is in the build simd128' : await whyNoGpu(device === 'gpu');
+  if (!why) return [{ device: 'gpu', build: 'simd128', threads: 1 }];
+  if (device === 'gpu') throw new BonsaiError('unsupported', `${why}: use device "auto" or "cpu"`);
+  reasons.push(`CPU, because ${why}.`);
+  return [];
+}
+
 /**
  * The modules to try, the best first, how many threads for each, and why, as sentences. `wanted` has what the caller asked
  * for: `device`, `threads` and `build`.
  */
-export function choose({ device = 'auto', threads, build } = {}) {
+export async function choose({ device = 'auto', threads, build } = {}) {
   const reasons = [];
   if (!['auto', 'cpu', 'gpu'].includes(device)) throw new BonsaiError('argument', `device '${device}': expected auto, cpu or gpu`);
-  if (device === 'gpu') throw new BonsaiError('unsupported', 'this version has no WebGPU kernels: use device "auto" or "cpu"');
-  if (device === 'auto') reasons.push('CPU, because this version has no WebGPU kernels.');
   if (threads !== undefined && !(Number.isInteger(threads) && threads > 0)) {
     throw new BonsaiError('argument', `threads: ${threads}: expected a whole number from 1`);
   }
   if (build !== undefined && !(build in BUILDS)) {
     throw new BonsaiError('argument', `build '${build}': expected one of ${Object.keys(BUILDS).join(', ')}`);
   }
+  const onGpu = await gpu(device, build, reasons);
+  if (device === 'gpu') return { candidates: onGpu, reasons: ['GPU, because it was asked for.'] };
   const builds = instructionSets(reasons);
   const count = threadCount(builds, threads, reasons);
   const all = [
-    ...builds.filter((name) => count > 1 && name !== 'plain').map((name) => ({ build: `${name}-threads`, threads: count })),
-    ...builds.map((name) => ({ build: name, threads: 1 })),
+    ...onGpu,
+    ...builds.filter((name) => count > 1 && name !== 'plain').map((name) => ({ device: 'cpu', build: `${name}-threads`, threads: count })),
+    ...builds.map((name) => ({ device: 'cpu', build: name, threads: 1 })),
   ];
   if (build === undefined) return { candidates: all, reasons };
-  const asked = { build, threads: build.endsWith('-threads') ? count : 1 };
+  const asked = { device: 'cpu', build, threads: build.endsWith('-threads') ? count : 1 };
   return { candidates: [asked], reasons: [`${build}, because it was asked for.`] };
 }
 

@@ -42,13 +42,13 @@ export class Conversation {
     let at = 0;
     while (ids.length - at > this.#piece) {
       const start = performance.now();
-      this.#session.read(ids.subarray(at, at + this.#piece));
+      await this.#session.read(ids.subarray(at, at + this.#piece));
       at += this.#piece;
       this.#adapt(performance.now() - start);
       await breathe();
       signal.throwIfAborted();
     }
-    this.#session.prompt(ids.subarray(at));
+    await this.#session.prompt(ids.subarray(at));
   }
 
   #adapt(milliseconds) {
@@ -57,19 +57,19 @@ export class Conversation {
   }
 
   /** Some more text, empty only at the end. `stats.stop` then says why. */
-  next() {
+  async next() {
     const start = performance.now();
     let piece = '';
-    while (!this.stats.stop && (piece === '' || performance.now() - start < GATHER)) piece += this.#token();
+    while (!this.stats.stop && (piece === '' || performance.now() - start < GATHER)) piece += await this.#token();
     this.stats.seconds += (performance.now() - start) / 1000;
     return { piece, stats: this.stats };
   }
 
-  #token() {
+  async #token() {
     if (this.#left <= 0) return this.#end('length');
     let id;
     try {
-      id = this.#session.next();
+      id = await this.#session.next();
     } catch (error) {
       if (error.code !== 7) throw error; // ContextFull
       return this.#end('context');

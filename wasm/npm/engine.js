@@ -1,8 +1,9 @@
 // Starts the modules: the engine that fits, threads for it, and the module that knows text.
 import { BUILDS, choose, sharedMemory } from './builds.js';
 import { BonsaiError } from './errors.js';
-import * as single from './build/engine.js';
-import * as shared from './build/engine-threads.js';
+import * as plain from './build/plain.js';
+import * as simd128 from './build/simd128.js';
+import * as shared from './build/simd128-threads.js';
 import * as text from './build/text.js';
 
 const TEXT = new URL('./build/text.wasm', import.meta.url);
@@ -21,15 +22,15 @@ async function compile(url) {
 
 /**
  * Starts the best engine that works. `startThreads(module, memory, count)` starts the others. Returns `api` (its classes),
- * `memory` and `backend`, which says what was chosen and why.
+ * `memory` and `backend`, which says what was chosen and why. Whether a GPU is any good shows with the model.
  */
 export async function startEngine(wanted, startThreads) {
-  const { candidates, reasons } = choose(wanted);
+  const { candidates, reasons } = await choose(wanted);
   let last;
-  for (const { build, threads } of candidates) {
+  for (const { device, build, threads } of candidates) {
     try {
       const engine = await start(build, threads, startThreads);
-      return { ...engine, backend: { device: 'cpu', build, threads, reasons } };
+      return { ...engine, backend: { device, build, threads, reasons } };
     } catch (error) {
       if (error.code === 'network') throw error;
       reasons.push(`Not ${build}: ${error.message}.`);
@@ -42,9 +43,10 @@ export async function startEngine(wanted, startThreads) {
 async function start(build, threads, startThreads) {
   const module = await compile(BUILDS[build]);
   if (!build.endsWith('-threads')) {
-    const { memory } = single.initSync({ module });
-    single.selfTest();
-    return { api: single, memory };
+    const api = build === 'plain' ? plain : simd128;
+    const { memory } = api.initSync({ module });
+    api.selfTest();
+    return { api, memory };
   }
   const memory = sharedMemory(FIRST_PAGES);
   if (!memory) throw new BonsaiError('memory', 'no room for memory that threads share');

@@ -3,7 +3,7 @@
 // By the numbers of `ErrorCode` in the runtime.
 const CODES = [
   'internal', 'io', 'format', 'unsupported', 'tokenizer', 'argument', 'token', 'context-full', 'memory', 'cancelled',
-  'check', 'template',
+  'check', 'template', 'gpu',
 ];
 
 /** What goes wrong in this package. `code` says what kind it is; the list is in index.d.ts. */

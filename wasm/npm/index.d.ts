@@ -12,11 +12,12 @@ export class BonsaiError extends Error {
  * - `unsupported`, `tokenizer`, `template`: a model, or a wish, that this package cannot serve
  * - `argument`, `token`: an option or a token id that makes no sense
  * - `context-full`: the prompt does not fit; `memory`: the model does not
+ * - `gpu`: the GPU stopped, or computes something wrong; load the model again, perhaps with `device: 'cpu'`
  * - `internal`: the engine stopped; load the model again
  */
 export type ErrorCode =
   | 'network' | 'io' | 'format' | 'check' | 'unsupported' | 'tokenizer' | 'template' | 'argument' | 'token'
-  | 'context-full' | 'memory' | 'cancelled' | 'internal';
+  | 'context-full' | 'memory' | 'cancelled' | 'gpu' | 'internal';
 
 export type Build = 'simd128-threads' | 'simd128' | 'plain';
 
@@ -30,7 +31,11 @@ export interface Progress {
 }
 
 export interface LoadOptions {
-  /** `auto` takes the best there is and says why in `model.backend`; a device by name is that or an error. Default: auto. */
+  /**
+   * `auto` takes the best there is and says why in `model.backend`; a device by name is that or an error. `gpu` is WebGPU,
+   * also where a program on the CPU plays it, which `auto` leaves alone. A GPU computes with f32 activations: nearly the
+   * same numbers as the CPU, not the same bits. Default: auto.
+   */
   device?: 'auto' | 'cpu' | 'gpu';
   /** Threads, the worker's own included. More than one need a cross-origin isolated page. Never changes a result. */
   threads?: number;
@@ -62,10 +67,10 @@ export interface ModelInfo {
 }
 
 export interface Backend {
-  device: 'cpu';
+  device: 'cpu' | 'gpu';
   build: Build;
   threads: number;
-  /** For people: `cpu, wasm simd128, 4 threads`. */
+  /** For people: `cpu, wasm simd128, 4 threads`, or the name of the GPU. */
   description: string;
   /** Sentences: why this, and why nothing better. */
   reasons: string[];
@@ -99,7 +104,7 @@ export interface SessionOptions extends Sampling {
   context?: number;
   /** f32 activations: several times slower. */
   exact?: boolean;
-  /** How keys and values are kept. Default: f16. */
+  /** How keys and values are kept: on a GPU always as f16. Default: f16. */
   kv?: 'f16' | 'int8' | 'f32';
 }
 

@@ -49,13 +49,15 @@ const calls = {
     const file = await receive(source, { cache, sha256, signal, progress }, sink);
     progress({ phase: 'open', loaded: 0 });
     await open(file);
+    await openGpu(wanted);
     return facts(file, await file.keep(true));
   },
   encode: ({ text: words, plain }) => (plain ? needText().encodePlain(words) : needText().encode(words)),
   decode: ({ ids }) => needText().decode(ids),
   template: ({ messages, options }) => template(messages, options),
   session({ id, options }) {
-    sessions.set(id, new Conversation(model, needText(), textApi, options));
+    const gpu = engine.backend.device === 'gpu';
+    sessions.set(id, new Conversation(model, needText(), textApi, { ...options, gpu }));
   },
   async generate({ id, prompt, options }, signal) {
     const ids = typeof prompt === 'string' ? needText().encode(prompt) : Uint32Array.from(prompt);
@@ -89,11 +91,33 @@ async function open(file) {
   }
 }
 
+/** Takes the model to the GPU, if the engine is the one for it. If that fails: the next best, unless it has to be the GPU. */
+async function openGpu(wanted) {
+  if (engine.backend.device !== 'gpu') return;
+  const byName = wanted.device === 'gpu';
+  try {
+    engine.backend.description = await model.openGpu(byName);
+  } catch (error) {
+    if (byName) throw error;
+    await leaveGpu(wanted, `Not on a GPU: ${error.message}.`);
+  }
+}
+
+/** Copies the model into an engine for the CPU. */
+async function leaveGpu(wanted, why) {
+  const { bytes } = JSON.parse(model.info());
+  const file = new Uint8Array(engine.memory.buffer, model.address() >>> 0, bytes).slice(); // the same module may start anew
+  model.free();
+  const onCpu = await startEngine({ ...wanted, device: 'cpu' }, startThreads);
+  engine = { ...onCpu, backend: { ...onCpu.backend, reasons: [why, ...onCpu.backend.reasons] } };
+  model = new engine.api.Model(file);
+}
+
 function facts({ from, resumed, sha256, notes }, cached) {
   const { backend: description, ...info } = JSON.parse(model.info());
   return {
     info: { ...info, tokenizer: text !== undefined, chatTemplate: text?.hasTemplate ?? false },
-    backend: { ...engine.backend, description },
+    backend: { description, ...engine.backend },
     source: { from, resumed: resumed ?? false, sha256, cached, notes },
   };
 }

@@ -1,12 +1,13 @@
-//! The runtime for JavaScript. Everything here is synchronous; the JavaScript on top of it (`npm/`) puts it in a worker.
+//! The runtime for JavaScript. What computes gives promises, because a GPU in a browser does; a CPU is done before it
+//! returns one. The JavaScript on top of it (`npm/`) puts all of it in a worker.
 //!
 //! ```js
 //! const model = new Model(bytes); // a Uint8Array with a GGUF file
 //! const text = new Text(model.header(), JSON.parse(model.info()).vocab);
 //! const session = model.session('{"sampling": {"temperature": 0}}');
 //! const stream = new TextStream(text);
-//! session.prompt(text.encode('Once upon a time'));
-//! for (let id; (id = session.next()) !== undefined; ) write(stream.push(id));
+//! await session.prompt(text.encode('Once upon a time'));
+//! for (let id; (id = await session.next()) !== undefined; ) write(stream.push(id));
 //! ```
 //!
 //! There are two halves, which become modules of their own: `engine` computes, and is built for each set of

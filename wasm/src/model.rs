@@ -122,8 +122,22 @@ impl Model {
         self.header.to_vec()
     }
 
-    /// Starts a conversation. Settings are JSON: `context`, `exact`, `kv` (`"f16"`, `"int8"`, `"f32"`), and `sampling`
-    /// as [`Session::sampling`] takes it.
+    /// Where the file lies in WebAssembly's memory: `bytes` of them, for another engine to copy.
+    #[cfg(feature = "gpu")]
+    pub fn address(&self) -> *const u8 {
+        self.header.as_ptr()
+    }
+
+    /// Opens WebGPU for sessions with `gpu` among their settings: uploads the model, and compares a few tokens with the
+    /// CPU's. `software` also takes a program that plays a GPU. Gives one line about it for people.
+    #[cfg(feature = "gpu")]
+    #[wasm_bindgen(js_name = openGpu)]
+    pub async fn open_gpu(&self, software: bool) -> Result<String> {
+        Ok(self.inner.open_gpu(software).await?)
+    }
+
+    /// Starts a conversation. Settings are JSON: `context`, `exact`, `kv` (`"f16"`, `"int8"`, `"f32"`), `gpu` (true: on
+    /// the one that [`Model::open_gpu`] opened), and `sampling` as [`Session::sampling`] takes it.
     pub fn session(&self, settings: Option<String>) -> Result<Session> {
         Session::new(&self.inner, settings::parse(settings.as_deref())?)
     }

@@ -1,7 +1,7 @@
 //! A conversation: prompt in, tokens out one by one.
 
 use bonsai_runtime::session::sample;
-use bonsai_runtime::{Sampler, SamplerOptions, SessionOptions};
+use bonsai_runtime::{Device, Sampler, SamplerOptions, SessionOptions};
 use serde::Deserialize;
 use wasm_bindgen::prelude::wasm_bindgen;
 
@@ -18,6 +18,8 @@ pub(crate) struct Settings {
     exact: bool,
     /// `f16`, `int8` or `f32`.
     kv: Option<String>,
+    /// On the GPU that [`crate::Model::open_gpu`] opened.
+    gpu: bool,
     sampling: Sampling,
 }
 
@@ -37,7 +39,9 @@ struct Sampling {
 impl Settings {
     fn options(&self) -> Result<SessionOptions> {
         let kv = self.kv.as_deref().map(str::parse).transpose()?;
-        Ok(SessionOptions { context: self.context, exact: self.exact, kv, ..SessionOptions::default() })
+        let device = if self.gpu { Device::Gpu } else { Device::Cpu };
+        let Self { context, exact, .. } = *self;
+        Ok(SessionOptions { context, exact, kv, device, ..SessionOptions::default() })
     }
 }
 
@@ -75,8 +79,8 @@ impl Session {
         Ok(Self { inner, sampler, eos: model.config().eos.clone(), logits: Vec::new(), sampled: None })
     }
 
-    fn feed(&mut self, ids: &[u32]) -> Result<()> {
-        let logits = self.inner.prompt(ids)?;
+    async fn feed(&mut self, ids: &[u32]) -> Result<()> {
+        let logits = self.inner.prompt_async(ids).await?;
         self.logits.clear();
         self.logits.extend_from_slice(logits);
         Ok(())
@@ -86,10 +90,10 @@ impl Session {
 #[wasm_bindgen]
 impl Session {
     /// Feeds tokens, behind those that are there. What [`Session::next_token`] gave last comes before them.
-    pub fn prompt(&mut self, ids: &[u32]) -> Result<()> {
+    pub async fn prompt(&mut self, ids: &[u32]) -> Result<()> {
         match self.sampled {
-            Some(id) => self.feed(&[&[id], ids].concat())?,
-            None => self.feed(ids)?,
+            Some(id) => self.feed(&[&[id], ids].concat()).await?,
+            None => self.feed(ids).await?,
         }
         self.sampled = None;
         ids.iter().for_each(|&id| self.sampler.accept(id));
@@ -98,10 +102,10 @@ impl Session {
 
     /// Feeds tokens as [`Session::prompt`] does, without working out what follows them: a long prompt in short pieces,
     /// the last of which goes to `prompt`.
-    pub fn read(&mut self, ids: &[u32]) -> Result<()> {
+    pub async fn read(&mut self, ids: &[u32]) -> Result<()> {
         match self.sampled {
-            Some(id) => self.inner.read(&[&[id], ids].concat())?,
-            None => self.inner.read(ids)?,
+            Some(id) => self.inner.read_async(&[&[id], ids].concat()).await?,
+            None => self.inner.read_async(ids).await?,
         }
         self.sampled = None;
         self.logits.clear();
@@ -121,9 +125,9 @@ impl Session {
 
     /// Chooses the next token; nothing where the model ends its answer.
     #[wasm_bindgen(js_name = next)]
-    pub fn next_token(&mut self) -> Result<Option<u32>> {
+    pub async fn next_token(&mut self) -> Result<Option<u32>> {
         if let Some(id) = self.sampled {
-            self.feed(&[id])?;
+            self.feed(&[id]).await?;
             self.sampled = None;
         }
         if self.logits.is_empty() {

@@ -30,14 +30,14 @@ function hash(before, numbers) {
 }
 
 /** Generates as many ids as `expected` has, and holds everything to it. */
-function holds(model, session, expected, what) {
+async function holds(model, session, expected, what) {
   const text = textOf(model);
   const stream = new words.TextStream(text);
   const ids = [];
   let [bits, streamed] = [0xcbf29ce484222325n, ''];
-  session.prompt(text.encode(golden.prompt));
+  await session.prompt(text.encode(golden.prompt));
   for (const wanted of expected.ids) {
-    const id = session.next();
+    const id = await session.next();
     assert.equal(id, wanted, `${what}: token ${ids.length}`);
     bits = hash(bits, session.logits());
     ids.push(id);
@@ -51,10 +51,10 @@ function holds(model, session, expected, what) {
   text.free();
 }
 
-/** The code and the message of what `f` throws. */
-function thrown(f) {
+/** The code and the message of what `f` throws, or its promise. */
+async function thrown(f) {
   try {
-    f();
+    await f();
   } catch (error) {
     assert(error instanceof Error && error.name === 'BonsaiError', `${error}`);
     return [error.code, error.message];
@@ -66,14 +66,14 @@ const sampled = { temperature: 1.5, repeatPenalty: 1.1, seed: 7 };
 for (const [name, { kv, greedy, sampled: drawn }] of Object.entries(golden.cases)) {
   const model = new wasm.Model(file(name));
   const session = model.session(JSON.stringify({ kv, sampling: { temperature: 0 } }));
-  holds(model, session, greedy, `${name}, greedy`);
+  await holds(model, session, greedy, `${name}, greedy`);
   session.reset();
   session.sampling(JSON.stringify(sampled));
-  holds(model, session, drawn, `${name}, sampled`);
+  await holds(model, session, drawn, `${name}, sampled`);
   session.reset(); // random numbers begin again
   model.free(); // the session goes on
   const again = new wasm.Model(file(name));
-  holds(again, session, drawn, `${name}, sampled again`);
+  await holds(again, session, drawn, `${name}, sampled again`);
   session.free();
   again.free();
 }
@@ -115,36 +115,36 @@ pieces.free();
 // The answer ends at an end token, and the conversation goes on behind it.
 const chat = model.session('{"context": 64}');
 assert.deepEqual([chat.position, chat.context, chat.logits().length], [0, 64, 0]);
-chat.prompt(text.encode('he'));
-chat.next();
-chat.prompt(text.encode('he'));
+await chat.prompt(text.encode('he'));
+await chat.next();
+await chat.prompt(text.encode('he'));
 assert.deepEqual([chat.position, chat.logits().length], [3, 261]);
 // A prompt in pieces says the same as one in one go; a conversation told again is read from where it differs.
 const told = model.session('{"context": 64}');
-told.prompt(text.encode('hehehe'));
+await told.prompt(text.encode('hehehe'));
 assert.equal(told.keepCommon(text.encode('hehe')), 1);
 chat.reset();
-chat.read(text.encode('he'));
-chat.prompt(text.encode('h'));
+await chat.read(text.encode('he'));
+await chat.prompt(text.encode('h'));
 told.reset();
-told.prompt(text.encode('heh'));
+await told.prompt(text.encode('heh'));
 assert.deepEqual(chat.logits(), told.logits());
-chat.read(text.encode('he'));
-assert.equal(thrown(() => wasm.threads(2))[0], 5);
+await chat.read(text.encode('he'));
+assert.equal((await thrown(() => wasm.threads(2)))[0], 5);
 
 // Errors have codes: those of ErrorCode in runtime/src/error.rs.
-assert.equal(thrown(() => new wasm.Model(new Uint8Array(100)))[0], 2);
-assert.match(thrown(() => new wasm.Model(bytes.subarray(0, 50_000)))[1], /^model.gguf: /);
-assert.equal(thrown(() => model.session('{"context": 1000000}'))[0], 5);
-assert.match(thrown(() => model.session('{"contxt": 10}'))[1], /contxt/);
-assert.equal(thrown(() => model.session('{"kv": "f17"}'))[0], 5);
-assert.equal(thrown(() => model.session().next())[0], 5);
-assert.equal(thrown(() => chat.prompt(Uint32Array.of(261)))[0], 6);
-assert.equal(thrown(() => chat.prompt(new Uint32Array(62)))[0], 7);
-assert.equal(thrown(() => stream.push(1_000_000))[0], 6);
-assert.equal(thrown(() => new wasm.Loader(0xffff_ffff))[0], 8);
-assert.equal(thrown(() => new wasm.Loader(10).finish())[0], 2);
-assert.equal(thrown(() => new wasm.Loader(10).push(new Uint8Array(11)))[0], 5);
+assert.equal((await thrown(() => new wasm.Model(new Uint8Array(100))))[0], 2);
+assert.match((await thrown(() => new wasm.Model(bytes.subarray(0, 50_000))))[1], /^model.gguf: /);
+assert.equal((await thrown(() => model.session('{"context": 1000000}')))[0], 5);
+assert.match((await thrown(() => model.session('{"contxt": 10}')))[1], /contxt/);
+assert.equal((await thrown(() => model.session('{"kv": "f17"}')))[0], 5);
+assert.equal((await thrown(() => model.session().next()))[0], 5);
+assert.equal((await thrown(() => chat.prompt(Uint32Array.of(261))))[0], 6);
+assert.equal((await thrown(() => chat.prompt(new Uint32Array(62))))[0], 7);
+assert.equal((await thrown(() => stream.push(1_000_000)))[0], 6);
+assert.equal((await thrown(() => new wasm.Loader(0xffff_ffff)))[0], 8);
+assert.equal((await thrown(() => new wasm.Loader(10).finish()))[0], 2);
+assert.equal((await thrown(() => new wasm.Loader(10).push(new Uint8Array(11))))[0], 5);
 assert.equal(chat.position, 3); // none of this did harm
 
 console.log(`${backend}: ${Object.keys(golden.cases).length} models, ids, texts and logits to the bit`);

@@ -316,6 +316,19 @@ impl Gpu {
         [wide as u32, n.div_ceil(wide.max(1)) as u32, 1]
     }
 
+    /// Waits for what awaits this device: in a browser nothing may.
+    #[cfg(not(target_family = "wasm"))]
+    pub fn block_on<T>(&self, future: impl Future<Output = Result<T>>) -> Result<T> {
+        let mut future = std::pin::pin!(future);
+        loop {
+            if let Some(result) = now(future.as_mut()) {
+                return result;
+            }
+            self.finish()?; // what it waits for is done then, or another thread is about to say so
+            std::thread::yield_now();
+        }
+    }
+
     /// Hands over what was recorded, without waiting.
     pub fn flush(&self) -> Result<()> {
         self.recorder().submit(&self.0);
@@ -343,6 +356,16 @@ impl Gpu {
         assert!(bytes <= from.bytes(), "{bytes} bytes of {}", from.bytes());
         let from = Binding { range: from.range.start..from.range.start + bytes, ..from };
         self.begin_read(from)?.wait(bytemuck::cast_slice_mut(out))
+    }
+
+    /// The same without waiting.
+    pub async fn read_async<T: Pod>(&self, from: Binding<'_>, out: &mut [T]) -> Result<()> {
+        let bytes = size_of_val(out) as u64;
+        assert!(bytes <= from.bytes(), "{bytes} bytes of {}", from.bytes());
+        let from = Binding { range: from.range.start..from.range.start + bytes, ..from };
+        let read = self.begin_read(from)?.await?;
+        bytemuck::cast_slice_mut(out).copy_from_slice(&read);
+        Ok(())
     }
 
     /// Ends the device, as a driver that crashes would: for tests.

@@ -132,7 +132,14 @@ struct AttentionParams {
 
 impl GpuBackend {
     /// A backend for passes of at most `tokens` tokens of at most `widest` activations.
+    #[cfg(not(target_family = "wasm"))]
     pub fn new(gpu: &Gpu, tokens: usize, widest: usize) -> Result<Self> {
+        let halves = gpu.block_on(keeps_subnormal_halves(gpu))?;
+        Self::with(gpu, tokens, widest, halves)
+    }
+
+    /// The same where it is known whether the device [`keeps_subnormal_halves`].
+    pub fn with(gpu: &Gpu, tokens: usize, widest: usize, halves: bool) -> Result<Self> {
         Ok(Self {
             rms_norm: gpu.kernel(&RMS_NORM, &[])?,
             store_heads: gpu.kernel(&STORE_HEADS, &[])?,
@@ -140,7 +147,7 @@ impl GpuBackend {
             tokens: gpu.buffer(4 * tokens)?,
             h: gpu.buffer(4 * tokens * widest)?,
             unused: [gpu.buffer(16)?, gpu.buffer(16)?, gpu.buffer(16)?],
-            halves: keeps_subnormal_halves(gpu)?,
+            halves,
             gpu: gpu.clone(),
         })
     }
@@ -149,6 +156,11 @@ impl GpuBackend {
     pub fn without_halves(mut self) -> Self {
         self.halves = false;
         self
+    }
+
+    /// Reads the first `out.len()` values of a tensor, as [`Backend::read`] does, without waiting.
+    pub async fn read_async(&self, from: &GpuTensor, out: &mut [f32]) -> Result<()> {
+        self.gpu.read_async(from.buffer.all(), out).await
     }
 
     /// The device.
@@ -241,7 +253,7 @@ impl GpuBackend {
 }
 
 /// Whether the device keeps what it might round to zero: tries every pair of codes at every place.
-fn keeps_subnormal_halves(gpu: &Gpu) -> Result<bool> {
+pub async fn keeps_subnormal_halves(gpu: &Gpu) -> Result<bool> {
     let (low, high) = ((0..5).flat_map(|place| [1u32, 2, 3].map(|code| code << (2 * place))), 16);
     let words: Vec<u32> = low.clone().flat_map(|a| low.clone().map(move |b| a | b << high)).collect();
     let out = gpu.buffer(8 * words.len())?;
@@ -249,7 +261,7 @@ fn keeps_subnormal_halves(gpu: &Gpu) -> Result<bool> {
     let groups = [words.len().div_ceil(32) as u32, 1, 1];
     gpu.run(&kernel, &[out.all(), gpu.buffer_of(&words)?.all()], &[words.len() as u32], groups);
     let mut got = vec![[0.0f32; 2]; words.len()];
-    gpu.read(out.all(), &mut got)?;
+    gpu.read_async(out.all(), &mut got).await?;
     Ok(got.iter().zip(&words).all(|(got, word)| *got == [(word & 0xffff) as f32, (word >> high) as f32]))
 }
 

@@ -1,6 +1,7 @@
 //! A machine with the memory of one conversation: what a session computes with.
 
 use std::ops::Range;
+use std::pin::Pin;
 
 use super::{Device, Model, SessionOptions, chunk};
 use crate::backend::Backend;
@@ -10,10 +11,13 @@ use crate::cpu::{Cache, CpuBackend, KvFormat};
 use crate::error::Result;
 use crate::model::{State, forward};
 
-#[cfg(all(feature = "gpu", not(target_family = "wasm")))]
+#[cfg(feature = "gpu")]
 mod on_gpu;
-#[cfg(all(feature = "gpu", not(target_family = "wasm")))]
+#[cfg(feature = "gpu")]
 pub(super) use on_gpu::OnGpu;
+
+/// What will be there later.
+pub(super) type Later<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
 /// A machine in the middle of a conversation.
 pub(super) trait Engine: Send {
@@ -25,6 +29,10 @@ pub(super) trait Engine: Send {
     fn feed(&mut self, position: usize, tokens: &[u32], wanted: Range<usize>);
     /// Waits for the logits of the last pass.
     fn read_logits(&mut self, out: &mut [f32]) -> Result<()>;
+    /// The same without waiting: for a GPU in a browser, where nothing may.
+    fn await_logits<'a>(&'a mut self, out: &'a mut [f32]) -> Later<'a, Result<()>> {
+        Box::pin(std::future::ready(self.read_logits(out)))
+    }
     /// Where it computes: never [`Device::Auto`].
     fn device(&self) -> Device;
     /// One line for people.
@@ -120,8 +128,8 @@ impl Engine for OnCpu {
     }
 }
 
-/// A GPU that is not there: not built in, or in a browser, where a session cannot wait for it.
-#[cfg(not(all(feature = "gpu", not(target_family = "wasm"))))]
+/// A GPU that is not there.
+#[cfg(not(feature = "gpu"))]
 mod on_gpu {
     use super::*;
     use crate::error::Error;

@@ -12,18 +12,24 @@ const { chromium } = createRequire(join(process.env.PLAYWRIGHT ?? process.cwd(),
 const PROMPT = 'Once upon a time';
 const expected = readFileSync(process.argv[2], 'utf8').replace(/\n$/, '');
 const folder = mkdtempSync(join(tmpdir(), 'bonsai-browser-'));
-const context = await chromium.launchPersistentContext(folder, {
-  executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
-  args: ['--headless', '--no-sandbox', '--disable-quic', '--no-first-run', '--disable-background-networking',
-    '--disable-component-update', '--disable-sync', '--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader'],
-});
+const executablePath = process.env.CHROMIUM ?? '/usr/bin/chromium';
+const args = ['--headless', '--no-sandbox', '--disable-quic', '--no-first-run', '--disable-background-networking',
+  '--disable-component-update', '--disable-sync'];
+const WEBGPU = ['--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader']; // a program that plays a GPU
+const context = await chromium.launchPersistentContext(folder, { executablePath, args: [...args, ...WEBGPU] });
+
+/** A page in a browser that has no GPU to offer, and what closes it. */
+async function withoutGpu(server) {
+  const browser = await chromium.launch({ executablePath, args });
+  return [await open(server, await browser.newContext()), () => browser.close()];
+}
 
 /** A page that is empty but for the package, as `bonsai`, and what tests need. */
-async function open(server, path = '/tests/browser/blank.html') {
-  const page = await context.newPage();
+async function open(server, browser = context) {
+  const page = await browser.newPage();
   page.on('pageerror', (error) => console.error('page:', error.message));
   page.on('console', (message) => message.type() === 'error' && console.error('console:', message.text()));
-  await page.goto(`http://localhost:${server.address().port}${path}`);
+  await page.goto(`http://localhost:${server.address().port}/tests/browser/blank.html`);
   await page.evaluate(async () => {
     window.bonsai = await import('/npm/index.js');
     window.write = async (model, prompt, options) => {
@@ -54,6 +60,62 @@ const tests = {
     }
   },
 
+  async 'WebGPU, when asked for, writes the same text'({ isolated }) {
+    const got = await isolated.evaluate(async (prompt) => {
+      const model = await bonsai.Model.load('/demo/stories.gguf', { device: 'gpu', cache: false });
+      const [first, second] = [await write(model, prompt, { maxTokens: 120 }), await write(model, prompt, { maxTokens: 20 })];
+      const long = await write(model, 'the '.repeat(300), { maxTokens: 1 });
+      const wrong = await failure(write({ session: () => model.session({ kv: 'int8' }) }, prompt));
+      model.free();
+      return { ...first, second: second.text, long: long.stats.promptTokens, wrong, backend: model.backend };
+    }, PROMPT);
+    assert.equal(got.text, expected);
+    assert(expected.startsWith(got.second));
+    assert(got.long > 256, 'a prompt of several passes');
+    assert.match(got.wrong, /^BonsaiError unsupported: .*f16/);
+    assert.deepEqual([got.backend.device, got.backend.build, got.backend.threads], ['gpu', 'simd128', 1]);
+    assert.match(got.backend.description, /^GPU, .*BrowserWebGpu/);
+    console.log(`  ${got.backend.description}: ${Math.round(120 / got.stats.seconds)} tokens/s`);
+  },
+
+  async 'a GPU that computes something else is left for the CPU'({ isolated }) {
+    // A program that plays a GPU is not taken unasked, so this one says that it is none.
+    const patch = `Object.defineProperty(GPUAdapterInfo.prototype, 'isFallbackAdapter', { get: () => false });
+      const make = GPUDevice.prototype.createShaderModule;
+      GPUDevice.prototype.createShaderModule = function (module) {
+        const code = module.code.replace('x / (1.0 + exp(', 'x / (2.0 + exp(');
+        return make.call(this, { ...module, code });
+      };`;
+    await context.route('**/npm/worker.js', async (route) => {
+      const response = await route.fetch();
+      await route.fulfill({ response, body: patch + await response.text() });
+    });
+    const got = await isolated.evaluate(async (prompt) => {
+      const model = await bonsai.Model.load('/demo/stories.gguf', { cache: false });
+      const { text } = await write(model, prompt, { maxTokens: 120 });
+      model.free();
+      return { text, backend: model.backend, named: await failure(bonsai.Model.load('/demo/stories.gguf', { device: 'gpu', cache: false })) };
+    }, PROMPT);
+    await context.unroute('**/npm/worker.js');
+    assert.equal(got.text, expected);
+    assert.deepEqual([got.backend.device, got.backend.build], ['cpu', 'simd128-threads']);
+    assert.match(got.backend.reasons[0], /^Not on a GPU: .*computes something else than the CPU/);
+    assert.match(got.named, /^BonsaiError gpu: .*computes something else/);
+  },
+
+  async 'without WebGPU the CPU computes, and says why'(_, servers) {
+    const [page, close] = await withoutGpu(servers.isolated);
+    const got = await page.evaluate(async () => {
+      const model = await bonsai.Model.load('/demo/stories.gguf', { cache: false });
+      model.free();
+      return { backend: model.backend, named: await failure(bonsai.Model.load('/demo/stories.gguf', { device: 'gpu' })) };
+    });
+    await close();
+    assert.equal(got.backend.device, 'cpu');
+    assert.match(got.backend.reasons[0], /^CPU, because this browser has/);
+    assert.match(got.named, /^BonsaiError unsupported: .*WebGPU/);
+  },
+
   async 'files, bytes and wrong files'({ isolated }) {
     const got = await isolated.evaluate(async (prompt) => {
       const bytes = await (await fetch('/demo/stories.gguf')).arrayBuffer();
@@ -67,7 +129,7 @@ const tests = {
       results.push(await failure(bonsai.Model.load(new Uint8Array(100))));
       results.push(await failure(bonsai.Model.load('/nowhere.gguf')));
       results.push(await failure(bonsai.Model.load('/demo/serve.mjs')));
-      results.push(await failure(bonsai.Model.load('/demo/stories.gguf', { device: 'gpu' })));
+      results.push(await failure(bonsai.Model.load('/demo/stories.gguf', { device: 'tpu' })));
       results.push(await failure(bonsai.Model.load('/demo/stories.gguf', { sha256: '00' })));
       results.push((await bonsai.cache.list()).length);
       return results;
@@ -76,7 +138,7 @@ const tests = {
     assert.match(got[6], /^BonsaiError format: /);
     assert.match(got[7], /^BonsaiError network: .* 404/);
     assert.match(got[8], /^BonsaiError format: /);
-    assert.match(got[9], /^BonsaiError unsupported: .*WebGPU/);
+    assert.match(got[9], /^BonsaiError argument: .*tpu/);
     assert.match(got[10], /^BonsaiError check: /);
     assert.equal(got[11], 0, 'what is no model is not cached');
   },

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use super::{Binding, Gpu, lock};
@@ -31,6 +31,17 @@ struct Mapping {
 struct Mapped {
     result: Option<bool>,
     waker: Option<Waker>,
+}
+
+impl Mapping {
+    /// Whether the staging buffer was mapped; if nobody knows yet, whoever does will wake.
+    fn result_or_wake(&self, waker: &Waker) -> Option<bool> {
+        let mut mapped = lock(&self.mapped);
+        if mapped.result.is_none() {
+            mapped.waker = Some(waker.clone());
+        }
+        mapped.result
+    }
 }
 
 impl ReadBack {
@@ -77,7 +88,13 @@ impl ReadBack {
         let mapped = lock(&self.mapped.mapped);
         let untold = |mapped: &mut Mapped| mapped.result.is_none();
         let waited = self.mapped.news.wait_timeout_while(mapped, self.gpu.0.timeout, untold);
-        waited.unwrap_or_else(PoisonError::into_inner).0.result
+        waited.unwrap_or_else(std::sync::PoisonError::into_inner).0.result
+    }
+
+    /// What is known of it: nobody waits here.
+    #[cfg(target_family = "wasm")]
+    fn result(&self) -> Option<bool> {
+        lock(&self.mapped.mapped).result
     }
 
     /// Copies the bytes out of the staging buffer and gives it back.
@@ -103,12 +120,9 @@ impl Future for ReadBack {
     type Output = Result<Vec<u8>>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context) -> Poll<Self::Output> {
-        let mut mapped = lock(&self.mapped.mapped);
-        let Some(result) = mapped.result else {
-            mapped.waker = Some(context.waker().clone());
-            return Poll::Pending;
-        };
-        drop(mapped);
+        // First, for it may bring the news, which comes here and not to a lock that is held.
+        self.gpu.0.sound()?;
+        let Some(result) = self.mapped.result_or_wake(context.waker()) else { return Poll::Pending };
         let mut out = vec![0; self.bytes];
         Poll::Ready(self.take(Some(result), &mut out).map(|()| out))
     }

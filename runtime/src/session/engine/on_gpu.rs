@@ -1,14 +1,14 @@
 //! A conversation on a GPU.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
-use super::{Engine, OnCpu};
+use super::{Engine, Later, OnCpu};
 use crate::backend::Backend;
 use crate::cpu::{Cache, KvFormat};
 use crate::error::{Error, Result};
-use crate::gpu::GpuBackend;
 use crate::gpu::device::{Gpu, GpuOptions};
+use crate::gpu::{GpuBackend, keeps_subnormal_halves};
 use crate::model::{State, Weights, forward};
 use crate::session::{Device, Model, SessionOptions, chunk};
 
@@ -29,6 +29,8 @@ pub(super) fn start(
 /// A model on a GPU: sessions share the weights.
 pub(in crate::session) struct OnGpu {
     gpu: Gpu,
+    /// See [`keeps_subnormal_halves`].
+    halves: bool,
     weights: Weights<GpuBackend>,
 }
 
@@ -38,21 +40,45 @@ const TEST: (usize, f64) = (5, 1e-4);
 
 impl OnGpu {
     /// The model on the best GPU: uploaded and tested the first time.
+    #[cfg(not(target_family = "wasm"))]
     fn of(model: &Model, software: bool) -> Result<Arc<Self>> {
-        let mut there = model.0.on_gpu.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(there) = there.as_ref().filter(|on_gpu| on_gpu.gpu.flush().is_ok()) {
-            return Ok(there.clone());
+        if let Some(there) = Self::there(model) {
+            return Ok(there);
         }
         let gpu = Gpu::open(&GpuOptions { software, ..Default::default() })?;
-        let backend = &mut GpuBackend::new(&gpu, 1, 1)?;
-        let on_gpu = Arc::new(Self { weights: Weights::new(backend, &model.0.file)?, gpu });
-        Self::test(&on_gpu, model)?;
-        *there = Some(on_gpu.clone());
+        gpu.block_on(Self::new(gpu.clone(), model))
+    }
+
+    /// The model on the GPU that [`Model::open_gpu`] opened.
+    #[cfg(target_family = "wasm")]
+    fn of(model: &Model, _: bool) -> Result<Arc<Self>> {
+        Self::there(model).ok_or_else(|| Error::Argument("a GPU in a browser: open it first".into()))
+    }
+
+    /// See [`Model::open_gpu`].
+    pub async fn open_async(model: &Model, software: bool) -> Result<String> {
+        let gpu = Gpu::open_async(&GpuOptions { software, ..Default::default() }).await?;
+        Ok(Self::new(gpu, model).await?.status())
+    }
+
+    /// What was opened before, if it still works.
+    fn there(model: &Model) -> Option<Arc<Self>> {
+        let there = model.0.on_gpu.lock().unwrap_or_else(PoisonError::into_inner);
+        there.as_ref().filter(|on_gpu| on_gpu.gpu.flush().is_ok()).cloned()
+    }
+
+    /// Uploads a model and tests it. From then on it is there.
+    async fn new(gpu: Gpu, model: &Model) -> Result<Arc<Self>> {
+        let halves = keeps_subnormal_halves(&gpu).await?;
+        let backend = &mut GpuBackend::with(&gpu, 1, 1, halves)?;
+        let on_gpu = Arc::new(Self { weights: Weights::new(backend, &model.0.file)?, gpu, halves });
+        Self::test(&on_gpu, model).await?;
+        *model.0.on_gpu.lock().unwrap_or_else(PoisonError::into_inner) = Some(on_gpu.clone());
         Ok(on_gpu)
     }
 
     /// Compares a few tokens, one by one and together, with the CPU.
-    fn test(on_gpu: &Arc<Self>, model: &Model) -> Result<()> {
+    async fn test(on_gpu: &Arc<Self>, model: &Model) -> Result<()> {
         let (most, bound) = TEST;
         let count = most.min(model.config().context).min(model.config().vocab);
         let tokens: Vec<u32> = (0..count as u32).collect();
@@ -66,11 +92,11 @@ impl OnGpu {
         cpu.feed(0, &tokens, count - 1..count);
         cpu.read_logits(exact)?;
         gpu.feed(0, &tokens, count - 1..count);
-        gpu.read_logits(together)?;
+        gpu.await_logits(together).await?;
         for (position, token) in tokens.iter().enumerate() {
             gpu.feed(position, std::slice::from_ref(token), 0..1);
         }
-        gpu.read_logits(single)?;
+        gpu.await_logits(single).await?;
         let error = [together, single].map(|got| nmse(got, exact)).into_iter().fold(0.0, f64::max);
         if error.is_nan() || error > bound {
             let name = &on_gpu.gpu.adapter().name;
@@ -79,6 +105,11 @@ impl OnGpu {
             )));
         }
         Ok(())
+    }
+
+    /// One line for people.
+    fn status(&self) -> String {
+        format!("GPU, {}", self.gpu.status())
     }
 }
 
@@ -98,7 +129,7 @@ struct GpuEngine {
 impl GpuEngine {
     fn new(on_gpu: Arc<OnGpu>, model: &Model, context: usize) -> Result<Self> {
         let (config, tokens) = (model.config(), chunk(context));
-        let backend = GpuBackend::new(&on_gpu.gpu, tokens, config.hidden)?;
+        let backend = GpuBackend::with(&on_gpu.gpu, tokens, config.hidden, on_gpu.halves)?;
         Ok(Self { state: State::new(&backend, config, context, tokens)?, backend, on_gpu })
     }
 }
@@ -122,12 +153,16 @@ impl Engine for GpuEngine {
         self.backend.read(&self.state.logits, out)
     }
 
+    fn await_logits<'a>(&'a mut self, out: &'a mut [f32]) -> Later<'a, Result<()>> {
+        Box::pin(self.backend.read_async(&self.state.logits, out))
+    }
+
     fn device(&self) -> Device {
         Device::Gpu
     }
 
     fn status(&self) -> String {
-        format!("GPU, {}", self.on_gpu.gpu.status())
+        self.on_gpu.status()
     }
 
     fn kv_format(&self) -> KvFormat {
