@@ -1,20 +1,16 @@
-//! Every operation of the GPU against f64, at shapes that fill no tile. Needs an adapter; Mesa's lavapipe will do.
-#![cfg(feature = "gpu")]
-#![allow(clippy::unwrap_used, reason = "tests")]
-
-mod support;
-
-use std::sync::{LazyLock, Mutex, PoisonError};
+//! Every operation of the GPU against f64, at shapes that fill no tile: cases for any device that can be awaited.
 
 use bonsai_runtime::backend::{Backend, Norm};
-use bonsai_runtime::gpu::device::{Gpu, GpuOptions};
 use bonsai_runtime::gpu::{GpuBackend, GpuMatrix, GpuTensor};
 use bonsai_runtime::tensor::{Format, StoredTensor};
 use bonsai_runtime::ternary::Packing;
-use support::*;
+
+use super::support::*;
 
 /// Most tokens of a pass here.
-const TOKENS: usize = 70;
+pub const TOKENS: usize = 70;
+/// Most numbers of a token here.
+pub const WIDEST: usize = 2048;
 /// Rows of a tensor: those of a pass, and some that nothing may touch.
 const ROWS: usize = TOKENS + 16;
 /// Of sums of some hundred f32 products: each rounding adds 2^-24 of a partial sum, and there are about as many of them
@@ -26,31 +22,41 @@ const GATES: f64 = 1e-10;
 /// by about as much.
 const F16: f64 = 2e-7;
 
-/// Backends that check indices and that do not, with codes read in both ways: both must give the same bits. Made once, since drivers take long to
-/// compile kernels.
-static BACKENDS: LazyLock<Mutex<[GpuBackend; 2]>> = LazyLock::new(|| {
-    Mutex::new([false, true].map(|checked| {
-        let gpu = Gpu::open(&GpuOptions { checked, ..Default::default() }).unwrap();
-        let backend = GpuBackend::new(&gpu, TOKENS, 2048).unwrap();
-        if checked { backend.without_halves() } else { backend }
-    }))
-});
-
-/// Runs an operation twice on each backend and returns the result that all four runs agree upon. The operation gets
-/// tensors from [`tensor`], and returns the one to be read with the number of its values that count; those behind them
-/// must still be not-a-number.
-fn run(f: impl Fn(&mut GpuBackend) -> (GpuTensor, usize)) -> Vec<f32> {
-    let mut backends = BACKENDS.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut all = backends.iter_mut().flat_map(|b| [once(b, &f), once(b, &f)]);
-    let first = all.next().unwrap();
-    all.for_each(|other| assert_eq!(bits(&first), bits(&other), "the same bits, checked or not"));
-    first
+/// Backends that must give the same bits, for passes of at most [`TOKENS`] tokens of at most [`WIDEST`] numbers.
+pub struct Machines {
+    pub backends: Vec<GpuBackend>,
+    /// The largest normalised mean square error of the last case.
+    pub worst: f64,
 }
 
-fn once(b: &mut GpuBackend, f: impl Fn(&mut GpuBackend) -> (GpuTensor, usize)) -> Vec<f32> {
+impl Machines {
+    /// Runs an operation twice on each backend and returns the result that all runs agree upon. The operation gets
+    /// tensors from [`tensor`], and returns the one to be read with the number of its values that count; those behind
+    /// them must still be not-a-number.
+    async fn run(&mut self, f: impl Fn(&mut GpuBackend) -> (GpuTensor, usize)) -> Vec<f32> {
+        let mut first: Option<Vec<f32>> = None;
+        for b in &mut self.backends {
+            for _ in 0..2 {
+                let got = once(b, &f).await;
+                let first = first.get_or_insert_with(|| got.clone());
+                assert_eq!(bits(first), bits(&got), "the same bits every time and everywhere");
+            }
+        }
+        first.expect("a backend")
+    }
+
+    fn close(&mut self, what: &str, got: &[f32], expected: &[f64], bound: f64) {
+        let error = nmse(got, expected);
+        println!("{what}: {error:.1e}");
+        assert!(error < bound, "{what}: {error:e}");
+        self.worst = self.worst.max(error);
+    }
+}
+
+async fn once(b: &mut GpuBackend, f: impl Fn(&mut GpuBackend) -> (GpuTensor, usize)) -> Vec<f32> {
     let (out, len) = f(b);
     let mut values = vec![0.0; len + 8];
-    b.read(&out, &mut values).unwrap();
+    b.read_async(&out, &mut values).await.unwrap();
     assert!(values[..len].iter().all(|x| x.is_finite()), "poison got in");
     assert!(values[len..].iter().all(|x| x.is_nan()), "something was written behind the end");
     values.truncate(len);
@@ -113,25 +119,19 @@ fn product(w: &StoredTensor, h: &[f64]) -> Vec<f64> {
     h.chunks_exact(w.cols).flat_map(|h| weights.chunks_exact(w.cols).map(move |row| dot(row, h))).collect()
 }
 
-fn close(what: &str, got: &[f32], expected: &[f64], bound: f64) {
-    let error = nmse(got, expected);
-    println!("{what}: {error:.1e}");
-    assert!(error < bound, "{what}: {error:e}");
-}
-
-#[test]
-fn embed() {
+pub async fn embed(machines: &mut Machines) {
     let mut random = Random(1);
     for format in formats() {
         let table = random_matrix(&mut random, 37, columns(format), format);
         let ids: Vec<u32> = [0, 36, 5, 5, 17].into_iter().chain(random.ids(TOKENS - 5, 37)).collect();
         for ids in [&ids[..], &ids[1..2]] {
-            let got = run(|b| {
+            let run = machines.run(|b| {
                 let mut out = tensor(b, table.cols, &[]);
                 let table = matrix(b, std::slice::from_ref(&table));
                 b.embed(&mut out, &table, ids);
                 (out, ids.len() * columns(format))
             });
+            let got = run.await;
             let rows = table.to_f32();
             let expected = ids.iter().flat_map(|&id| rows[id as usize * table.cols..][..table.cols].to_vec());
             assert_eq!(got, expected.collect::<Vec<_>>(), "{}: exact", format.name());
@@ -139,8 +139,7 @@ fn embed() {
     }
 }
 
-#[test]
-fn norm_matmul() {
+pub async fn norm_matmul(machines: &mut Machines) {
     let mut random = Random(2);
     for (format, tokens) in formats().flat_map(|format| [1, 2, 33, TOKENS].map(|tokens| (format, tokens))) {
         let cols = columns(format);
@@ -148,59 +147,59 @@ fn norm_matmul() {
         let (x, gain) = (random.normals(tokens * cols), random.normals(cols));
         let expected = stack.each_ref().map(|w| product(w, &normed(&x, &gain, 1e-3)));
         for (n, (w, expected)) in stack.iter().zip(&expected).enumerate() {
-            let got = run(|b| {
+            let run = machines.run(|b| {
                 let (x, w, norm) = (tensor(b, cols, &x), matrix(b, &stack), norm(b, &gain, 1e-3));
                 let [mut q, mut k, mut v] = stack.each_ref().map(|w| tensor(b, w.rows, &[]));
                 b.norm_matmul([&mut q, &mut k, &mut v], &x, &norm, &w, 0..tokens);
                 let outs = [q, k, v];
                 (outs.into_iter().nth(n).unwrap(), tokens * stack[n].rows)
             });
-            close(&format!("{} x {tokens}, {} rows", format.name(), w.rows), &got, expected, PRODUCTS);
+            let got = run.await;
+            machines.close(&format!("{} x {tokens}, {} rows", format.name(), w.rows), &got, expected, PRODUCTS);
         }
     }
 }
 
-#[test]
-fn norm_matmul_of_some_rows() {
+pub async fn norm_matmul_of_some_rows(machines: &mut Machines) {
     let mut random = Random(3);
     let format = Format::Ternary(Packing::Q2_0);
     let w = random_matrix(&mut random, 1030, 384, format);
     let (x, gain) = (random.normals(20 * 384), random.normals(384));
     let all = product(&w, &normed(&x, &gain, 1e-6));
     for rows in [19..20, 3..9, 0..1] {
-        let got = run(|b| {
+        let run = machines.run(|b| {
             let (x, norm) = (tensor(b, 384, &x), norm(b, &gain, 1e-6));
             let (w, mut out) = (matrix(b, std::slice::from_ref(&w)), tensor(b, 1030, &[]));
             b.norm_matmul([&mut out], &x, &norm, &w, rows.clone());
             (out, rows.len() * 1030)
         });
-        close(&format!("rows {rows:?}"), &got, &all[rows.start * 1030..rows.end * 1030], PRODUCTS);
+        let got = run.await;
+        machines.close(&format!("rows {rows:?}"), &got, &all[rows.start * 1030..rows.end * 1030], PRODUCTS);
     }
 }
 
-#[test]
-fn matmul_add() {
+pub async fn matmul_add(machines: &mut Machines) {
     let mut random = Random(4);
     for (format, tokens) in formats().flat_map(|format| [1, 2, 33].map(|tokens| (format, tokens))) {
         let cols = columns(format);
         for rows in [4, 129] {
             let w = random_matrix(&mut random, rows, cols, format);
             let (x, y) = (random.normals(tokens * rows), random.normals(tokens * cols));
-            let got = run(|b| {
+            let run = machines.run(|b| {
                 let (mut x, y) = (tensor(b, rows, &x), tensor(b, cols, &y));
                 let w = matrix(b, std::slice::from_ref(&w));
                 b.matmul_add(&mut x, &y, &w, tokens);
                 (x, tokens * rows)
             });
+            let got = run.await;
             let sums = product(&w, &wide(&y)).into_iter().zip(&x);
             let expected: Vec<f64> = sums.map(|(sum, &x)| sum + f64::from(x)).collect();
-            close(&format!("{} x {tokens}, {rows} rows", format.name()), &got, &expected, PRODUCTS);
+            machines.close(&format!("{} x {tokens}, {rows} rows", format.name()), &got, &expected, PRODUCTS);
         }
     }
 }
 
-#[test]
-fn norm_swiglu() {
+pub async fn norm_swiglu(machines: &mut Machines) {
     let mut random = Random(5);
     for (format, tokens) in formats().flat_map(|format| [1, 2, 33].map(|tokens| (format, tokens))) {
         let cols = columns(format);
@@ -208,16 +207,17 @@ fn norm_swiglu() {
             let stack = [(); 2].map(|()| random_matrix(&mut random, rows, cols, format));
             let (x, mut gain) = (random.normals(tokens * cols), random.normals(cols));
             gain[0] = 300.0; // gates of some hundreds: far beyond where exp would overflow
-            let got = run(|b| {
+            let run = machines.run(|b| {
                 let (x, w, norm) = (tensor(b, cols, &x), matrix(b, &stack), norm(b, &gain, 1e-6));
                 let mut out = tensor(b, rows, &[]);
                 b.norm_swiglu(&mut out, &x, &norm, &w, tokens);
                 (out, tokens * rows)
             });
+            let got = run.await;
             let [gate, up] = stack.each_ref().map(|w| product(w, &normed(&x, &gain, 1e-6)));
             let expected: Vec<f64> =
                 gate.iter().zip(up).map(|(gate, up)| gate / (1.0 + (-gate).exp()) * up).collect();
-            close(&format!("{} x {tokens}, {rows} rows", format.name()), &got, &expected, GATES);
+            machines.close(&format!("{} x {tokens}, {rows} rows", format.name()), &got, &expected, GATES);
         }
     }
 }
@@ -225,8 +225,7 @@ fn norm_swiglu() {
 /// Heads, heads of keys and values, width of a head.
 const HEADS: [[usize; 3]; 6] = [[4, 2, 128], [3, 3, 16], [6, 2, 32], [8, 1, 64], [2, 1, 256], [5, 5, 48]];
 
-#[test]
-fn attend() {
+pub async fn attend(machines: &mut Machines) {
     let mut random = Random(6);
     for ([heads, kv_heads, dim], with_norms) in HEADS.into_iter().zip([true, false].into_iter().cycle()) {
         let context = 150;
@@ -245,7 +244,7 @@ fn attend() {
             [vec![0..1, 1..TOKENS], vec![0..63, 63..64, 64..65], vec![0..70, 70..75, 75..140, 140..141]]
         {
             let last = pieces.last().unwrap().clone();
-            let got = run(|b| {
+            let run = machines.run(|b| {
                 let norms = norms.map(|norms| norms.map(|(gain, eps)| norm(b, gain, eps)));
                 let mut cache = b.cache(kv_heads, dim, context).unwrap();
                 let mut out = None;
@@ -264,8 +263,9 @@ fn attend() {
                 }
                 (out.unwrap(), last.len() * heads * dim)
             });
+            let got = run.await;
             let expected = &expected[last.start * heads * dim..last.end * heads * dim];
-            close(&format!("{heads} / {kv_heads} x {dim}, {pieces:?}"), &got, expected, F16);
+            machines.close(&format!("{heads} / {kv_heads} x {dim}, {pieces:?}"), &got, expected, F16);
         }
     }
 }
