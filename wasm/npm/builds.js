@@ -38,21 +38,23 @@ export function sharedMemory(pages) {
   }
 }
 
-/** Why WebGPU cannot be used here, as the end of a sentence; nothing if it can. `software`: also a program that plays a GPU. */
-async function whyNoGpu(software) {
-  if (!globalThis.navigator?.gpu) return globalThis.isSecureContext ? 'this browser has no WebGPU' : 'pages get WebGPU over https only';
-  if (!simd()) return 'this browser has no vector instructions (SIMD), which the build with WebGPU needs';
+/** The GPU in words (`is`), or why there is none, as the end of a sentence (`why`). `software`: also a program that plays one. */
+async function findGpu(software) {
+  if (!globalThis.navigator?.gpu) return { why: globalThis.isSecureContext ? 'this browser has no WebGPU' : 'pages get WebGPU over https only' };
+  if (!simd()) return { why: 'this browser has no vector instructions (SIMD), which the build with WebGPU needs' };
   const adapter = await navigator.gpu.requestAdapter({ powerPreference: 'high-performance' }).catch(() => null);
-  if (!adapter) return 'this browser has WebGPU, but no GPU that it would use';
-  const fallback = adapter.info?.isFallbackAdapter ?? adapter.isFallbackAdapter;
-  if (fallback && !software) return 'WebGPU is a program on the CPU here';
+  if (!adapter) return { why: 'this browser has WebGPU, but no GPU that it would use' };
+  const { vendor, architecture, device, isFallbackAdapter: fallback } = adapter.info ?? {};
+  if (fallback && !software) return { why: 'WebGPU is a program on the CPU here' };
+  const name = [vendor, architecture, device].filter(Boolean).join(' ') || 'a GPU without a name';
+  return { is: `gpu, WebGPU, ${name}${fallback ? ' (a program on the CPU)' : ''}` };
 }
 
 /** The module for WebGPU, if it is wanted and there. */
 async function gpu(device, build, reasons) {
   if (device === 'cpu' || (device === 'auto' && build)) return [];
-  const why = build && build !== 'simd128' ? 'WebGPU is in the build simd128' : await whyNoGpu(device === 'gpu');
-  if (!why) return [{ device: 'gpu', build: 'simd128', threads: 1 }];
+  const { is, why } = build && build !== 'simd128' ? { why: 'WebGPU is in the build simd128' } : await findGpu(device === 'gpu');
+  if (is) return [{ device: 'gpu', build: 'simd128', threads: 1, description: is }];
   if (device === 'gpu') throw new BonsaiError('unsupported', `${why}: use device "auto" or "cpu"`);
   reasons.push(`CPU, because ${why}.`);
   return [];

@@ -27,10 +27,10 @@ async function compile(url) {
 export async function startEngine(wanted, startThreads) {
   const { candidates, reasons } = await choose(wanted);
   let last;
-  for (const { device, build, threads } of candidates) {
+  for (const { device, build, threads, description } of candidates) {
     try {
       const engine = await start(build, threads, startThreads);
-      return { ...engine, backend: { device, build, threads, reasons } };
+      return { ...engine, backend: { device, build, threads, description, reasons } };
     } catch (error) {
       if (error.code === 'network') throw error;
       reasons.push(`Not ${build}: ${error.message}.`);

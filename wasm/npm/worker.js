@@ -96,7 +96,7 @@ async function openGpu(wanted) {
   if (engine.backend.device !== 'gpu') return;
   const byName = wanted.device === 'gpu';
   try {
-    engine.backend.description = await model.openGpu(byName);
+    await model.openGpu(byName);
   } catch (error) {
     if (byName) throw error;
     await leaveGpu(wanted, `Not on a GPU: ${error.message}.`);
@@ -117,7 +117,7 @@ function facts({ from, resumed, sha256, notes }, cached) {
   const { backend: description, ...info } = JSON.parse(model.info());
   return {
     info: { ...info, tokenizer: text !== undefined, chatTemplate: text?.hasTemplate ?? false },
-    backend: { description, ...engine.backend },
+    backend: { ...engine.backend, description: engine.backend.description ?? description },
     source: { from, resumed: resumed ?? false, sha256, cached, notes },
   };
 }

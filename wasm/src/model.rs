@@ -129,7 +129,7 @@ impl Model {
     }
 
     /// Opens WebGPU for sessions with `gpu` among their settings: uploads the model, and compares a few tokens with the
-    /// CPU's. `software` also takes a program that plays a GPU. Gives one line about it for people.
+    /// CPU's. `software` also takes a program that plays a GPU. Gives one line about it.
     #[cfg(feature = "gpu")]
     #[wasm_bindgen(js_name = openGpu)]
     pub async fn open_gpu(&self, software: bool) -> Result<String> {

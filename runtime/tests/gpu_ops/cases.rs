@@ -155,7 +155,12 @@ pub async fn norm_matmul(machines: &mut Machines) {
                 (outs.into_iter().nth(n).unwrap(), tokens * stack[n].rows)
             });
             let got = run.await;
-            machines.close(&format!("{} x {tokens}, {} rows", format.name(), w.rows), &got, expected, PRODUCTS);
+            machines.close(
+                &format!("{} x {tokens}, {} rows", format.name(), w.rows),
+                &got,
+                expected,
+                PRODUCTS,
+            );
         }
     }
 }

@@ -1,6 +1,6 @@
 // node test.mjs CLI-TEXT: the package in Chromium. CLI-TEXT is a file with what `bonsai run --temp 0` wrote for PROMPT
 // with the demo's model: every build has to write the same. PLAYWRIGHT names the folder of playwright-core, VITE what Vite
-// made of samples/vite. SCREENSHOTS names a folder for pictures of the demo page.
+// made of samples/vite, GPU_OPS where the module of examples/gpu_ops.rs lies. SCREENSHOTS names a folder for pictures of the demo page.
 import assert from 'node:assert/strict';
 import { readFileSync, mkdtempSync, rmSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -74,8 +74,22 @@ const tests = {
     assert(got.long > 256, 'a prompt of several passes');
     assert.match(got.wrong, /^BonsaiError unsupported: .*f16/);
     assert.deepEqual([got.backend.device, got.backend.build, got.backend.threads], ['gpu', 'simd128', 1]);
-    assert.match(got.backend.description, /^GPU, .*BrowserWebGpu/);
+    assert.match(got.backend.description, /^gpu, WebGPU, google swiftshader \(a program on the CPU\)$/);
     console.log(`  ${got.backend.description}: ${Math.round(120 / got.stats.seconds)} tokens/s`);
+  },
+
+  async 'every GPU kernel against f64, at odd shapes'(_, servers) {
+    const page = await open(servers.isolated);
+    for (const name of ['embed', 'norm_matmul', 'norm_matmul_of_some_rows', 'matmul_add', 'norm_swiglu', 'attend']) {
+      const worst = await page.evaluate(async (name) => {
+        const broken = new Promise((_, reject) => addEventListener('error', (event) => reject(new Error(event.message))));
+        const cases = await import('/gpu-ops/bonsai_wasm.js');
+        await cases.default({ module_or_path: '/gpu-ops/bonsai_wasm_bg.wasm' });
+        return Promise.race([cases.run(name), broken]);
+      }, name);
+      console.log(`  ${name}: normalised mean square error ${worst ? `at most ${worst.toExponential(1)}` : 'none'}`);
+    }
+    await page.close();
   },
 
   async 'a GPU that computes something else is left for the CPU'({ isolated }) {
@@ -257,7 +271,7 @@ const tests = {
   },
 };
 
-const servers = { isolated: await serve({ mounts: { '/vite/': process.env.VITE } }), plain: await serve({ isolated: false }) };
+const servers = { isolated: await serve({ mounts: { '/vite/': process.env.VITE, '/gpu-ops/': process.env.GPU_OPS } }), plain: await serve({ isolated: false }) };
 const pages = { isolated: await open(servers.isolated), plain: await open(servers.plain) };
 let failed = 0;
 for (const [name, test] of Object.entries(tests)) {

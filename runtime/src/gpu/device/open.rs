@@ -62,7 +62,7 @@ impl Adapter {
             groups: limits.max_compute_workgroups_per_dimension,
         };
         Self {
-            name: info.name,
+            name: if info.name.is_empty() { "a GPU without a name".into() } else { info.name }, // browsers hide it
             backend: format!("{:?}", info.backend),
             driver: [info.driver, info.driver_info].join(" ").trim().to_string(),
             kind: KINDS[rank(info.device_type)].1,
