@@ -15,13 +15,16 @@ use crate::ternary::{Packing, TernaryMatrix};
 
 /// Rows with random numbers of their own, so that threads can share the work.
 const PIECE: usize = 256;
+/// Qwen3's vocabulary.
+const VOCAB: usize = 151_936;
 
-/// Names that [`shape`] knows.
-pub const SHAPES: [&str; 4] = ["0.6b", "1.7b", "4b", "8b"];
+/// Names that [`shape`] knows: Qwen3's, and 25 M weights with a vocabulary of 4096 and with Qwen3's for browsers.
+pub const SHAPES: [&str; 6] = ["0.6b", "1.7b", "4b", "8b", "25m", "25m-vocab"];
 
 /// The shape of a Qwen3 model.
 pub fn shape(name: &str) -> Result<Config> {
     let (hidden, intermediate, layers, heads, tied) = match name {
+        "25m" | "25m-vocab" => return Ok(small(if name == "25m" { 4096 } else { VOCAB })),
         "0.6b" => (1024, 3072, 28, 16, true),
         "1.7b" => (2048, 6144, 28, 16, true),
         "4b" => (2560, 9728, 36, 32, true),
@@ -32,7 +35,7 @@ pub fn shape(name: &str) -> Result<Config> {
         }
     };
     Ok(Config {
-        vocab: 151_936,
+        vocab: VOCAB,
         hidden,
         intermediate,
         layers,
@@ -47,6 +50,26 @@ pub fn shape(name: &str) -> Result<Config> {
         bos: None,
         eos: vec![],
     })
+}
+
+/// 8 layers of 512.
+fn small(vocab: usize) -> Config {
+    Config {
+        vocab,
+        hidden: 512,
+        intermediate: 1536,
+        layers: 8,
+        heads: 8,
+        kv_heads: 4,
+        head_dim: 64,
+        context: 4096,
+        norm_eps: 1e-6,
+        qk_norm_eps: Some(1e-6),
+        rope: Rope { theta: 1e6, yarn: None },
+        tied: true,
+        bos: None,
+        eos: vec![],
+    }
 }
 
 /// A model of random ternary weights without a tokenizer. The same at every call, and in every packing but for the
@@ -126,7 +149,14 @@ mod tests {
 
     #[test]
     fn shapes_have_the_size_of_their_name() {
-        for (name, billions) in [("0.6b", 0.596), ("1.7b", 1.72), ("4b", 4.02), ("8b", 8.19)] {
+        for (name, billions) in [
+            ("25m", 0.0273),
+            ("25m-vocab", 0.103),
+            ("0.6b", 0.596),
+            ("1.7b", 1.72),
+            ("4b", 4.02),
+            ("8b", 8.19),
+        ] {
             let found = shape(name).unwrap().parameters() as f64 / 1e9;
             assert!((found / billions - 1.0).abs() < 0.01, "{name}: {found}");
         }

@@ -1,4 +1,5 @@
-//! The cases of `runtime/tests/gpu_ops` on a browser's WebGPU: for the browser test, which calls [`run`].
+//! The cases of `runtime/tests/gpu_ops` on a browser's WebGPU: for the browser test, which calls `run`.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 #[path = "../../runtime/tests/gpu_ops/cases.rs"]
 mod cases;

@@ -37,7 +37,7 @@ pub struct Args {
     /// GGUF file or Hugging Face directory; without it, a random model of --shape is made in memory
     #[arg(short, long, value_name = "PATH")]
     model: Option<PathBuf>,
-    /// Shape of the random model: 0.6b, 1.7b, 4b or 8b
+    /// Shape of the random model: 0.6b, 1.7b, 4b, 8b, and for browsers 25m and 25m-vocab
     #[arg(long, value_name = "NAME", default_value = "0.6b", conflicts_with = "model")]
     shape: String,
     /// Packing of the random model: q2_0, q2_0_g64, pq2_0, ptq1_0, tq2_0 or tq1_0
