@@ -137,7 +137,7 @@ impl Model {
     }
 
     /// Starts a conversation. Settings are JSON: `context`, `exact`, `kv` (`"f16"`, `"int8"`, `"f32"`), `gpu` (true: on
-    /// the one that [`Model::open_gpu`] opened), and `sampling` as [`Session::sampling`] takes it.
+    /// the one that `Model::openGpu` opened), and `sampling` as [`Session::sampling`] takes it.
     pub fn session(&self, settings: Option<String>) -> Result<Session> {
         Session::new(&self.inner, settings::parse(settings.as_deref())?)
     }

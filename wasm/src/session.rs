@@ -18,7 +18,7 @@ pub(crate) struct Settings {
     exact: bool,
     /// `f16`, `int8` or `f32`.
     kv: Option<String>,
-    /// On the GPU that [`crate::Model::open_gpu`] opened.
+    /// On the GPU that `Model::open_gpu` opened.
     gpu: bool,
     sampling: Sampling,
 }
