@@ -43,6 +43,12 @@ async function open(server, browser = context) {
   return page;
 }
 
+/** Runs JavaScript at the start of every worker from now on, until the route is taken away. */
+const patchWorker = (code) => context.route('**/npm/worker.js', async (route) => {
+  const response = await route.fetch();
+  await route.fulfill({ response, body: code + await response.text() });
+});
+
 const tests = {
   async 'every build writes what the native program writes'({ isolated, plain }) {
     const cases = [[isolated, {}, 'simd128-threads', 2], [isolated, { threads: 1 }, 'simd128', 1], [plain, {}, 'simd128', 1], [isolated, { build: 'plain' }, 'plain', 1]];
@@ -100,10 +106,7 @@ const tests = {
         const code = module.code.replace('x / (1.0 + exp(', 'x / (2.0 + exp(');
         return make.call(this, { ...module, code });
       };`;
-    await context.route('**/npm/worker.js', async (route) => {
-      const response = await route.fetch();
-      await route.fulfill({ response, body: patch + await response.text() });
-    });
+    await patchWorker(patch);
     const got = await isolated.evaluate(async (prompt) => {
       const model = await bonsai.Model.load('/demo/stories.gguf', { cache: false });
       const { text } = await write(model, prompt, { maxTokens: 120 });
@@ -115,6 +118,25 @@ const tests = {
     assert.deepEqual([got.backend.device, got.backend.build], ['cpu', 'simd128-threads']);
     assert.match(got.backend.reasons[0], /^Not on a GPU: .*computes something else than the CPU/);
     assert.match(got.named, /^BonsaiError gpu: .*computes something else/);
+  },
+
+  async 'a GPU that is lost while it writes is an error, not a hang'({ isolated }) {
+    await patchWorker(`const request = GPUAdapter.prototype.requestDevice;
+      GPUAdapter.prototype.requestDevice = async function (...what) {
+        const device = await request.apply(this, what);
+        addEventListener('message', ({ data }) => data.name === 'generate' && setTimeout(() => device.destroy(), 500));
+        return device;
+      };`);
+    const got = await isolated.evaluate(async (prompt) => {
+      const model = await bonsai.Model.load('/demo/stories.gguf', { device: 'gpu', cache: false });
+      const lost = await failure(write(model, prompt, { maxTokens: 400 }));
+      const after = await failure(write(model, prompt, { maxTokens: 4 }));
+      model.free();
+      return [lost, after];
+    }, PROMPT);
+    await context.unroute('**/npm/worker.js');
+    for (const error of got) assert.match(error, /^BonsaiError gpu: /);
+    console.log(`  ${got[0]}`);
   },
 
   async 'without WebGPU the CPU computes, and says why'(_, servers) {
