@@ -27,7 +27,7 @@ async function load(source, options = {}) {
   $('progress').removeAttribute('value');
   say('');
   try {
-    model = await Model.load(source, { ...options, signal: controller.signal, onProgress: show });
+    model = await Model.load(source, { ...options, device: $('device').value, signal: controller.signal, onProgress: show });
     begin();
     await describe();
   } catch (error) {

@@ -283,6 +283,9 @@ const tests = {
     await shot('phone');
     const wide = await page.evaluate(() => document.documentElement.scrollWidth);
     assert(wide <= 360, `no sideways scrolling on a phone: ${wide}`);
+    await page.selectOption('#device', 'gpu');
+    assert.match(await load(), /gpu, WebGPU, google swiftshader/);
+    await page.selectOption('#device', 'auto');
     await context.setOffline(true);
     await new Promise((resolve) => servers.isolated.close(resolve) && servers.isolated.closeAllConnections());
     await page.reload();

@@ -100,7 +100,7 @@ impl ReadBack {
     /// Copies the bytes out of the staging buffer and gives it back.
     fn take(&mut self, result: Option<bool>, out: &mut [u8]) -> Result<()> {
         self.gpu.0.sound()?;
-        let lost = || Error::Gpu("what was computed could not be read back".into());
+        let lost = || Error::Gpu("what was computed could not be read back: the device may be lost".into());
         if result != Some(true) {
             return Err(lost());
         }

@@ -42,7 +42,7 @@ impl OnGpu {
     /// The model on the best GPU: uploaded and tested the first time.
     #[cfg(not(target_family = "wasm"))]
     fn of(model: &Model, software: bool) -> Result<Arc<Self>> {
-        if let Some(there) = Self::there(model) {
+        if let Some(there) = Self::there(model).filter(|on_gpu| on_gpu.gpu.flush().is_ok()) {
             return Ok(there);
         }
         let gpu = Gpu::open(&GpuOptions { software, ..Default::default() })?;
@@ -52,7 +52,9 @@ impl OnGpu {
     /// The model on the GPU that [`Model::open_gpu`] opened.
     #[cfg(target_family = "wasm")]
     fn of(model: &Model, _: bool) -> Result<Arc<Self>> {
-        Self::there(model).ok_or_else(|| Error::Argument("a GPU in a browser: open it first".into()))
+        let closed = || Error::Argument("a GPU in a browser: open it first".into());
+        let there = Self::there(model).ok_or_else(closed)?;
+        there.gpu.flush().map(|()| there) // unless it was lost
     }
 
     /// See [`Model::open_gpu`].
@@ -61,10 +63,9 @@ impl OnGpu {
         Ok(Self::new(gpu, model).await?.status())
     }
 
-    /// What was opened before, if it still works.
+    /// What was opened before.
     fn there(model: &Model) -> Option<Arc<Self>> {
-        let there = model.0.on_gpu.lock().unwrap_or_else(PoisonError::into_inner);
-        there.as_ref().filter(|on_gpu| on_gpu.gpu.flush().is_ok()).cloned()
+        model.0.on_gpu.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Uploads a model and tests it. From then on it is there.
