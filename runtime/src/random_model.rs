@@ -23,18 +23,24 @@ pub const SHAPES: [&str; 6] = ["0.6b", "1.7b", "4b", "8b", "25m", "25m-vocab"];
 
 /// The shape of a Qwen3 model.
 pub fn shape(name: &str) -> Result<Config> {
-    let (hidden, intermediate, layers, heads, tied) = match name {
-        "25m" | "25m-vocab" => return Ok(small(if name == "25m" { 4096 } else { VOCAB })),
-        "0.6b" => (1024, 3072, 28, 16, true),
-        "1.7b" => (2048, 6144, 28, 16, true),
-        "4b" => (2560, 9728, 36, 32, true),
-        "8b" => (4096, 12_288, 36, 32, false),
+    let small =
+        |vocab| Config { vocab, kv_heads: 4, head_dim: 64, context: 4096, ..qwen3(512, 1536, 8, 8, true) };
+    match name {
+        "0.6b" => Ok(qwen3(1024, 3072, 28, 16, true)),
+        "1.7b" => Ok(qwen3(2048, 6144, 28, 16, true)),
+        "4b" => Ok(qwen3(2560, 9728, 36, 32, true)),
+        "8b" => Ok(qwen3(4096, 12_288, 36, 32, false)),
+        "25m" => Ok(small(4096)),
+        "25m-vocab" => Ok(small(VOCAB)),
         _ => {
             let known = SHAPES.join(", ");
-            return Err(Error::Argument(format!("unknown shape '{name}': expected one of {known}")));
+            Err(Error::Argument(format!("unknown shape '{name}': expected one of {known}")))
         }
-    };
-    Ok(Config {
+    }
+}
+
+fn qwen3(hidden: usize, intermediate: usize, layers: usize, heads: usize, tied: bool) -> Config {
+    Config {
         vocab: VOCAB,
         hidden,
         intermediate,
@@ -47,26 +53,6 @@ pub fn shape(name: &str) -> Result<Config> {
         qk_norm_eps: Some(1e-6),
         rope: Rope { theta: 1e6, yarn: None },
         tied,
-        bos: None,
-        eos: vec![],
-    })
-}
-
-/// 8 layers of 512.
-fn small(vocab: usize) -> Config {
-    Config {
-        vocab,
-        hidden: 512,
-        intermediate: 1536,
-        layers: 8,
-        heads: 8,
-        kv_heads: 4,
-        head_dim: 64,
-        context: 4096,
-        norm_eps: 1e-6,
-        qk_norm_eps: Some(1e-6),
-        rope: Rope { theta: 1e6, yarn: None },
-        tied: true,
         bos: None,
         eos: vec![],
     }

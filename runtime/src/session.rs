@@ -160,10 +160,10 @@ impl Model {
     }
 
     /// Opens the best GPU, uploads the model and tests what it computes, for sessions on [`Device::Gpu`] to come;
-    /// `software` also takes a program that plays one. Returns one line for people about the GPU. Sessions do this
-    /// themselves where they may wait; in a browser it comes first.
+    /// `software` also takes a program that plays one. Sessions do this themselves where they may wait; in a browser it
+    /// comes first.
     #[cfg(feature = "gpu")]
-    pub async fn open_gpu(&self, software: bool) -> Result<String> {
+    pub async fn open_gpu(&self, software: bool) -> Result<()> {
         engine::OnGpu::open_async(self, software).await
     }
 

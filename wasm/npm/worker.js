@@ -49,8 +49,9 @@ const calls = {
     const file = await receive(source, { cache, sha256, signal, progress }, sink);
     progress({ phase: 'open', loaded: 0 });
     await open(file);
+    const cached = await file.keep(true); // whatever a GPU makes of it, it is a model
     await openGpu(wanted);
-    return facts(file, await file.keep(true));
+    return facts(file, cached);
   },
   encode: ({ text: words, plain }) => (plain ? needText().encodePlain(words) : needText().encode(words)),
   decode: ({ ids }) => needText().decode(ids),

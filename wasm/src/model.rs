@@ -129,10 +129,10 @@ impl Model {
     }
 
     /// Opens WebGPU for sessions with `gpu` among their settings: uploads the model, and compares a few tokens with the
-    /// CPU's. `software` also takes a program that plays a GPU. Gives one line about it.
+    /// CPU's. `software` also takes a program that plays a GPU.
     #[cfg(feature = "gpu")]
     #[wasm_bindgen(js_name = openGpu)]
-    pub async fn open_gpu(&self, software: bool) -> Result<String> {
+    pub async fn open_gpu(&self, software: bool) -> Result<()> {
         Ok(self.inner.open_gpu(software).await?)
     }
 

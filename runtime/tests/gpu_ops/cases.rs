@@ -23,19 +23,38 @@ const GATES: f64 = 1e-10;
 const F16: f64 = 2e-7;
 
 /// Backends that must give the same bits, for passes of at most [`TOKENS`] tokens of at most [`WIDEST`] numbers.
-pub struct Machines {
-    pub backends: Vec<GpuBackend>,
-    /// The largest normalised mean square error of the last case.
-    pub worst: f64,
+struct Machines<'a> {
+    backends: &'a mut [GpuBackend],
+    /// The largest normalised mean square error so far.
+    worst: f64,
 }
 
-impl Machines {
+/// Every case.
+pub const NAMES: [&str; 6] =
+    ["embed", "norm_matmul", "norm_matmul_of_some_rows", "matmul_add", "norm_swiglu", "attend"];
+
+/// Runs a case, and returns the largest normalised mean square error of its results.
+pub async fn run(name: &str, backends: &mut [GpuBackend]) -> f64 {
+    let machines = &mut Machines { backends, worst: 0.0 };
+    match name {
+        "embed" => embed(machines).await,
+        "norm_matmul" => norm_matmul(machines).await,
+        "norm_matmul_of_some_rows" => norm_matmul_of_some_rows(machines).await,
+        "matmul_add" => matmul_add(machines).await,
+        "norm_swiglu" => norm_swiglu(machines).await,
+        "attend" => attend(machines).await,
+        _ => panic!("no case {name}"),
+    }
+    machines.worst
+}
+
+impl Machines<'_> {
     /// Runs an operation twice on each backend and returns the result that all runs agree upon. The operation gets
     /// tensors from [`tensor`], and returns the one to be read with the number of its values that count; those behind
     /// them must still be not-a-number.
     async fn run(&mut self, f: impl Fn(&mut GpuBackend) -> (GpuTensor, usize)) -> Vec<f32> {
         let mut first: Option<Vec<f32>> = None;
-        for b in &mut self.backends {
+        for b in &mut *self.backends {
             for _ in 0..2 {
                 let got = once(b, &f).await;
                 let first = first.get_or_insert_with(|| got.clone());
@@ -119,7 +138,7 @@ fn product(w: &StoredTensor, h: &[f64]) -> Vec<f64> {
     h.chunks_exact(w.cols).flat_map(|h| weights.chunks_exact(w.cols).map(move |row| dot(row, h))).collect()
 }
 
-pub async fn embed(machines: &mut Machines) {
+async fn embed(machines: &mut Machines<'_>) {
     let mut random = Random(1);
     for format in formats() {
         let table = random_matrix(&mut random, 37, columns(format), format);
@@ -139,7 +158,7 @@ pub async fn embed(machines: &mut Machines) {
     }
 }
 
-pub async fn norm_matmul(machines: &mut Machines) {
+async fn norm_matmul(machines: &mut Machines<'_>) {
     let mut random = Random(2);
     for (format, tokens) in formats().flat_map(|format| [1, 2, 33, TOKENS].map(|tokens| (format, tokens))) {
         let cols = columns(format);
@@ -165,7 +184,7 @@ pub async fn norm_matmul(machines: &mut Machines) {
     }
 }
 
-pub async fn norm_matmul_of_some_rows(machines: &mut Machines) {
+async fn norm_matmul_of_some_rows(machines: &mut Machines<'_>) {
     let mut random = Random(3);
     let format = Format::Ternary(Packing::Q2_0);
     let w = random_matrix(&mut random, 1030, 384, format);
@@ -183,7 +202,7 @@ pub async fn norm_matmul_of_some_rows(machines: &mut Machines) {
     }
 }
 
-pub async fn matmul_add(machines: &mut Machines) {
+async fn matmul_add(machines: &mut Machines<'_>) {
     let mut random = Random(4);
     for (format, tokens) in formats().flat_map(|format| [1, 2, 33].map(|tokens| (format, tokens))) {
         let cols = columns(format);
@@ -204,7 +223,7 @@ pub async fn matmul_add(machines: &mut Machines) {
     }
 }
 
-pub async fn norm_swiglu(machines: &mut Machines) {
+async fn norm_swiglu(machines: &mut Machines<'_>) {
     let mut random = Random(5);
     for (format, tokens) in formats().flat_map(|format| [1, 2, 33].map(|tokens| (format, tokens))) {
         let cols = columns(format);
@@ -230,7 +249,7 @@ pub async fn norm_swiglu(machines: &mut Machines) {
 /// Heads, heads of keys and values, width of a head.
 const HEADS: [[usize; 3]; 6] = [[4, 2, 128], [3, 3, 16], [6, 2, 32], [8, 1, 64], [2, 1, 256], [5, 5, 48]];
 
-pub async fn attend(machines: &mut Machines) {
+async fn attend(machines: &mut Machines<'_>) {
     let mut random = Random(6);
     for ([heads, kv_heads, dim], with_norms) in HEADS.into_iter().zip([true, false].into_iter().cycle()) {
         let context = 150;

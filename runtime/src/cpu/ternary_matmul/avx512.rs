@@ -24,7 +24,7 @@ use crate::ternary::Packing;
 /// Rows that are computed together.
 const ROWS: usize = 8;
 const PAIRS: usize = ROWS / 2;
-/// How far before its use a decode asks for memory, see `avx2.rs`. On Zen 4 3 to 8 kB are alike, 1 and 2 kB 5 to 15%
+/// How far before its use a decode asks for memory, see `avx2.rs`. On Zen 4 3 to 8 kB are alike, 1 and 2 kB 7 to 17%
 /// slower.
 const AHEAD: usize = 6144;
 /// A tile of unpacked weights is [`ROWS`] rows of this many groups: 10 KiB, beside [`TOKENS`] times as many groups of

@@ -58,9 +58,9 @@ impl OnGpu {
     }
 
     /// See [`Model::open_gpu`].
-    pub async fn open_async(model: &Model, software: bool) -> Result<String> {
+    pub async fn open_async(model: &Model, software: bool) -> Result<()> {
         let gpu = Gpu::open_async(&GpuOptions { software, ..Default::default() }).await?;
-        Ok(Self::new(gpu, model).await?.status())
+        Self::new(gpu, model).await.map(drop)
     }
 
     /// What was opened before.
@@ -106,11 +106,6 @@ impl OnGpu {
             )));
         }
         Ok(())
-    }
-
-    /// One line for people.
-    fn status(&self) -> String {
-        format!("GPU, {}", self.gpu.status())
     }
 }
 
@@ -163,7 +158,7 @@ impl Engine for GpuEngine {
     }
 
     fn status(&self) -> String {
-        self.on_gpu.status()
+        format!("GPU, {}", self.on_gpu.gpu.status())
     }
 
     fn kv_format(&self) -> KvFormat {
