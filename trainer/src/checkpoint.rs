@@ -25,6 +25,7 @@ use crate::files;
 use crate::import::{Import, import};
 use crate::optimizer::Optimizer;
 use crate::params::Params;
+use crate::rotation::Rotation;
 use crate::train::{State, Trainer};
 
 const MARK: &str = "COMMIT";
@@ -132,29 +133,30 @@ pub fn from_model_file<B: Backend>(
     run: &RunConfig,
     moments: impl Fn(&TensorSpec) -> usize,
 ) -> Result<Params<B>> {
-    imported(b, file, run, Import::Plain, moments)
+    imported(b, file, run, (Rotation::None, Import::Plain), moments)
 }
 
-/// Parameters whose latent weights are made from those of a model file.
+/// Parameters whose latent weights are made from those of a model file: rotated, then changed to suit the scale rule.
 pub fn imported<B: Backend>(
     b: &B,
     file: &ModelFile,
     run: &RunConfig,
-    how: Import,
+    (rotation, how): (Rotation, Import),
     moments: impl Fn(&TensorSpec) -> usize,
 ) -> Result<Params<B>> {
+    let config = rotation.shape(&file.config);
     let projection = run.projection()?;
     if let Some(projection) = projection {
-        crate::config::check_groups(&file.config, projection.group)?;
+        crate::config::check_groups(&config, projection.group)?;
     }
     let latent = |_: usize, spec: &TensorSpec| {
-        let mut w = file.tensors[&spec.name].to_f32();
+        let mut w = rotation.weights(file, spec);
         if spec.kind != Kind::Norm {
             import(&mut w, run.group, how);
         }
         w
     };
-    Ok(Params::new(b, &file.config, projection, moments, latent))
+    Ok(Params::new(b, &config, projection, moments, latent))
 }
 
 /// Removes a finished run's files so that a new run may begin: refuses when there is a checkpoint.

@@ -455,7 +455,7 @@ fn forecast(args: &TrainArgs) -> Result<()> {
     }
     let shape = |path: &Path| bonsai_runtime::ModelFile::open(path).map(|file| file.config);
     let model = if config.converts() {
-        shape(Path::new(&config.init))?
+        config.rotation.shape(&shape(Path::new(&config.init))?)
     } else {
         preset(&config.preset, config.vocab_size, config.seq_len)?
     };

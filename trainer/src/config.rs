@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::backend::{Distillation, Projection};
 use crate::error::{Error, Result};
 use crate::import::Import;
+use crate::rotation::Rotation;
 use crate::schedule::{Decay, Ramp, Schedule};
 
 /// What the forward pass multiplies with.
@@ -77,6 +78,9 @@ pub struct RunConfig {
     pub scale_rule: String,
     /// How a conversion under absmean makes its latents: plain, gain (starts as refit would) or warp (as least_squares would).
     pub import: Import,
+    /// Another basis for a conversion's weights: none, residual (the residual stream; unties the head) or full (the values of
+    /// each head, too).
+    pub rotation: Rotation,
     /// Dense model to distil from: a directory, or none. Empty: a conversion learns from the checkpoint that it starts from.
     pub teacher: String,
     /// Weight of the divergence KL(teacher, student), when there is a teacher.
@@ -168,6 +172,7 @@ impl Default for RunConfig {
             group: 128,
             scale_rule: String::new(),
             import: Import::Plain,
+            rotation: Rotation::None,
             teacher: String::new(),
             kl_weight: 1.0,
             ce_weight: 0.0,
@@ -266,6 +271,9 @@ impl RunConfig {
             return wrong("learning rates, weight decay and clip must be zero or positive numbers".into());
         }
         crate::device::check(&self.device)?;
+        if self.rotation != Rotation::None && !self.converts() {
+            return wrong("rotation is for conversions: weights from scratch have no basis yet".into());
+        }
         self.check_loss()?;
         self.rule().map(|_| ())
     }

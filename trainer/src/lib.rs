@@ -31,6 +31,7 @@ pub mod params;
 pub mod plot;
 pub mod quickstart;
 pub mod random;
+pub mod rotation;
 pub mod run;
 pub mod schedule;
 pub mod stories;

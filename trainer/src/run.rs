@@ -85,7 +85,7 @@ fn start_on<B: Backend>(
     let params = match prepared.start.take() {
         Some(file) => {
             bonsai_runtime::checkpoint::check_finite(&file, Path::new(&config.init))?;
-            checkpoint::imported(&backend, &file, &config, config.import, moments)?
+            checkpoint::imported(&backend, &file, &config, (config.rotation, config.import), moments)?
         }
         None => Params::new(&backend, &prepared.model, config.projection()?, moments, |index, spec| {
             params::scratch(&prepared.model, config.seed, index, spec)

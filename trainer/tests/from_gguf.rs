@@ -8,8 +8,9 @@ use std::sync::atomic::AtomicBool;
 
 use bonsai_runtime::ModelFile;
 use bonsai_runtime::gguf::PackedFormat;
-use bonsai_trainer::config::{OptimizerKind, RunConfig};
+use bonsai_trainer::config::{OptimizerKind, Precision, RunConfig};
 use bonsai_trainer::convert::convert;
+use bonsai_trainer::rotation::Rotation;
 use bonsai_trainer::run::{self, Watch};
 use bonsai_trainer::{export, stories, verify};
 use tiny_run::settings;
@@ -81,4 +82,29 @@ fn a_gguf_file_becomes_a_directory_and_a_gguf_file_again() {
     assert_eq!(ModelFile::open(&again).unwrap().config, ModelFile::open(&llama()).unwrap().config);
     let error = convert(&llama(), &again, None).unwrap_err().to_string();
     assert!(error.contains("is there already"), "{error}");
+}
+
+/// Another basis is the same function: the loss of the dense weights stays, and the ternary ones export as ever.
+#[test]
+fn a_rotated_start_is_the_same_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let gains = ModelFile::open(&llama()).unwrap().tensors["model.norm.weight"].to_f32();
+    assert!(gains.iter().any(|gain| (gain - 1.0).abs() > 0.02), "gains of 1 would prove nothing: {gains:?}");
+    let first_loss = |rotation, precision, name: &str| {
+        let base = conversion(dir.path());
+        let run = RunConfig { rotation, precision, steps: 1, out: dir.path().join(name), ..base };
+        run::start(run, &QUIET).unwrap().first_loss.unwrap()
+    };
+    let plain = first_loss(Rotation::None, Precision::Fp, "plain");
+    for (rotation, name) in [(Rotation::Residual, "residual"), (Rotation::Full, "full")] {
+        let rotated = first_loss(rotation, Precision::Fp, name);
+        assert!((rotated - plain).abs() < 1e-5, "{name}: {rotated} instead of {plain}");
+        first_loss(rotation, Precision::Ternary, &format!("{name}_ternary"));
+        let out = dir.path().join("rotated.gguf");
+        export::export(&dir.path().join(format!("{name}_ternary")), PackedFormat::Q2_0G64, &out).unwrap();
+        let file = ModelFile::open(&out).unwrap();
+        assert!(!file.config.tied && file.tensors.contains_key("lm_head.weight"));
+    }
+    let scratch = RunConfig { rotation: Rotation::Full, ..RunConfig::default() };
+    assert!(scratch.check().unwrap_err().to_string().contains("conversions"));
 }

@@ -117,7 +117,7 @@ fn trainer(twin: &Path, config: RunConfig) -> Result<Trainer<CpuBackend>> {
     let backend = CpuBackend::new(&file.config, WINDOW);
     let optimizer = Optimizer::new(&config);
     let moments = |spec: &TensorSpec| optimizer.moments(spec).len();
-    let params = checkpoint::imported(&backend, &file, &config, config.import, moments)?;
+    let params = checkpoint::imported(&backend, &file, &config, (config.rotation, config.import), moments)?;
     let teacher = open_teacher(&config, file.config.vocab)?.map(|file| {
         let backend = CpuBackend::new(&file.config, WINDOW);
         let latent = |_: usize, spec: &TensorSpec| file.tensors[&spec.name].to_f32();

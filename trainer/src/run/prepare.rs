@@ -83,7 +83,7 @@ fn shape(
     tokenizer: Option<&Tokenizer>,
 ) -> Result<Config> {
     let mut model = match start {
-        Some(file) => file.config.clone(),
+        Some(file) => config.rotation.shape(&file.config),
         None => preset(&config.preset, data.meta.vocab, config.seq_len)?,
     };
     if let (None, Some(tokenizer)) = (start, tokenizer) {
