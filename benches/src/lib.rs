@@ -37,9 +37,10 @@ pub fn trainer(name: &str, vocab: usize, config: RunConfig) -> Trainer<CpuBacken
 pub fn trainer_on<B: Backend>(backend: B, model: Config, config: RunConfig) -> Trainer<B> {
     let optimizer = Optimizer::new(&config);
     let projection = config.projection().expect("a scale rule");
-    let count = |spec: &_| optimizer.moments(spec).len();
-    let params =
-        Params::new(&backend, &model, projection, count, |i, spec| params::scratch(&model, 0, i, spec));
+    let moments = |spec: &_| optimizer.moments(spec);
+    let params = Params::new(&backend, &model, projection, moments, |i, spec| {
+        config.latents.hold(spec, params::scratch(&model, 0, i, spec))
+    });
     Trainer::new(config, backend, params, State::default(), Order::Shuffled { seed: 0 })
 }
 

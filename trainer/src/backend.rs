@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use bonsai_runtime::ternary::{ScaleRule, TernaryMatrix};
 
 use crate::error::Result;
+use crate::formats::{Latents, Moment, MomentFormat};
 
 /// How a matrix is rounded in the forward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +56,8 @@ pub struct AdamW {
     pub t: u64,
     /// Factor on the gradient.
     pub clip: Clip,
+    /// Key of the random bits that round what is kept in fewer bits than it is computed in.
+    pub noise: u64,
 }
 
 impl AdamW {
@@ -80,6 +83,8 @@ pub struct Muon {
     pub weight_decay: f32,
     /// Factor on the gradient.
     pub clip: Clip,
+    /// Key of the random bits that round what is kept in fewer bits than it is computed in.
+    pub noise: u64,
 }
 
 impl Muon {
@@ -194,6 +199,8 @@ pub trait Backend {
     type Buffer;
     /// A parameter: latent weights, and their projection when the matrix is ternary. A norm's gain is `[1, n]`.
     type Matrix;
+    /// One moment of one parameter.
+    type Moment;
 
     /// `len` zeros.
     fn buffer(&self, len: usize) -> Self::Buffer;
@@ -202,15 +209,28 @@ pub trait Backend {
         &self,
         rows: usize,
         cols: usize,
-        latent: Vec<f32>,
+        latent: impl Into<Latents>,
         projection: Option<Projection>,
     ) -> Self::Matrix;
+    /// A moment of `len` zeros. Formats other than f32 are for devices that take them: a run that asks others is refused.
+    fn moment(&self, len: usize, format: MomentFormat) -> Self::Moment;
     /// The numbers of a buffer.
     fn read<'a>(&self, buffer: &'a Self::Buffer) -> Result<Cow<'a, [f32]>>;
     /// Overwrites a buffer.
     fn write(&self, buffer: &mut Self::Buffer, values: &[f32]);
-    /// The latent weights of a parameter.
-    fn latent<'a>(&self, matrix: &'a Self::Matrix) -> Result<Cow<'a, [f32]>>;
+    /// A moment as checkpoints keep it.
+    fn read_moment<'a>(&self, moment: &'a Self::Moment) -> Result<Moment<'a>>;
+    /// Overwrites a moment by one of its length and format.
+    fn write_moment(&self, moment: &mut Self::Moment, values: &Moment<'_>);
+    /// The latent weights of a parameter, as they are held.
+    fn latents<'a>(&self, matrix: &'a Self::Matrix) -> Result<Cow<'a, Latents>>;
+    /// The latent weights of a parameter as f32.
+    fn latent<'a>(&self, matrix: &'a Self::Matrix) -> Result<Cow<'a, [f32]>> {
+        Ok(match self.latents(matrix)? {
+            Cow::Borrowed(latents) => latents.to_f32(),
+            Cow::Owned(latents) => latents.into_f32().into(),
+        })
+    }
     /// The codes and scales that the forward pass uses; `None` for a dense parameter.
     fn ternary<'a>(&self, matrix: &'a Self::Matrix) -> Result<Option<Cow<'a, TernaryMatrix>>>;
     /// What ops have added up since the last call, and whether they could do their work.
@@ -342,7 +362,7 @@ pub trait Backend {
         &mut self,
         w: &mut Self::Matrix,
         grad: &mut Self::Buffer,
-        moments: &mut [Self::Buffer],
+        moments: &mut [Self::Moment],
         step: AdamW,
     );
     /// One Muon update of `w`; projects the result, tallies its codes and leaves `grad` zero.
@@ -350,7 +370,7 @@ pub trait Backend {
         &mut self,
         w: &mut Self::Matrix,
         grad: &mut Self::Buffer,
-        momentum: &mut [Self::Buffer],
+        momentum: &mut [Self::Moment],
         step: Muon,
     );
     /// Sets a gradient to zero: a skipped step.

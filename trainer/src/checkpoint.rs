@@ -22,6 +22,7 @@ use crate::backend::Backend;
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::files;
+use crate::formats::{LatentFormat, Latents, Moment, MomentFormat};
 use crate::import::{Import, import};
 use crate::optimizer::Optimizer;
 use crate::params::Params;
@@ -56,19 +57,67 @@ fn write_new<B: Backend>(dir: &Path, trainer: &Trainer<B>) -> Result<()> {
     files::write_new(dir, RUN, &trainer.config.to_toml())?;
     files::write_new(dir, STATE, &state)?;
     let weights = params.list.iter().map(|p| {
-        let fetch: Fetch<'_> = Box::new(|| b.latent(&p.value));
-        (p.spec.name.clone(), Tensor::new(p.spec.shape(), fetch))
+        let dtype = match trainer.config.latents.of(&p.spec) {
+            LatentFormat::F32 => Dtype::F32,
+            LatentFormat::Bf16 => Dtype::BF16,
+        };
+        let fetch: Fetch<'_> = Box::new(|| {
+            Ok(match b.latents(&p.value)? {
+                Cow::Borrowed(latents) => Cow::Borrowed(latents.bytes()),
+                Cow::Owned(latents) => Cow::Owned(latents.bytes().to_vec()),
+            })
+        });
+        (p.spec.name.clone(), Tensor::new(dtype, p.spec.shape(), fetch))
     });
     write_tensors(dir, MODEL, weights.collect())?;
     let optimizer = Optimizer::new(&trainer.config);
     let moments = params.list.iter().flat_map(|p| {
-        let names = optimizer.moments(&p.spec).iter().zip(&p.moments);
-        names.map(|(name, m)| {
-            let fetch: Fetch<'_> = Box::new(|| b.read(m));
-            (format!("{name}.{}", p.spec.name), Tensor::new(p.spec.shape(), fetch))
-        })
+        let all = optimizer.names(&p.spec).iter().zip(optimizer.moments(&p.spec)).zip(&p.moments);
+        all.flat_map(|((name, &format), m)| moment_tensors(b, &p.spec, name, format, m))
     });
     write_tensors(dir, OPTIMIZER, moments.collect())
+}
+
+/// What a file keeps of a moment: its numbers, or its codes and their scales.
+fn moment_tensors<'a, B: Backend>(
+    b: &'a B,
+    spec: &TensorSpec,
+    name: &str,
+    format: MomentFormat,
+    moment: &'a B::Moment,
+) -> Vec<(String, Tensor<'a>)> {
+    let floats: Fetch<'a> = Box::new(|| Ok(as_bytes(b.read_moment(moment)?.floats)));
+    let key = format!("{name}.{}", spec.name);
+    if format == MomentFormat::F32 {
+        return vec![(key, Tensor::new(Dtype::F32, spec.shape(), floats))];
+    }
+    let codes: Fetch<'a> = Box::new(|| Ok(b.read_moment(moment)?.codes));
+    let scales = Tensor::new(Dtype::F32, vec![format.floats(spec.len())], floats);
+    vec![(format!("{key}.scale"), scales), (key, Tensor::new(Dtype::U8, spec.shape(), codes))]
+}
+
+/// What [`moment_tensors`] wrote.
+fn read_moment<'a>(
+    file: &safetensors::SafeTensors<'a>,
+    spec: &TensorSpec,
+    name: &str,
+    format: MomentFormat,
+) -> Result<Moment<'a>, String> {
+    let key = format!("{name}.{}", spec.name);
+    let read = |key: &str, dtype: Dtype, shape: &[usize]| {
+        let tensor = file.tensor(key).map_err(|e| e.to_string())?;
+        match tensor.dtype() == dtype && tensor.shape() == shape {
+            true => Ok(tensor.data()),
+            false => Err(format!("{key} has another shape or type than the settings say")),
+        }
+    };
+    if format == MomentFormat::F32 {
+        let floats = floats(read(&key, Dtype::F32, &spec.shape())?).into();
+        return Ok(Moment { floats, codes: Cow::Borrowed(&[]) });
+    }
+    let scales = read(&format!("{key}.scale"), Dtype::F32, &[format.floats(spec.len())])?;
+    let codes = Cow::Borrowed(read(&key, Dtype::U8, &spec.shape())?);
+    Ok(Moment { floats: floats(scales).into(), codes })
 }
 
 /// Loads what a checkpoint holds. The caller makes the backend from the config.
@@ -99,8 +148,8 @@ impl Saved {
     /// The parameters, with the optimizer's moments when `moments` asks for them.
     pub fn params<B: Backend>(&self, b: &B, moments: bool) -> Result<Params<B>> {
         let optimizer = Optimizer::new(&self.run);
-        let count = |spec: &_| if moments { optimizer.moments(spec).len() } else { 0 };
-        let mut params = from_model_file(b, &self.model, &self.run, count)?;
+        let formats = |spec: &_| if moments { optimizer.moments(spec) } else { &[] };
+        let mut params = from_model_file(b, &self.model, &self.run, formats)?;
         if !moments {
             return Ok(params);
         }
@@ -108,13 +157,9 @@ impl Saved {
         let bad = |message: String| RuntimeError::format(&self.optimizer, message);
         let file = safetensors::SafeTensors::deserialize(&bytes).map_err(|e| bad(e.to_string()))?;
         for param in &mut params.list {
-            for (name, buffer) in optimizer.moments(&param.spec).iter().zip(&mut param.moments) {
-                let name = format!("{name}.{}", param.spec.name);
-                let tensor = file.tensor(&name).map_err(|e| bad(e.to_string()))?;
-                if tensor.dtype() != Dtype::F32 || tensor.shape() != param.spec.shape() {
-                    return Err(bad(format!("{name} has another shape or type than its weights")).into());
-                }
-                b.write(buffer, &floats(tensor.data()));
+            let formats = optimizer.names(&param.spec).iter().zip(optimizer.moments(&param.spec));
+            for ((name, &format), moment) in formats.zip(&mut param.moments) {
+                b.write_moment(moment, &read_moment(&file, &param.spec, name, format).map_err(bad)?);
             }
         }
         Ok(params)
@@ -131,7 +176,7 @@ pub fn from_model_file<B: Backend>(
     b: &B,
     file: &ModelFile,
     run: &RunConfig,
-    moments: impl Fn(&TensorSpec) -> usize,
+    moments: impl Fn(&TensorSpec) -> &'static [MomentFormat],
 ) -> Result<Params<B>> {
     imported(b, file, run, (Rotation::None, Import::Plain), moments)
 }
@@ -142,19 +187,19 @@ pub fn imported<B: Backend>(
     file: &ModelFile,
     run: &RunConfig,
     (rotation, how): (Rotation, Import),
-    moments: impl Fn(&TensorSpec) -> usize,
+    moments: impl Fn(&TensorSpec) -> &'static [MomentFormat],
 ) -> Result<Params<B>> {
     let config = rotation.shape(&file.config);
     let projection = run.projection()?;
     if let Some(projection) = projection {
         crate::config::check_groups(&config, projection.group)?;
     }
-    let latent = |_: usize, spec: &TensorSpec| {
+    let latent = |_: usize, spec: &TensorSpec| -> Latents {
         let mut w = rotation.weights(file, spec);
         if spec.kind != Kind::Norm {
             import(&mut w, run.group, how);
         }
-        w
+        run.latents.hold(spec, w)
     };
     Ok(Params::new(b, &config, projection, moments, latent))
 }
@@ -188,18 +233,26 @@ pub fn write_model(dir: &Path, config: &Config, tensors: Vec<(String, Vec<usize>
     std::fs::create_dir_all(dir).map_err(RuntimeError::io(dir))?;
     files::write(dir, CONFIG, &bonsai_runtime::checkpoint::config_json(config).to_string())?;
     let tensors = tensors.iter().map(|(name, shape, data)| {
-        let fetch: Fetch<'_> = Box::new(|| Ok(Cow::Borrowed(data.as_slice())));
-        (name.clone(), Tensor::new(shape.clone(), fetch))
+        let fetch: Fetch<'_> = Box::new(|| Ok(as_bytes(Cow::Borrowed(data.as_slice()))));
+        (name.clone(), Tensor::new(Dtype::F32, shape.clone(), fetch))
     });
     write_tensors(dir, MODEL, tensors.collect())?;
     files::rename(dir, MODEL)
 }
 
-/// Brings the numbers of a tensor from its device.
-type Fetch<'a> = Box<dyn Fn() -> Result<Cow<'a, [f32]>> + 'a>;
+/// Brings the bytes of a tensor from its device.
+type Fetch<'a> = Box<dyn Fn() -> Result<Cow<'a, [u8]>> + 'a>;
+
+fn as_bytes(values: Cow<'_, [f32]>) -> Cow<'_, [u8]> {
+    match values {
+        Cow::Borrowed(values) => Cow::Borrowed(bytemuck::cast_slice(values)),
+        Cow::Owned(values) => Cow::Owned(bytemuck::cast_slice(&values).to_vec()),
+    }
+}
 
 /// A tensor that is fetched when it is written: those of a device exist twice one at a time only.
 struct Tensor<'a> {
+    dtype: Dtype,
     shape: Vec<usize>,
     fetch: Fetch<'a>,
     /// Why it could not be fetched.
@@ -207,14 +260,14 @@ struct Tensor<'a> {
 }
 
 impl<'a> Tensor<'a> {
-    fn new(shape: Vec<usize>, fetch: Fetch<'a>) -> Self {
-        Self { shape, fetch, failed: RefCell::default() }
+    fn new(dtype: Dtype, shape: Vec<usize>, fetch: Fetch<'a>) -> Self {
+        Self { dtype, shape, fetch, failed: RefCell::default() }
     }
 }
 
 impl View for &Tensor<'_> {
     fn dtype(&self) -> Dtype {
-        Dtype::F32
+        self.dtype
     }
 
     fn shape(&self) -> &[usize] {
@@ -223,8 +276,7 @@ impl View for &Tensor<'_> {
 
     fn data(&self) -> Cow<'_, [u8]> {
         match (self.fetch)() {
-            Ok(Cow::Borrowed(values)) => Cow::Borrowed(bytemuck::cast_slice(values)),
-            Ok(Cow::Owned(values)) => Cow::Owned(bytemuck::cast_slice(&values).to_vec()),
+            Ok(bytes) => bytes,
             Err(error) => {
                 self.failed.replace(Some(error)); // what is written instead is thrown away
                 Cow::Owned(vec![0; self.data_len()])
@@ -233,7 +285,7 @@ impl View for &Tensor<'_> {
     }
 
     fn data_len(&self) -> usize {
-        self.shape.iter().product::<usize>() * 4
+        self.shape.iter().product::<usize>() * self.dtype.bitsize() / 8
     }
 }
 

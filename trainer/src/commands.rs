@@ -453,13 +453,13 @@ fn forecast(args: &TrainArgs) -> Result<()> {
     if config.device == "gpu" {
         device::check_gpu(&config)?;
     }
-    let shape = |path: &Path| bonsai_runtime::ModelFile::open(path).map(|file| file.config);
+    let open = |path: &Path| bonsai_runtime::ModelFile::open(path);
     let model = if config.converts() {
-        config.rotation.shape(&shape(Path::new(&config.init))?)
+        config.rotation.shape(&open(Path::new(&config.init))?.config)
     } else {
         preset(&config.preset, config.vocab_size, config.seq_len)?
     };
-    let teacher = loss::teacher_path(&config)?.map(|path| shape(&path)).transpose()?;
+    let teacher = loss::teacher_path(&config)?.map(|path| open(&path)).transpose()?;
     println!("{}", fit::Forecast::new(&model, teacher.as_ref(), &config)?);
     Ok(())
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backend::{Distillation, Projection};
 use crate::error::{Error, Result};
+use crate::formats::{LatentFormat, StateFormat};
 use crate::import::Import;
 use crate::rotation::Rotation;
 use crate::schedule::{Decay, Ramp, Schedule};
@@ -95,8 +96,13 @@ pub struct RunConfig {
     pub ramp: u64,
     /// Steps over which embedding and head do, after the layers. 0: together with the layers.
     pub embedding_ramp: u64,
+    /// How latent weights of matrices are held: f32, or bf16 with stochastic rounding (2 bytes a weight less). On the CPU.
+    pub latents: LatentFormat,
     /// adamw or muon.
     pub optimizer: OptimizerKind,
+    /// How the optimizer's moments of matrices are held: f32, or 8bit (a quarter of the memory: 6 bytes a weight less with
+    /// AdamW, whose beta2 must then be at most 0.99). On the CPU.
+    pub optimizer_state: StateFormat,
     /// Peak learning rate of AdamW. 0: 3e-3 from scratch; for conversion a hundredth of the weights' mean scale, or less in
     /// a run so long that they would go further than 0.2 scales.
     pub lr: f64,
@@ -180,7 +186,9 @@ impl Default for RunConfig {
             z_loss: 0.0,
             ramp: 0,
             embedding_ramp: 0,
+            latents: LatentFormat::F32,
             optimizer: OptimizerKind::Adamw,
+            optimizer_state: StateFormat::F32,
             lr: 0.0,
             muon_lr: 0.02,
             muon_momentum: 0.95,
@@ -259,6 +267,13 @@ impl RunConfig {
                 "optimizer_in_backward needs each gradient whole in one backward pass: set micro_batch to 0"
                     .into(),
             );
+        }
+        // A slow mean gathers the rounding errors of many steps: at 0.999 the second moment would be off by most of itself.
+        if self.optimizer_state == StateFormat::Bits8 && self.beta2 > 0.99 {
+            return wrong(format!(
+                "beta2 is {}: 8-bit optimizer state needs one of at most 0.99 (or optimizer_state = \"f32\")",
+                self.beta2
+            ));
         }
         if ![64, 128, 256].contains(&self.group) {
             return wrong(format!("group is {}: choose 64, 128 or 256", self.group));

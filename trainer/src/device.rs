@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
+use crate::formats::{LatentFormat, StateFormat};
 use crate::loss;
 use crate::run::Watch;
 
@@ -77,6 +78,8 @@ pub fn check_gpu(run: &RunConfig) -> Result<()> {
         }
         _ if run.ramp > 0 || run.embedding_ramp > 0 => "a ramp".to_owned(),
         _ if run.z_loss > 0.0 => "z_loss".to_owned(),
+        _ if run.optimizer_state != StateFormat::F32 => "8-bit optimizer state".to_owned(),
+        _ if run.latents != LatentFormat::F32 => "latents in bf16".to_owned(),
         _ if loss::teacher_path(run)?.is_some() => {
             "learning from a teacher (teacher = \"none\" turns it off)".to_owned()
         }

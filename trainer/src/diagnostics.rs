@@ -203,7 +203,7 @@ fn samples<B: Backend>(b: &B, p: &Params<B>) -> Result<Vec<Sample>> {
     let sample = |param: &Param<B>| {
         // Odd, so that all places within a group are met.
         let stride = (param.spec.len() / SAMPLE).max(1) | 1;
-        let latents = b.latent(&param.value)?.iter().step_by(stride).copied().collect();
+        let latents = b.latents(&param.value)?.sample(stride);
         let ternary = b.ternary(&param.value)?;
         let codes = ternary.map_or(Vec::new(), |ternary| codes(&ternary, stride));
         Ok(Sample { latents, codes })

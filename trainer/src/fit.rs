@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use bonsai_runtime::Config;
 use bonsai_runtime::config::{Kind, TensorSpec};
+use bonsai_runtime::tensor::Format;
+use bonsai_runtime::{Config, ModelFile};
 use serde::Serialize;
 
 use crate::config::RunConfig;
@@ -17,7 +18,7 @@ use crate::optimizer::Optimizer;
 pub struct Forecast {
     /// Weights of the model.
     pub parameters: usize,
-    /// f32 latent weights.
+    /// Latent weights.
     pub latents: usize,
     /// f32 gradients.
     pub gradients: usize,
@@ -34,13 +35,13 @@ pub struct Forecast {
 }
 
 impl Forecast {
-    /// Forecast of a run of this shape, with a teacher of that shape: of the machine's memory, or of the GPU's where
+    /// Forecast of a run of this shape, with that teacher: of the machine's memory, or of the GPU's where
     /// `device` is gpu.
-    pub fn new(model: &Config, teacher: Option<&Config>, run: &RunConfig) -> Result<Self> {
+    pub fn new(model: &Config, teacher: Option<&ModelFile>, run: &RunConfig) -> Result<Self> {
         let optimizer = Optimizer::new(run);
         let tensors = model.tensors();
         let numbers = model.parameters() as usize;
-        let moments: usize = tensors.iter().map(|t| t.len() * optimizer.moments(t).len()).sum();
+        let state = |t: &TensorSpec| optimizer.moments(t).iter().map(|m| m.bytes(t.len())).sum::<usize>();
         let ternary: usize = tensors.iter().filter(|t| t.kind != Kind::Norm).map(|t| t.len()).sum();
         let gpu = run.device == "gpu";
         let scale = if gpu { 4 } else { 2 }; // kernels read scales as f32
@@ -49,16 +50,14 @@ impl Forecast {
         let (batch, recompute) = (run.micro_batch(), run.activation_checkpointing);
         let largest = tensors.iter().filter(|t| t.kind == Kind::Linear).map(|t| t.len()).max().unwrap_or(0);
         let head = head_scratch_bytes(tokens, model.vocab, model.hidden, teacher.is_some());
-        let forward = |t: &Config| Activations::<CpuBackend>::forward_only_len(t, batch, run.seq_len);
-        let teacher = teacher.map_or(0, |t| 4 * (t.parameters() as usize + forward(t)));
         Ok(Self {
             parameters: numbers,
-            latents: 4 * numbers,
+            latents: tensors.iter().map(|t| t.len() * run.latents.of(t).bytes()).sum(),
             gradients: 4 * if run.optimizer_in_backward { distinct(&tensors) } else { numbers },
-            moments: 4 * moments,
+            moments: tensors.iter().map(state).sum(),
             codes,
             activations: 4 * Activations::<CpuBackend>::len(model, batch, run.seq_len, recompute),
-            teacher,
+            teacher: teacher.map_or(0, |t| teacher_bytes(t, run)),
             scratch: if gpu { 4 * gpu_scratch(model, &optimizer, tokens) } else { head.max(4 * largest) },
         })
     }
@@ -73,6 +72,16 @@ impl Forecast {
             + self.teacher
             + self.scratch
     }
+}
+
+/// Weights of a teacher, in bf16 where its file has them so, what its forward pass needs, and one matrix unpacked.
+fn teacher_bytes(file: &ModelFile, run: &RunConfig) -> usize {
+    let halves = |t: &TensorSpec| t.kind != Kind::Norm && file.tensors[&t.name].format == Format::Bf16;
+    let tensors = file.config.tensors();
+    let weights: usize = tensors.iter().map(|t| t.len() * if halves(t) { 2 } else { 4 }).sum();
+    let unpacked = tensors.iter().filter(|t| t.kind == Kind::Linear && halves(t)).map(TensorSpec::len).max();
+    let forward = Activations::<CpuBackend>::forward_only_len(&file.config, run.micro_batch(), run.seq_len);
+    weights + 4 * (forward + unpacked.unwrap_or(0))
 }
 
 /// Numbers that a GPU's operations use beside their arguments: a chunk of logits, the tally, Muon's factors, and what

@@ -19,6 +19,7 @@ pub mod eval;
 pub mod export;
 pub mod files;
 pub mod fit;
+pub mod formats;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 pub mod import;

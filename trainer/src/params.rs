@@ -3,6 +3,7 @@
 use bonsai_runtime::config::{Config, Kind, TensorSpec};
 
 use crate::backend::{Backend, Projection};
+use crate::formats::{Latents, MomentFormat};
 use crate::random::Random;
 
 /// One tensor and all that training keeps beside it.
@@ -15,7 +16,7 @@ pub struct Param<B: Backend> {
     /// optimizer runs inside of them; zero when it is `Some` and nobody has added to it.
     pub grad: Option<B::Buffer>,
     /// Optimizer state, each of the same shape: m and v of AdamW, or the momentum of Muon.
-    pub moments: Vec<B::Buffer>,
+    pub moments: Vec<B::Moment>,
 }
 
 /// Everything that an optimizer step changes.
@@ -57,20 +58,20 @@ pub struct LayerIndex {
 pub const EMBED: usize = 0;
 
 impl<B: Backend> Params<B> {
-    /// Parameters from latent weights. `projection` rounds every tensor but the norms; `moments` says how many
-    /// optimizer buffers a tensor needs.
-    pub fn new(
+    /// Parameters from latent weights. `projection` rounds every tensor but the norms; `moments` says which optimizer
+    /// state a tensor needs.
+    pub fn new<L: Into<Latents>>(
         backend: &B,
         config: &Config,
         projection: Option<Projection>,
-        moments: impl Fn(&TensorSpec) -> usize,
-        mut latent: impl FnMut(usize, &TensorSpec) -> Vec<f32>,
+        moments: impl Fn(&TensorSpec) -> &'static [MomentFormat],
+        mut latent: impl FnMut(usize, &TensorSpec) -> L,
     ) -> Self {
         let make = |(index, spec): (usize, TensorSpec)| {
             let projection = projection.filter(|_| spec.kind != Kind::Norm);
             let value = backend.matrix(spec.rows, spec.cols, latent(index, &spec), projection);
-            let buffer = || backend.buffer(spec.len());
-            Param { value, grad: None, moments: (0..moments(&spec)).map(|_| buffer()).collect(), spec }
+            let moment = |&format: &MomentFormat| backend.moment(spec.len(), format);
+            Param { value, grad: None, moments: moments(&spec).iter().map(moment).collect(), spec }
         };
         let list = config.tensors().into_iter().enumerate().map(make).collect();
         Self { config: config.clone(), list, spare: Vec::new() }

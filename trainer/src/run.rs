@@ -18,6 +18,7 @@ use crate::cpu::CpuBackend;
 use crate::data::Dataset;
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::formats::Latents;
 #[cfg(feature = "gpu")]
 use crate::gpu::GpuBackend;
 use crate::loss::{self, Teacher};
@@ -81,14 +82,14 @@ fn start_on<B: Backend>(
     watch: &Watch<'_>,
 ) -> Result<Outcome> {
     let optimizer = Optimizer::new(&config);
-    let moments = |spec: &_| optimizer.moments(spec).len();
+    let moments = |spec: &_| optimizer.moments(spec);
     let params = match prepared.start.take() {
         Some(file) => {
             bonsai_runtime::checkpoint::check_finite(&file, Path::new(&config.init))?;
             checkpoint::imported(&backend, &file, &config, (config.rotation, config.import), moments)?
         }
         None => Params::new(&backend, &prepared.model, config.projection()?, moments, |index, spec| {
-            params::scratch(&prepared.model, config.seed, index, spec)
+            config.latents.hold(spec, params::scratch(&prepared.model, config.seed, index, spec))
         }),
     };
     let order = order(&config)?;
@@ -150,8 +151,8 @@ fn teacher(
     let (kl, ce) = (config.kl_weight, config.ce_weight);
     watch.say(&format!("distilling: {kl} x divergence from the dense teacher, {ce} x cross-entropy (teacher = \"none\" turns it off)"));
     let backend = on_cpu(&file.config, config);
-    let latent = |_: usize, spec: &TensorSpec| file.tensors[&spec.name].to_f32();
-    let params = Params::new(&backend, &file.config, None, |_| 0, latent);
+    let latent = |_: usize, spec: &TensorSpec| Latents::stored(spec, &file.tensors[&spec.name]);
+    let params = Params::new(&backend, &file.config, None, |_| &[], latent);
     Ok(Some(Teacher::new(backend, params, config)))
 }
 

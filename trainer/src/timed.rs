@@ -8,6 +8,7 @@ use bonsai_runtime::ternary::TernaryMatrix;
 
 use crate::backend::{AdamW, AttentionShape, Backend, Distillation, Muon, Projection, Tally};
 use crate::error::Result;
+use crate::formats::{Latents, Moment, MomentFormat};
 
 /// Another backend and a clock. On a device that works behind the program's back the clock sees what the program waits for.
 pub struct Timed<B> {
@@ -37,6 +38,7 @@ impl<B> Timed<B> {
 impl<B: Backend> Backend for Timed<B> {
     type Buffer = B::Buffer;
     type Matrix = B::Matrix;
+    type Moment = B::Moment;
 
     fn buffer(&self, len: usize) -> B::Buffer {
         self.inner.buffer(len)
@@ -46,7 +48,7 @@ impl<B: Backend> Backend for Timed<B> {
         &self,
         rows: usize,
         cols: usize,
-        latent: Vec<f32>,
+        latent: impl Into<Latents>,
         projection: Option<Projection>,
     ) -> B::Matrix {
         self.inner.matrix(rows, cols, latent, projection)
@@ -60,8 +62,20 @@ impl<B: Backend> Backend for Timed<B> {
         self.inner.write(buffer, values);
     }
 
-    fn latent<'a>(&self, matrix: &'a B::Matrix) -> Result<Cow<'a, [f32]>> {
-        self.inner.latent(matrix)
+    fn moment(&self, len: usize, format: MomentFormat) -> B::Moment {
+        self.inner.moment(len, format)
+    }
+
+    fn read_moment<'a>(&self, moment: &'a B::Moment) -> Result<Moment<'a>> {
+        self.inner.read_moment(moment)
+    }
+
+    fn write_moment(&self, moment: &mut B::Moment, values: &Moment<'_>) {
+        self.inner.write_moment(moment, values);
+    }
+
+    fn latents<'a>(&self, matrix: &'a B::Matrix) -> Result<Cow<'a, Latents>> {
+        self.inner.latents(matrix)
     }
 
     fn ternary<'a>(&self, matrix: &'a B::Matrix) -> Result<Option<Cow<'a, TernaryMatrix>>> {
@@ -218,11 +232,11 @@ impl<B: Backend> Backend for Timed<B> {
         self.time("sum_of_squares", |b| b.sum_of_squares(buffer));
     }
 
-    fn adamw(&mut self, w: &mut B::Matrix, grad: &mut B::Buffer, moments: &mut [B::Buffer], step: AdamW) {
+    fn adamw(&mut self, w: &mut B::Matrix, grad: &mut B::Buffer, moments: &mut [B::Moment], step: AdamW) {
         self.time("adamw", |b| b.adamw(w, grad, moments, step));
     }
 
-    fn muon(&mut self, w: &mut B::Matrix, grad: &mut B::Buffer, momentum: &mut [B::Buffer], step: Muon) {
+    fn muon(&mut self, w: &mut B::Matrix, grad: &mut B::Buffer, momentum: &mut [B::Moment], step: Muon) {
         self.time("muon", |b| b.muon(w, grad, momentum, step));
     }
 

@@ -20,6 +20,7 @@ use bonsai_trainer::config::{OptimizerKind, RunConfig, preset};
 use bonsai_trainer::cpu::CpuBackend;
 use bonsai_trainer::data::{IGNORE, Order};
 use bonsai_trainer::fit::Forecast;
+use bonsai_trainer::formats::{Moment, MomentFormat};
 #[cfg(feature = "shader-tests")]
 use bonsai_trainer::gpu::SHADERS;
 use bonsai_trainer::gpu::{GpuBackend, Tuning};
@@ -285,12 +286,17 @@ fn updates<B: Backend>(b: &mut B, rows: usize, projection: Option<Projection>, c
     let cols = 256;
     let n = rows * cols;
     let mut w = b.matrix(rows, cols, normals(1, n), projection);
-    let (mut grad, mut m) = (b.buffer(n), [b.buffer(n), b.buffer(n)]);
+    let (mut grad, mut m) = (b.buffer(n), [b.moment(n, MomentFormat::F32), b.moment(n, MomentFormat::F32)]);
     let mut results = Vec::new();
     for t in 1..=3 {
         b.write(&mut grad, &normals(10 + t, n));
         let (beta1, beta2, eps, weight_decay) = (0.9, 0.95, 1e-8, 0.1);
-        b.adamw(&mut w, &mut grad, &mut m, AdamW { lr: 0.02, beta1, beta2, eps, weight_decay, t, clip });
+        b.adamw(
+            &mut w,
+            &mut grad,
+            &mut m,
+            AdamW { lr: 0.02, beta1, beta2, eps, weight_decay, t, clip, noise: 0 },
+        );
         let codes = b.tally().unwrap().codes;
         let counts = [codes.total, codes.zeros, codes.flips].map(|n| n as f32);
         results.push((format!("adamw {t}: counts"), counts.to_vec()));
@@ -320,9 +326,17 @@ fn a_gradient_that_is_no_number_leaves_its_tensor_alone() {
     let mut bad = normals(2, 128);
     bad[77] = f32::NAN;
     let mut grad = filled(&b, &bad);
-    let mut moments = [b.buffer(128), b.buffer(128)];
-    let step =
-        AdamW { lr: 0.1, beta1: 0.9, beta2: 0.9, eps: 1e-8, weight_decay: 0.1, t: 1, clip: Clip::Own(1.0) };
+    let mut moments = [b.buffer(128), b.buffer(128)]; // moments of a GPU are buffers
+    let step = AdamW {
+        lr: 0.1,
+        beta1: 0.9,
+        beta2: 0.9,
+        eps: 1e-8,
+        weight_decay: 0.1,
+        t: 1,
+        clip: Clip::Own(1.0),
+        noise: 0,
+    };
     b.adamw(&mut w, &mut grad, &mut moments, step);
     let tally = b.tally().unwrap();
     assert!(tally.squares.is_nan() && tally.codes == Default::default(), "{tally:?}");
@@ -335,13 +349,14 @@ fn a_gradient_that_is_no_number_leaves_its_tensor_alone() {
 fn muon<B: Backend>(b: &mut B, [rows, cols]: [usize; 2], clip: Clip) -> Results {
     let n = rows * cols;
     let mut w = b.matrix(rows, cols, normals(1, n), Some(PROJECTION));
-    let (mut grad, mut momentum) = (filled(b, &normals(2, n)), [filled(b, &normals(3, n))]);
+    let (mut grad, mut momentum) = (filled(b, &normals(2, n)), [b.moment(n, MomentFormat::F32)]);
+    b.write_moment(&mut momentum[0], &Moment { floats: normals(3, n).into(), codes: (&[]).into() });
     let (lr, momentum_factor, weight_decay) = (0.5, 0.95, 0.1);
-    let step = Muon { lr, momentum: momentum_factor, iterations: 5, weight_decay, clip };
+    let step = Muon { lr, momentum: momentum_factor, iterations: 5, weight_decay, clip, noise: 0 };
     b.muon(&mut w, &mut grad, &mut momentum, step);
     let shape = format!("muon {rows} x {cols}");
     vec![
-        (format!("{shape}: momentum"), b.read(&momentum[0]).unwrap().into_owned()),
+        (format!("{shape}: momentum"), b.read_moment(&momentum[0]).unwrap().floats.into_owned()),
         (shape, b.latent(&w).unwrap().into_owned()),
     ]
 }

@@ -5,8 +5,10 @@ mod tiny_run;
 
 use bonsai_trainer::backend::Backend;
 use bonsai_trainer::config::{OptimizerKind, RunConfig};
-use bonsai_trainer::cpu::CpuBackend;
+use bonsai_trainer::cpu::{CpuBackend, CpuMoment};
+use bonsai_trainer::data::Dataset;
 use bonsai_trainer::fit::Forecast;
+use bonsai_trainer::formats::{LatentFormat, StateFormat};
 use bonsai_trainer::params;
 use bonsai_trainer::train::Trainer;
 use tiny_run::{dataset, settings, shape, steps, trainer, weights};
@@ -42,6 +44,44 @@ fn the_optimizer_in_the_backward_pass_changes_no_bit() {
     }
 }
 
+/// Mean loss of the last 10 of 60 steps.
+fn learnt(data: &Dataset, change: impl FnOnce(&mut RunConfig)) -> f64 {
+    let mut config = RunConfig { steps: 60, ..settings(data.train.path()) };
+    change(&mut config);
+    let mut trainer = trainer(config);
+    let losses: Vec<f64> = (0..60).map(|_| trainer.step(&data.train).unwrap().loss).collect();
+    losses[50..].iter().sum::<f64>() / 10.0
+}
+
+/// A run whose starting weights differ in the seventh digit ends up to 0.05 away.
+#[test]
+fn fewer_bits_learn_as_well() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dataset(dir.path());
+    for optimizer in [OptimizerKind::Adamw, OptimizerKind::Muon] {
+        let exact = learnt(&data, |config| config.optimizer = optimizer);
+        assert!(exact < 4.6, "{optimizer:?}: {exact} is no loss of a run that learns");
+        let state = learnt(&data, |config| {
+            (config.optimizer, config.optimizer_state) = (optimizer, StateFormat::Bits8);
+        });
+        let latents =
+            learnt(&data, |config| (config.optimizer, config.latents) = (optimizer, LatentFormat::Bf16));
+        for (name, loss) in [("8-bit state", state), ("latents in bf16", latents)] {
+            assert!(
+                (loss - exact).abs() < 0.1 && loss != exact,
+                "{optimizer:?}, {name}: {loss}, not {exact}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_second_moment_too_slow_for_8_bits_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = RunConfig { beta2: 0.999, optimizer_state: StateFormat::Bits8, ..settings(dir.path()) };
+    assert!(config.check().unwrap_err().to_string().contains("beta2"));
+}
+
 #[test]
 fn a_spike_changes_nothing_in_the_backward_pass_either() {
     let dir = tempfile::tempdir().unwrap();
@@ -65,14 +105,25 @@ fn gradients_in_parts_are_refused_with_the_optimizer_in_the_backward_pass() {
     assert!(config.check().unwrap_err().to_string().contains("micro_batch"));
 }
 
+fn moment(backend: &CpuBackend, moment: &CpuMoment) -> usize {
+    let held = backend.read_moment(moment).unwrap();
+    4 * held.floats.len() + held.codes.len()
+}
+
 #[test]
 fn the_forecast_is_what_is_allocated() {
     let dir = tempfile::tempdir().unwrap();
     let data = dataset(dir.path());
-    for (optimizer, optimizer_in_backward) in
-        [(OptimizerKind::Adamw, false), (OptimizerKind::Muon, false), (OptimizerKind::Adamw, true)]
-    {
-        let config = RunConfig { optimizer, optimizer_in_backward, ..settings(dir.path()) };
+    let (adamw, muon) = (OptimizerKind::Adamw, OptimizerKind::Muon);
+    let (f32, bits8) = (StateFormat::F32, StateFormat::Bits8);
+    for (optimizer, optimizer_in_backward, optimizer_state, latents) in [
+        (adamw, false, f32, LatentFormat::F32),
+        (muon, false, f32, LatentFormat::Bf16),
+        (adamw, true, bits8, LatentFormat::F32),
+        (muon, true, bits8, LatentFormat::Bf16),
+    ] {
+        let base = settings(dir.path());
+        let config = RunConfig { optimizer, optimizer_in_backward, optimizer_state, latents, ..base };
         let forecast = Forecast::new(&shape(&config), None, &config).unwrap();
         let mut trainer = trainer(config);
         steps(&mut trainer, &data, 2);
@@ -80,9 +131,9 @@ fn the_forecast_is_what_is_allocated() {
         let Trainer { backend, params, .. } = trainer;
         let bytes =
             |of: &dyn Fn(&params::Param<CpuBackend>) -> usize| params.list.iter().map(of).sum::<usize>();
-        assert_eq!(forecast.latents, bytes(&|p| 4 * backend.latent(&p.value).unwrap().len()));
+        assert_eq!(forecast.latents, bytes(&|p| backend.latents(&p.value).unwrap().bytes().len()));
         assert_eq!(forecast.gradients, gradients);
-        assert_eq!(forecast.moments, bytes(&|p| p.moments.iter().map(|m| 4 * m.len()).sum()));
+        assert_eq!(forecast.moments, bytes(&|p| p.moments.iter().map(|m| moment(&backend, m)).sum()));
         let packed = |p: &params::Param<CpuBackend>| {
             backend.ternary(&p.value).unwrap().map_or(0, |t| t.codes.len() + 2 * t.scales.len())
         };

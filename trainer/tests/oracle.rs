@@ -13,6 +13,7 @@ use bonsai_trainer::backend::{Backend, Distillation, Projection};
 use bonsai_trainer::config::{RunConfig, preset};
 use bonsai_trainer::cpu::CpuBackend;
 use bonsai_trainer::data::{Batch, IGNORE};
+use bonsai_trainer::formats::MomentFormat;
 use bonsai_trainer::model::{self, Activations};
 use bonsai_trainer::optimizer::Optimizer;
 use bonsai_trainer::params::Params;
@@ -101,7 +102,7 @@ impl Oracle {
         let batch = self.batch(0);
         let backend = B::open(&file.config, batch.seq);
         let latent = |_: usize, spec: &bonsai_runtime::config::TensorSpec| file.tensors[&spec.name].to_f32();
-        let params = Params::new(&backend, &file.config, projection, |_| 2, latent);
+        let params = Params::new(&backend, &file.config, projection, |_| &[MomentFormat::F32; 2], latent);
         let activations = Activations::new(&backend, &file.config, batch.batch, batch.seq);
         (backend, params, activations, batch)
     }

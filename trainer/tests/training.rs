@@ -13,6 +13,7 @@ use bonsai_trainer::checkpoint::{self, Saved};
 use bonsai_trainer::config::{OptimizerKind, Precision, RunConfig, preset};
 use bonsai_trainer::cpu::CpuBackend;
 use bonsai_trainer::data::{self, Batch, Dataset, IGNORE, Order};
+use bonsai_trainer::formats::{LatentFormat, StateFormat};
 use bonsai_trainer::model::{self, Activations};
 use bonsai_trainer::params::Params;
 use bonsai_trainer::random::Random;
@@ -27,6 +28,23 @@ fn reopened(dir: &Path) -> Trainer<CpuBackend> {
     let backend = CpuBackend::new(&saved.model.config, saved.run.seq_len);
     let params = saved.params(&backend, true).unwrap();
     Trainer::new(saved.run, backend, params, saved.state, Order::Shuffled { seed: 7 })
+}
+
+/// Both optimizers, with all they keep in f32 and in fewer bits.
+fn variants(base: &RunConfig) -> [(&'static str, RunConfig); 4] {
+    let with = |optimizer, optimizer_state, latents| RunConfig {
+        optimizer,
+        optimizer_state,
+        latents,
+        ..base.clone()
+    };
+    let (adamw, muon) = (OptimizerKind::Adamw, OptimizerKind::Muon);
+    [
+        ("adamw", with(adamw, StateFormat::F32, LatentFormat::F32)),
+        ("muon", with(muon, StateFormat::F32, LatentFormat::F32)),
+        ("adamw-small", with(adamw, StateFormat::Bits8, LatentFormat::Bf16)),
+        ("muon-small", with(muon, StateFormat::Bits8, LatentFormat::Bf16)),
+    ]
 }
 
 const FILES: [&str; 5] =
@@ -45,10 +63,9 @@ fn assert_same_files(a: &Path, b: &Path, names: &[&str]) {
 fn a_resumed_run_is_the_straight_run_byte_for_byte() {
     let dir = tempfile::tempdir().unwrap();
     let data = dataset(&dir.path().join("data"));
-    for optimizer in [OptimizerKind::Adamw, OptimizerKind::Muon] {
-        let at = |name: &str| dir.path().join(format!("{name}-{optimizer:?}"));
+    for (variant, config) in variants(&settings(dir.path())) {
+        let at = |name: &str| dir.path().join(format!("{name}-{variant}"));
         let (whole, halves) = (at("whole"), at("halves"));
-        let config = RunConfig { optimizer, ..settings(&whole) };
         let mut straight = trainer(config.clone());
         steps(&mut straight, &data, 6);
         checkpoint::save(&whole, &straight).unwrap();
@@ -67,18 +84,18 @@ fn a_resumed_run_is_the_straight_run_byte_for_byte() {
 fn the_number_of_threads_changes_no_bit() {
     let dir = tempfile::tempdir().unwrap();
     let data = dataset(dir.path());
-    for optimizer in [OptimizerKind::Adamw, OptimizerKind::Muon] {
+    for (variant, config) in variants(&settings(dir.path())) {
         let train = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| {
-                let mut trainer = trainer(RunConfig { optimizer, ..settings(dir.path()) });
+                let mut trainer = trainer(config.clone());
                 steps(&mut trainer, &data, 4);
                 weights(&trainer)
             })
         };
         let one = train(1);
-        assert!(one == train(2), "2 threads, {optimizer:?}");
-        assert!(one == train(3), "3 threads, {optimizer:?}");
+        assert!(one == train(2), "2 threads, {variant}");
+        assert!(one == train(3), "3 threads, {variant}");
     }
 }
 
@@ -172,7 +189,7 @@ fn moved_loss(config: &Config, batch: &Batch, at: usize, direction: &[f32], h: f
         &b,
         config,
         None,
-        |_| 0,
+        |_| &[],
         |index, spec| {
             let mut w = lively(spec);
             if index == at {
@@ -193,7 +210,7 @@ fn check_gradients(qk_norm_eps: Option<f32>, tied: bool) {
     let config = small(qk_norm_eps, tied);
     let batch = batch(config.vocab, 12, &[0, 3], 2);
     let mut b = CpuBackend::new(&config, batch.seq);
-    let mut p = Params::new(&b, &config, None, |_| 0, |_, spec| lively(spec));
+    let mut p = Params::new(&b, &config, None, |_| &[], |_, spec| lively(spec));
     let mut a = Activations::new(&b, &config, batch.batch, batch.seq);
     model::forward(&mut b, &p, &mut a, &batch);
     model::backward(&mut b, &mut p, &mut a, &batch, 1.0);

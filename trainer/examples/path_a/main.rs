@@ -116,12 +116,12 @@ fn trainer(twin: &Path, config: RunConfig) -> Result<Trainer<CpuBackend>> {
     let file = ModelFile::open(Path::new(&config.init))?;
     let backend = CpuBackend::new(&file.config, WINDOW);
     let optimizer = Optimizer::new(&config);
-    let moments = |spec: &TensorSpec| optimizer.moments(spec).len();
+    let moments = |spec: &TensorSpec| optimizer.moments(spec);
     let params = checkpoint::imported(&backend, &file, &config, (config.rotation, config.import), moments)?;
     let teacher = open_teacher(&config, file.config.vocab)?.map(|file| {
         let backend = CpuBackend::new(&file.config, WINDOW);
         let latent = |_: usize, spec: &TensorSpec| file.tensors[&spec.name].to_f32();
-        let params = Params::new(&backend, &file.config, None, |_| 0, latent);
+        let params = Params::new(&backend, &file.config, None, |_| &[], latent);
         Teacher::new(backend, params, &config)
     });
     let order = Order::from_file(&twin.join("offsets_150x8.u32"))?;

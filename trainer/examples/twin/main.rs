@@ -74,7 +74,7 @@ fn train(
     let file = ModelFile::open(&twin.join("init"))?;
     let backend = CpuBackend::new(&file.config, WINDOW);
     let optimizer = Optimizer::new(&config);
-    let params = checkpoint::from_model_file(&backend, &file, &config, |spec| optimizer.moments(spec).len())?;
+    let params = checkpoint::from_model_file(&backend, &file, &config, |spec| optimizer.moments(spec))?;
     let tokens = Tokens::open(&twin.join("train.bin"), Dtype::U16)?;
     let held = Tokens::open(&twin.join("held.bin"), Dtype::U16)?;
     let order = Order::from_file(&twin.join("offsets_600x8.u32"))?;

@@ -3,32 +3,62 @@
 use bonsai_runtime::cpu::isa::vectorized;
 use rayon::prelude::*;
 
-use super::{CpuMatrix, project::Groups};
+use super::moment::{self, CpuMoment};
+use super::noise::Noise;
+use super::{CHUNK, CpuMatrix, PIECE, latents, project::Groups};
 use crate::backend::{AdamW, Codes};
-
-/// Weights that one task updates; a multiple of every group size.
-const CHUNK: usize = 1 << 15;
 
 /// One update with `factor` on the gradient, which is left zero.
 pub(super) fn adamw(
     w: &mut CpuMatrix,
     grad: &mut [f32],
-    [m, v]: [&mut [f32]; 2],
+    [m, v]: [&mut CpuMoment; 2],
     factor: f32,
     step: AdamW,
 ) -> Codes {
     let groups = Groups::of(&mut w.ternary, w.projection, w.latent.len(), CHUNK);
-    let numbers = w.latent.par_chunks_mut(CHUNK).zip(grad.par_chunks_mut(CHUNK));
-    let moments = m.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK));
-    let tasks = numbers.zip(moments).zip(groups);
+    let weights = w.latent.chunks_mut(CHUNK).into_par_iter().zip(grad.par_chunks_mut(CHUNK));
+    let moments = m.chunks_mut(CHUNK).into_par_iter().zip(v.chunks_mut(CHUNK));
+    let noise = [0, 1, 2].map(|stream| Noise::new(step.noise, stream));
+    let tasks = weights.zip(moments).zip(groups).enumerate();
     tasks
-        .map(|(((w, grad), (m, v)), groups)| {
-            vectorized(|| {
-                update(w, grad, m, v, factor, step);
-                groups.project(w)
-            })
+        .map(|(at, (((w, grad), (m, v)), groups))| {
+            let mut task = Task { place: at * CHUNK, w, m, v, groups, noise };
+            vectorized(|| task.run(grad, factor, step))
         })
         .sum()
+}
+
+/// What one task updates, the first of it number `place` of the tensor.
+struct Task<'a> {
+    place: usize,
+    w: latents::Chunk<'a>,
+    m: moment::Chunk<'a>,
+    v: moment::Chunk<'a>,
+    groups: Groups<'a>,
+    noise: [Noise; 3],
+}
+
+impl Task<'_> {
+    /// A piece at a time, which stays in the nearest cache: numbers to f32, the update, and back.
+    #[inline(always)]
+    fn run(&mut self, grad: &mut [f32], factor: f32, step: AdamW) -> Codes {
+        let [mut w, mut m, mut v] = [[0.0; PIECE]; 3];
+        let mut codes = Codes::default();
+        for (i, grad) in grad.chunks_mut(PIECE).enumerate() {
+            let (n, first, place) = (grad.len(), i * PIECE, self.place + i * PIECE);
+            let [w, m, v] = [&mut w[..n], &mut m[..n], &mut v[..n]];
+            self.w.load(first, w);
+            self.m.load(first, m);
+            self.v.load(first, v);
+            update(w, grad, m, v, factor, step);
+            self.w.store(first, w, self.noise[0], place);
+            self.m.store(first, m, self.noise[1], place);
+            self.v.store(first, v, self.noise[2], place);
+            codes = codes + self.groups.project(first, w);
+        }
+        codes
+    }
 }
 
 /// `m`, `v`: running means of the gradient and of its square; `w -= lr (m' / (sqrt(v') + eps) + decay w)`.

@@ -6,11 +6,9 @@ use super::CpuMatrix;
 
 /// `out[i] = table[tokens[i]]`.
 pub(super) fn embed(out: &mut [f32], table: &CpuMatrix, tokens: &[u32]) {
-    let row = |out: &mut [f32], token: usize| match &table.ternary {
-        Some(ternary) => table.read_rows(ternary, token, out),
-        None => out.copy_from_slice(&table.latent[token * table.cols..(token + 1) * table.cols]),
-    };
-    out.par_chunks_exact_mut(table.cols).zip(tokens).for_each(|(out, &token)| row(out, token as usize));
+    out.par_chunks_exact_mut(table.cols)
+        .zip(tokens)
+        .for_each(|(out, &token)| table.read_rows(token as usize, out));
 }
 
 /// `d_table[tokens[i]] += d_out[i]`: one thread, in token order, so that the sums have one order.

@@ -3,36 +3,40 @@
 use rayon::prelude::*;
 
 use bonsai_runtime::cpu::isa::vectorized;
-use bonsai_runtime::ternary::TernaryMatrix;
 
 use super::matmul::{Target, Threads, View, matmul};
 use super::{CpuMatrix, Scratch};
+use crate::formats::Latents;
 
 /// Rows of weights that one task unpacks at a time.
 const UNPACK_ROWS: usize = 64;
 
 impl CpuMatrix {
     /// Rows `first..first + n` of the weights that the forward pass sees, `[n, cols]`: the latent ones of a dense
-    /// matrix, or the projected ones, unpacked into `scratch`. The packed codes are an eighth of the bytes, so unpacking
+    /// matrix in f32, or others, unpacked into `scratch`. The packed codes are an eighth of the bytes, so unpacking
     /// into the cache costs less than keeping an f32 copy of every matrix would.
     pub(super) fn weights<'a>(&'a self, first: usize, n: usize, scratch: &'a mut Scratch) -> &'a [f32] {
-        let Some(ternary) = &self.ternary else {
-            return &self.latent[first * self.cols..(first + n) * self.cols];
-        };
+        if let (None, Latents::F32(latent)) = (&self.ternary, &self.latent) {
+            return &latent[first * self.cols..(first + n) * self.cols];
+        }
         let out = scratch.get(n * self.cols);
         out.par_chunks_mut(UNPACK_ROWS * self.cols).enumerate().for_each(|(i, out)| {
-            vectorized(|| self.read_rows(ternary, first + i * UNPACK_ROWS, out));
+            vectorized(|| self.read_rows(first + i * UNPACK_ROWS, out));
         });
         out
     }
 
-    /// Rows of `s t` from row `first` on, or of its mixture with the latent weights while the ramp goes up.
+    /// Rows of what the forward pass sees from row `first` on: latent weights of a dense matrix, `s t` of a ternary one, or
+    /// its mixture with the latent weights while the ramp goes up.
     #[inline(always)]
-    pub(super) fn read_rows(&self, ternary: &TernaryMatrix, first: usize, out: &mut [f32]) {
+    pub(super) fn read_rows(&self, first: usize, out: &mut [f32]) {
+        let Some(ternary) = &self.ternary else {
+            return self.latent.zip(first * self.cols, out, |x, w| *x = w);
+        };
         ternary.read_rows(first, out);
         if self.ramp < 1.0 {
-            let latent = &self.latent[first * self.cols..];
-            out.iter_mut().zip(latent).for_each(|(x, w)| *x = (1.0 - self.ramp) * w + self.ramp * *x);
+            let ramp = self.ramp;
+            self.latent.zip(first * self.cols, out, |x, w| *x = (1.0 - ramp) * w + ramp * *x);
         }
     }
 }

@@ -6,9 +6,12 @@ mod cross_entropy;
 mod distillation;
 mod embed;
 mod head;
+mod latents;
 mod linear;
 mod matmul;
+mod moment;
 mod muon;
+mod noise;
 mod project;
 mod rms_norm;
 mod rope;
@@ -25,14 +28,16 @@ use crate::backend::{
     AdamW, AttentionShape, Backend, Clip, Codes, Distillation, Losses, Muon, Projection, Tally, clip_factor,
 };
 use crate::error::Result;
+use crate::formats::{Latents, Moment, MomentFormat};
 
 pub use head::head_scratch_bytes;
+pub use moment::CpuMoment;
 
 /// A parameter in memory.
 pub struct CpuMatrix {
     rows: usize,
     cols: usize,
-    latent: Vec<f32>,
+    latent: Latents,
     projection: Option<Projection>,
     ternary: Option<TernaryMatrix>,
     /// Share of the projection in what the forward pass sees.
@@ -93,6 +98,7 @@ impl CpuBackend {
 impl Backend for CpuBackend {
     type Buffer = Vec<f32>;
     type Matrix = CpuMatrix;
+    type Moment = CpuMoment;
 
     fn buffer(&self, len: usize) -> Vec<f32> {
         vec![0.0; len]
@@ -102,9 +108,10 @@ impl Backend for CpuBackend {
         &self,
         rows: usize,
         cols: usize,
-        latent: Vec<f32>,
+        latent: impl Into<Latents>,
         projection: Option<Projection>,
     ) -> CpuMatrix {
+        let latent = latent.into();
         assert_eq!(latent.len(), rows * cols, "latent weights of a {rows} x {cols} matrix");
         let ternary = projection.map(|projection| project::project(&latent, rows, cols, projection));
         CpuMatrix { rows, cols, latent, projection, ternary, ramp: 1.0 }
@@ -118,7 +125,19 @@ impl Backend for CpuBackend {
         buffer.copy_from_slice(values);
     }
 
-    fn latent<'a>(&self, matrix: &'a CpuMatrix) -> Result<Cow<'a, [f32]>> {
+    fn moment(&self, len: usize, format: MomentFormat) -> CpuMoment {
+        CpuMoment::zeros(len, format)
+    }
+
+    fn read_moment<'a>(&self, moment: &'a CpuMoment) -> Result<Moment<'a>> {
+        Ok(moment.read())
+    }
+
+    fn write_moment(&self, moment: &mut CpuMoment, values: &Moment<'_>) {
+        moment.write(values);
+    }
+
+    fn latents<'a>(&self, matrix: &'a CpuMatrix) -> Result<Cow<'a, Latents>> {
         Ok(Cow::Borrowed(&matrix.latent))
     }
 
@@ -147,7 +166,7 @@ impl Backend for CpuBackend {
     }
 
     fn rms_norm(&mut self, out: &mut Vec<f32>, x: &Vec<f32>, gain: &CpuMatrix, eps: f32) {
-        rms_norm::rms_norm(out, x, &gain.latent, eps);
+        rms_norm::rms_norm(out, x, gain.latent.gains(), eps);
     }
 
     fn rms_norm_backward(
@@ -162,7 +181,7 @@ impl Backend for CpuBackend {
         if !accumulate {
             self.clear(dx);
         }
-        rms_norm::rms_norm_backward(dx, d_gain, dy, x, &gain.latent, eps);
+        rms_norm::rms_norm_backward(dx, d_gain, dy, x, gain.latent.gains(), eps);
     }
 
     fn linear(&mut self, y: &mut Vec<f32>, x: &Vec<f32>, w: &CpuMatrix) {
@@ -280,12 +299,12 @@ impl Backend for CpuBackend {
         self.sums.squares += sum_of_squares(buffer);
     }
 
-    fn adamw(&mut self, w: &mut CpuMatrix, grad: &mut Vec<f32>, moments: &mut [Vec<f32>], step: AdamW) {
+    fn adamw(&mut self, w: &mut CpuMatrix, grad: &mut Vec<f32>, moments: &mut [CpuMoment], step: AdamW) {
         let [m, v] = moments else { panic!("AdamW keeps two moments") };
         self.clipped(grad, step.clip, |grad, factor| adamw::adamw(w, grad, [m, v], factor, step));
     }
 
-    fn muon(&mut self, w: &mut CpuMatrix, grad: &mut Vec<f32>, momentum: &mut [Vec<f32>], step: Muon) {
+    fn muon(&mut self, w: &mut CpuMatrix, grad: &mut Vec<f32>, momentum: &mut [CpuMoment], step: Muon) {
         let [momentum] = momentum else { panic!("Muon keeps one moment") };
         self.clipped(grad, step.clip, |grad, factor| muon::muon(w, grad, momentum, factor, step));
     }
@@ -295,8 +314,10 @@ impl Backend for CpuBackend {
     }
 }
 
-/// Numbers that one task of an elementwise op takes; fixed, so that sums have one order.
+/// Numbers that one task of an elementwise op takes; fixed, so that sums have one order. A multiple of every group size.
 const CHUNK: usize = 1 << 16;
+/// Numbers that an update has in hand at a time; a multiple of every group size and of a block of 8-bit state.
+const PIECE: usize = 256;
 
 /// Sum of squares in f64: eight lanes within a chunk, chunks in order.
 fn sum_of_squares(values: &[f32]) -> f64 {

@@ -5,43 +5,70 @@ use bonsai_runtime::cpu::isa::vectorized;
 use rayon::prelude::*;
 
 use super::matmul::{Target, Threads, View, matmul};
-use super::{CpuMatrix, project::Groups, sum_of_squares};
+use super::moment::CpuMoment;
+use super::noise::Noise;
+use super::{CHUNK, CpuMatrix, PIECE, latents, project::Groups, sum_of_squares};
 use crate::backend::{Codes, Muon};
-
-const CHUNK: usize = 1 << 15;
 
 /// One update with `factor` on the gradient, which is left zero.
 pub(super) fn muon(
     w: &mut CpuMatrix,
     grad: &mut [f32],
-    momentum: &mut [f32],
+    momentum: &mut CpuMoment,
     factor: f32,
     step: Muon,
 ) -> Codes {
     nesterov(grad, momentum, factor, step);
     let direction = orthogonalize(grad, w.rows, w.cols, step.iterations);
-    let [keep, rate] = step.factors(w.rows, w.cols);
+    let factors = step.factors(w.rows, w.cols);
+    let noise = Noise::new(step.noise, 0);
     let groups = Groups::of(&mut w.ternary, w.projection, w.latent.len(), CHUNK);
-    let tasks = w.latent.par_chunks_mut(CHUNK).zip(direction.par_chunks(CHUNK)).zip(groups);
-    let codes = tasks.map(|((w, direction), groups)| {
-        vectorized(|| {
-            w.iter_mut().zip(direction).for_each(|(w, d)| *w = *w * keep - rate * d);
-            groups.project(w)
-        })
-    });
-    let codes = codes.sum();
+    let tasks = w.latent.chunks_mut(CHUNK).into_par_iter().zip(direction.par_chunks(CHUNK)).zip(groups);
+    let codes = tasks
+        .enumerate()
+        .map(|(at, ((w, d), groups))| vectorized(|| update((w, groups), d, factors, noise, at * CHUNK)))
+        .sum();
     grad.fill(0.0);
     codes
 }
 
+/// Moves a chunk of weights, the first of it number `place` of the matrix, and rounds them.
+#[inline(always)]
+fn update(
+    (mut w, mut groups): (latents::Chunk<'_>, Groups<'_>),
+    direction: &[f32],
+    [keep, rate]: [f32; 2],
+    noise: Noise,
+    place: usize,
+) -> Codes {
+    let mut codes = Codes::default();
+    let mut piece = [0.0; PIECE];
+    for (i, direction) in direction.chunks(PIECE).enumerate() {
+        let (first, piece) = (i * PIECE, &mut piece[..direction.len()]);
+        w.load(first, piece);
+        piece.iter_mut().zip(direction).for_each(|(w, d)| *w = *w * keep - rate * d);
+        w.store(first, piece, noise, place + first);
+        codes = codes + groups.project(first, piece);
+    }
+    codes
+}
+
 /// `b <- mu b + (1 - mu) g`, then `g <- (1 - mu) g + mu b`.
-fn nesterov(grad: &mut [f32], momentum: &mut [f32], factor: f32, step: Muon) {
-    grad.par_chunks_mut(CHUNK).zip(momentum.par_chunks_mut(CHUNK)).for_each(|(grad, momentum)| {
+fn nesterov(grad: &mut [f32], momentum: &mut CpuMoment, factor: f32, step: Muon) {
+    let noise = Noise::new(step.noise, 1);
+    let tasks = grad.par_chunks_mut(CHUNK).zip(momentum.chunks_mut(CHUNK)).enumerate();
+    tasks.for_each(|(at, (grad, mut momentum))| {
         vectorized(|| {
-            for (g, b) in grad.iter_mut().zip(momentum) {
-                let scaled = *g * factor;
-                *b = step.momentum * *b + (1.0 - step.momentum) * scaled;
-                *g = (1.0 - step.momentum) * scaled + step.momentum * *b;
+            let mut piece = [0.0; PIECE];
+            for (i, grad) in grad.chunks_mut(PIECE).enumerate() {
+                let (first, piece) = (i * PIECE, &mut piece[..grad.len()]);
+                momentum.load(first, piece);
+                for (g, b) in grad.iter_mut().zip(piece.iter_mut()) {
+                    let scaled = *g * factor;
+                    *b = step.momentum * *b + (1.0 - step.momentum) * scaled;
+                    *g = (1.0 - step.momentum) * scaled + step.momentum * *b;
+                }
+                momentum.store(first, piece, noise, at * CHUNK + first);
             }
         });
     });

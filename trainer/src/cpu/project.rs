@@ -4,7 +4,12 @@ use bonsai_runtime::ternary::{CODES_PER_BYTE, TernaryMatrix, count_flips, count_
 use half::f16;
 use rayon::prelude::*;
 
+use super::{CHUNK, PIECE};
 use crate::backend::{Codes, Projection};
+use crate::formats::Latents;
+
+/// Weights of the largest group.
+const LARGEST_GROUP: usize = 256;
 
 /// The codes and scales that belong to one chunk of weights; `None` for a dense parameter.
 pub(super) struct Groups<'a>(Option<Chunk<'a>>);
@@ -36,33 +41,39 @@ impl<'a> Groups<'a> {
         codes.zip(scales).map(|(codes, scales)| Self(Some(Chunk { codes, scales, projection }))).collect()
     }
 
-    /// Rounds the chunk's weights and counts what changed.
+    /// Rounds the weights `w`, the first of them number `first` of the chunk, and counts what changed.
     #[inline(always)]
-    pub(super) fn project(self, w: &[f32]) -> Codes {
-        let Some(Chunk { codes, scales, projection: Projection { group, rule } }) = self.0 else {
+    pub(super) fn project(&mut self, first: usize, w: &[f32]) -> Codes {
+        let Some(Chunk { codes, scales, projection: Projection { group, rule } }) = &mut self.0 else {
             return Codes::default();
         };
-        let (mut zeros, mut flips) = (0, 0);
-        let mut fresh = vec![0u8; group / CODES_PER_BYTE];
-        for ((w, codes), scale) in
-            w.chunks_exact(group).zip(codes.chunks_exact_mut(group / CODES_PER_BYTE)).zip(scales)
-        {
-            *scale = project_group(w, rule, &mut fresh);
-            zeros += count_zeros(&fresh) as u64;
-            flips += count_flips(codes, &fresh) as u64;
-            codes.copy_from_slice(&fresh);
+        let (group, mut zeros, mut flips) = (*group, 0, 0);
+        let mut fresh = [0u8; LARGEST_GROUP / CODES_PER_BYTE];
+        let fresh = &mut fresh[..group / CODES_PER_BYTE];
+        let codes = codes[first / CODES_PER_BYTE..].chunks_exact_mut(group / CODES_PER_BYTE);
+        for ((w, codes), scale) in w.chunks_exact(group).zip(codes).zip(&mut scales[first / group..]) {
+            *scale = project_group(w, *rule, fresh);
+            zeros += count_zeros(fresh) as u64;
+            flips += count_flips(codes, fresh) as u64;
+            codes.copy_from_slice(fresh);
         }
         Codes { total: w.len() as u64, zeros, flips }
     }
 }
 
 /// Rounds a whole matrix.
-pub(super) fn project(w: &[f32], rows: usize, cols: usize, projection: Projection) -> TernaryMatrix {
-    const CHUNK: usize = 1 << 15;
+pub(super) fn project(w: &Latents, rows: usize, cols: usize, projection: Projection) -> TernaryMatrix {
     let mut ternary = Some(TernaryMatrix::zeros(rows, cols, projection.group));
     let groups = Groups::of(&mut ternary, Some(projection), w.len(), CHUNK);
-    w.par_chunks(CHUNK).zip(groups).for_each(|(w, groups)| {
-        bonsai_runtime::cpu::isa::vectorized(|| groups.project(w));
+    groups.into_par_iter().enumerate().for_each(|(at, mut groups)| {
+        bonsai_runtime::cpu::isa::vectorized(|| {
+            let mut piece = [0.0; PIECE];
+            for place in (at * CHUNK..w.len().min((at + 1) * CHUNK)).step_by(PIECE) {
+                let piece = &mut piece[..PIECE.min(w.len() - place)];
+                w.zip(place, piece, |out, w| *out = w);
+                groups.project(place - at * CHUNK, piece);
+            }
+        });
     });
     ternary.expect("it was Some when its groups were taken")
 }

@@ -23,6 +23,7 @@ use half::f16;
 
 use crate::backend::{AdamW, AttentionShape, Backend, Distillation, Muon, Projection, Tally};
 use crate::error::{Error, Result};
+use crate::formats::{Latents, Moment, MomentFormat};
 
 pub use memory::{GpuBuffer, GpuMatrix};
 pub use shaders::SHADERS;
@@ -108,6 +109,7 @@ impl GpuBackend {
 impl Backend for GpuBackend {
     type Buffer = GpuBuffer;
     type Matrix = GpuMatrix;
+    type Moment = GpuBuffer;
 
     fn buffer(&self, len: usize) -> GpuBuffer {
         self.zeros(len)
@@ -117,11 +119,11 @@ impl Backend for GpuBackend {
         &self,
         rows: usize,
         cols: usize,
-        latent: Vec<f32>,
+        latent: impl Into<Latents>,
         projection: Option<Projection>,
     ) -> GpuMatrix {
-        assert_eq!(latent.len(), rows * cols, "latent weights of a {rows} x {cols} matrix");
-        let values = latent;
+        let values = latent.into().into_f32();
+        assert_eq!(values.len(), rows * cols, "latent weights of a {rows} x {cols} matrix");
         let latent = self.zeros(values.len());
         self.upload(&latent, 0, &values);
         let ternary = projection.map(|projection| {
@@ -141,8 +143,21 @@ impl Backend for GpuBackend {
         self.upload(buffer, 0, values);
     }
 
-    fn latent<'a>(&self, matrix: &'a GpuMatrix) -> Result<Cow<'a, [f32]>> {
-        self.read(&matrix.latent)
+    fn moment(&self, len: usize, format: MomentFormat) -> GpuBuffer {
+        assert!(format == MomentFormat::F32, "a run with 8-bit state is refused before it begins");
+        self.zeros(len)
+    }
+
+    fn read_moment<'a>(&self, moment: &'a GpuBuffer) -> Result<Moment<'a>> {
+        Ok(Moment { floats: self.read(moment)?, codes: Cow::Borrowed(&[]) })
+    }
+
+    fn write_moment(&self, moment: &mut GpuBuffer, values: &Moment<'_>) {
+        self.write(moment, &values.floats);
+    }
+
+    fn latents<'a>(&self, matrix: &'a GpuMatrix) -> Result<Cow<'a, Latents>> {
+        Ok(Cow::Owned(Latents::F32(self.read(&matrix.latent)?.into_owned())))
     }
 
     fn ternary<'a>(&self, matrix: &'a GpuMatrix) -> Result<Option<Cow<'a, TernaryMatrix>>> {

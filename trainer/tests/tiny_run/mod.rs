@@ -71,7 +71,7 @@ pub fn trainer_of<B: Backend>(
     latent: impl FnMut(usize, &TensorSpec) -> Vec<f32>,
 ) -> Trainer<B> {
     let optimizer = Optimizer::new(&config);
-    let count = |spec: &_| optimizer.moments(spec).len();
+    let count = |spec: &_| optimizer.moments(spec);
     let params = Params::new(&backend, model, config.projection().unwrap(), count, latent);
     Trainer::new(config, backend, params, State::default(), Order::Shuffled { seed: 7 })
 }
