@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 
 use bonsai_runtime::ternary::{ScaleRule, TernaryMatrix};
 
+use crate::communicator::Communicator;
 use crate::error::Result;
 use crate::formats::{Latents, Moment, MomentFormat};
 
@@ -222,6 +223,13 @@ pub trait Backend {
     fn read_moment<'a>(&self, moment: &'a Self::Moment) -> Result<Moment<'a>>;
     /// Overwrites a moment by one of its length and format.
     fn write_moment(&self, moment: &mut Self::Moment, values: &Moment<'_>);
+    /// Replaces the numbers of a buffer by their sums over the processes of a run.
+    fn all_reduce(&mut self, buffer: &mut Self::Buffer, world: &dyn Communicator) -> Result<()> {
+        let mut values = self.read(buffer)?.into_owned();
+        world.all_reduce_sum(&mut values);
+        self.write(buffer, &values);
+        Ok(())
+    }
     /// The latent weights of a parameter, as they are held.
     fn latents<'a>(&self, matrix: &'a Self::Matrix) -> Result<Cow<'a, Latents>>;
     /// The latent weights of a parameter as f32.

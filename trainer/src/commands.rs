@@ -1,12 +1,14 @@
 //! What each command does: arguments to calls, results to stdout.
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::atomic::AtomicBool;
 
 use bonsai_runtime::Error as RuntimeError;
 use bonsai_runtime::gguf::PackedFormat;
 use clap::{Args, Subcommand};
 
+use crate::communicator::{self, Communicator};
 use crate::config::{RunConfig, preset};
 use crate::error::{Error, Result};
 use crate::run::{self, Watch};
@@ -201,6 +203,10 @@ const TRAIN_HELP: &str = "Examples:
   bonsai-trainer train --data corpus.txt --init SMALL/ --set teacher=LARGE/ --set temperature=2 --set ce_weight=0.1
   bonsai-trainer train --resume runs/mine
   bonsai-trainer train --config run.toml --set group=64 --set lr=2e-3
+  bonsai-trainer train ... --set optimizer_state=8bit --set latents=bf16 --set optimizer_in_backward=true
+      (least memory: `fit` with the same options forecasts it)
+  mpirun -n 2 bonsai-trainer train ...
+      (processes share each batch; a program built with --features mpi)
 Every setting of run.toml (a run writes its own) can be given with --set.";
 
 /// Settings of a run; each overrides the run file.
@@ -309,6 +315,9 @@ pub fn parse_setting(setting: &str) -> Result<(String, toml::Value)> {
 /// Runs one command.
 pub fn run(command: Command, quiet: bool, cancelled: &AtomicBool) -> Result<()> {
     let watch = Watch { cancelled, quiet };
+    if communicator::launched().0 > 1 && !matches!(command, Command::Train(_)) {
+        return Err(Error::Config("mpirun is for train: call the other commands without it".into()));
+    }
     match command {
         Command::Quickstart { out, steps } => quickstart::quickstart(&out, steps, &watch),
         Command::Tokenizer { data, vocab_size, out } => learn_tokenizer(&data, vocab_size, &out, &watch),
@@ -382,14 +391,28 @@ fn prepare(
     Ok(())
 }
 
+/// Trains, alone or among the processes that `mpirun` started.
 fn train(args: &TrainArgs, watch: &Watch<'_>) -> Result<()> {
-    let outcome = match &args.resume {
+    let world = communicator::world()?;
+    let watch = Watch { quiet: watch.quiet || world.rank() > 0, ..*watch };
+    match train_among(&world, args, &watch) {
+        Err(error) if world.size() > 1 => communicator::abandon(&*world, &error),
+        Ok(outcome) if world.rank() == 0 => tell(&outcome),
+        result => result.map(|_| ()),
+    }
+}
+
+fn train_among(world: &Rc<dyn Communicator>, args: &TrainArgs, watch: &Watch<'_>) -> Result<run::Outcome> {
+    match &args.resume {
         Some(dir) => {
             let settings = args.settings()?;
-            run::resume(dir, |old| RunConfig::load_over(&old, &settings), watch)?
+            run::resume_among(world, dir, |old| RunConfig::load_over(&old, &settings), watch)
         }
-        None => run::start(args.config()?, watch)?,
-    };
+        None => run::start_among(world, args.config()?, watch),
+    }
+}
+
+fn tell(outcome: &run::Outcome) -> Result<()> {
     if outcome.interrupted {
         eprintln!("stopped at step {}: saved; go on with --resume", outcome.step);
         return Err(RuntimeError::Cancelled.into());

@@ -63,7 +63,7 @@ pub struct RunConfig {
     pub steps: u64,
     /// Sequences per optimizer step.
     pub batch_size: usize,
-    /// Sequences in memory at a time; divides batch_size. 0: all of them.
+    /// Sequences in memory at a time; divides batch_size, or a process's share of it. 0: all of them.
     pub micro_batch: usize,
     /// Tokens per sequence.
     pub seq_len: usize,
@@ -150,6 +150,9 @@ pub struct RunConfig {
     pub save_every: u64,
     /// Write TensorBoard event files into the run, too.
     pub tensorboard: bool,
+    /// Processes that share each batch: no setting, but what started them says so.
+    #[serde(skip)]
+    pub ranks: usize,
     /// A loss this many nats above its running mean is a spike: the step is skipped.
     pub spike: f64,
     /// Skipped steps in a row after which the run stops.
@@ -211,6 +214,7 @@ impl Default for RunConfig {
             sample_prompt: "Once upon a time".into(),
             save_every: 250,
             tensorboard: false,
+            ranks: 1,
             spike: 2.0,
             max_bad_steps: 5,
         }
@@ -256,13 +260,21 @@ impl RunConfig {
         if self.steps == 0 || self.batch_size == 0 || self.seq_len == 0 || self.log_every == 0 {
             return wrong("steps, batch_size, seq_len and log_every must be at least 1".into());
         }
-        if !self.batch_size.is_multiple_of(self.micro_batch()) {
+        if !self.batch_size.is_multiple_of(self.ranks.max(1)) {
             return wrong(format!(
-                "micro_batch {} does not divide batch_size {}",
-                self.micro_batch, self.batch_size
+                "batch_size {} cannot be shared evenly by {} processes",
+                self.batch_size, self.ranks
             ));
         }
-        if self.optimizer_in_backward && self.micro_batch() != self.batch_size {
+        if !self.share().is_multiple_of(self.micro_batch()) {
+            return wrong(format!(
+                "micro_batch {} does not divide batch_size {}, or a process's share of it ({})",
+                self.micro_batch,
+                self.batch_size,
+                self.share()
+            ));
+        }
+        if self.optimizer_in_backward && self.micro_batch() != self.share() {
             return wrong(
                 "optimizer_in_backward needs each gradient whole in one backward pass: set micro_batch to 0"
                     .into(),
@@ -325,9 +337,14 @@ impl RunConfig {
         self.init != "scratch"
     }
 
+    /// Sequences of a step that one process reads.
+    pub fn share(&self) -> usize {
+        self.batch_size / self.ranks.max(1)
+    }
+
     /// Sequences in memory at a time.
     pub fn micro_batch(&self) -> usize {
-        if self.micro_batch == 0 { self.batch_size } else { self.micro_batch }
+        if self.micro_batch == 0 { self.share() } else { self.micro_batch }
     }
 
     /// Peak learning rate of AdamW.

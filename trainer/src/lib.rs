@@ -7,6 +7,7 @@ pub mod backend;
 pub mod bpe;
 pub mod checkpoint;
 pub mod commands;
+pub mod communicator;
 pub mod config;
 pub mod convert;
 pub mod corpus;
@@ -27,6 +28,8 @@ pub mod loss;
 pub mod lr_find;
 pub mod metrics;
 pub mod model;
+#[cfg(feature = "mpi")]
+pub mod mpi;
 pub mod optimizer;
 pub mod params;
 pub mod plot;

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bonsai_trainer::commands::{self, Command};
+use bonsai_trainer::communicator;
 use clap::Parser;
 
 /// Trains language models whose every weight is -1, 0 or +1.
@@ -33,7 +34,11 @@ fn main() -> ExitCode {
         if CANCELLED.swap(true, Ordering::Relaxed) {
             std::process::exit(130); // asked twice: do not wait for the step to end
         }
-        eprintln!("\nstopping after this step (once more: at once)");
+        match communicator::launched() {
+            (1, _) => eprintln!("\nstopping after this step (once more: at once)"),
+            (_, 0) => eprintln!("told to stop: by Ctrl-C, or because another process of this job is gone"),
+            _ => (), // one of them speaks
+        }
     });
     if let Some(threads) = arguments.threads {
         // Fails only when the pool exists already, and nothing has used it yet.

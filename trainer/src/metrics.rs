@@ -15,7 +15,8 @@ pub const FILE: &str = "metrics.jsonl";
 /// Appends to a run's metrics.
 pub struct Metrics {
     path: PathBuf,
-    file: File,
+    /// `None` where another process writes.
+    file: Option<File>,
 }
 
 impl Metrics {
@@ -27,12 +28,18 @@ impl Metrics {
             old.lines().filter(|line| belongs(line, step)).map(|line| format!("{line}\n")).collect();
         std::fs::write(&path, kept).map_err(RuntimeError::io(&path))?;
         let file = OpenOptions::new().append(true).open(&path).map_err(RuntimeError::io(&path))?;
-        Ok(Self { path, file })
+        Ok(Self { path, file: Some(file) })
+    }
+
+    /// Metrics that are written nowhere.
+    pub fn silent() -> Self {
+        Self { path: PathBuf::new(), file: None }
     }
 
     /// Adds one line.
     pub fn log(&mut self, line: &Value) -> Result<()> {
-        Ok(writeln!(self.file, "{line}").map_err(RuntimeError::io(&self.path))?)
+        let Some(file) = &mut self.file else { return Ok(()) };
+        Ok(writeln!(file, "{line}").map_err(RuntimeError::io(&self.path))?)
     }
 }
 

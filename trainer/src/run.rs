@@ -5,6 +5,7 @@ mod prepare;
 mod report;
 
 use std::path::Path;
+use std::rc::Rc;
 use std::time::Instant;
 
 use bonsai_runtime::config::TensorSpec;
@@ -13,6 +14,7 @@ use bonsai_runtime::{Config, Error as RuntimeError, Tokenizer};
 
 use crate::backend::Backend;
 use crate::checkpoint::{self, Saved};
+use crate::communicator::{Communicator, Single};
 use crate::config::{OptimizerKind, RunConfig};
 use crate::cpu::CpuBackend;
 use crate::data::Dataset;
@@ -31,7 +33,7 @@ use crate::{diagnostics, eval, export, summary};
 pub use prepare::{Prepared, learn_tokenizer, prepare, read_split, tokenize};
 pub use report::Watch;
 
-use prepare::{check_vocabulary, open_data};
+use prepare::{check_vocabulary, open_data, prepared};
 use report::Report;
 
 /// Largest learning rate that is chosen, in scales.
@@ -56,20 +58,40 @@ pub struct Outcome {
 
 /// Begins a run in `config.out`.
 pub fn start(config: RunConfig, watch: &Watch<'_>) -> Result<Outcome> {
+    start_among(&one(), config, watch)
+}
+
+/// A run's only process.
+fn one() -> Rc<dyn Communicator> {
+    Rc::new(Single)
+}
+
+/// The same by several processes. The first prepares the run, which the others then open.
+pub fn start_among(
+    world: &Rc<dyn Communicator>,
+    mut config: RunConfig,
+    watch: &Watch<'_>,
+) -> Result<Outcome> {
+    config.ranks = world.size();
     config.check()?;
     let device = Device::choose(&config, watch)?;
-    checkpoint::claim(&config.out)?;
-    let prepared = prepare(&config, watch)?;
+    let mut ready = None;
+    if world.rank() == 0 {
+        checkpoint::claim(&config.out)?;
+        ready = Some(prepare(&config, watch)?);
+    }
+    world.barrier();
+    let prepared = ready.map_or_else(|| prepared(&config), Ok)?;
     match device {
         Device::Cpu => {
             let teacher = teacher(&config, prepared.model.vocab, watch)?;
             let backend = on_cpu(&prepared.model, &config);
-            start_on((backend, teacher), config, prepared, watch)
+            start_on((backend, teacher), world, (config, prepared), watch)
         }
         #[cfg(feature = "gpu")]
         Device::Gpu(gpu) => {
             let backend = GpuBackend::new(gpu, &prepared.model, config.seq_len)?;
-            start_on((Timed::new(backend), None), config, prepared, watch)
+            start_on((Timed::new(backend), None), world, (config, prepared), watch)
         }
     }
 }
@@ -77,8 +99,8 @@ pub fn start(config: RunConfig, watch: &Watch<'_>) -> Result<Outcome> {
 /// Begins on a backend, with a teacher on the same device.
 fn start_on<B: Backend>(
     (backend, teacher): (B, Option<Teacher<B>>),
-    config: RunConfig,
-    mut prepared: Prepared,
+    world: &Rc<dyn Communicator>,
+    (config, mut prepared): (RunConfig, Prepared),
     watch: &Watch<'_>,
 ) -> Result<Outcome> {
     let optimizer = Optimizer::new(&config);
@@ -95,7 +117,8 @@ fn start_on<B: Backend>(
     let order = order(&config)?;
     order.check(&prepared.data.train, config.steps * config.batch_size as u64, config.seq_len)?;
     let config = with_learning_rate(config, &backend, &params, watch)?;
-    let trainer = Trainer::new(config, backend, params, State::default(), order).with_teacher(teacher);
+    let trainer = Trainer::new(config, backend, params, State::default(), order);
+    let trainer = trainer.with_teacher(teacher).among(Rc::clone(world));
     train(trainer, &prepared.data, prepared.tokenizer.as_ref(), watch)
 }
 
@@ -162,26 +185,37 @@ pub fn resume(
     change: impl FnOnce(RunConfig) -> Result<RunConfig>,
     watch: &Watch<'_>,
 ) -> Result<Outcome> {
+    resume_among(&one(), dir, change, watch)
+}
+
+/// The same by several processes.
+pub fn resume_among(
+    world: &Rc<dyn Communicator>,
+    dir: &Path,
+    change: impl FnOnce(RunConfig) -> Result<RunConfig>,
+    watch: &Watch<'_>,
+) -> Result<Outcome> {
     let mut saved = Saved::open(dir)?;
     saved.run = change(saved.run)?;
-    saved.run.out = dir.to_path_buf();
+    (saved.run.out, saved.run.ranks) = (dir.to_path_buf(), world.size());
     saved.run.check()?;
     match Device::choose(&saved.run, watch)? {
         Device::Cpu => {
             let teacher = teacher(&saved.run, saved.model.config.vocab, watch)?;
             let backend = on_cpu(&saved.model.config, &saved.run);
-            resume_on((backend, teacher), saved, watch)
+            resume_on((backend, teacher), world, saved, watch)
         }
         #[cfg(feature = "gpu")]
         Device::Gpu(gpu) => {
             let backend = GpuBackend::new(gpu, &saved.model.config, saved.run.seq_len)?;
-            resume_on((Timed::new(backend), None), saved, watch)
+            resume_on((Timed::new(backend), None), world, saved, watch)
         }
     }
 }
 
 fn resume_on<B: Backend>(
     (backend, teacher): (B, Option<Teacher<B>>),
+    world: &Rc<dyn Communicator>,
     mut saved: Saved,
     watch: &Watch<'_>,
 ) -> Result<Outcome> {
@@ -191,7 +225,8 @@ fn resume_on<B: Backend>(
     let order = order(&saved.run)?;
     order.check(&data.train, saved.run.steps * saved.run.batch_size as u64, saved.run.seq_len)?;
     let tokenizer = saved.model.tokenizer.take().map(LazyTokenizer::into_tokenizer).transpose()?;
-    let trainer = Trainer::new(saved.run, backend, params, saved.state, order).with_teacher(teacher);
+    let trainer = Trainer::new(saved.run, backend, params, saved.state, order);
+    let trainer = trainer.with_teacher(teacher).among(Rc::clone(world));
     train(trainer, &data, tokenizer.as_ref(), watch)
 }
 
@@ -209,7 +244,8 @@ pub fn train<B: Backend>(
     let mut report = Report::open(&mut trainer, first, watch)?;
     forecast_change(&trainer, watch)?;
     let begin = Instant::now();
-    while trainer.state.step < config.steps && !watch.is_cancelled() {
+    let writes = trainer.world.rank() == 0;
+    while trainer.state.step < config.steps && !cancelled(&*trainer.world, watch) {
         let clock = Instant::now();
         let step = trainer.step(&data.train).map_err(|error| failed(&trainer.state, &config, error))?;
         let (at, seconds) = (trainer.state.step, clock.elapsed().as_secs_f64());
@@ -227,13 +263,14 @@ pub fn train<B: Backend>(
             validated = Some((at, losses.cross_entropy));
             report.validation(at, losses, time, &mut trainer)?;
         }
-        if due(config.sample_every)
+        if writes
+            && due(config.sample_every)
             && let Some(text) = sample(&trainer, tokenizer, &config.sample_prompt)?
         {
             report.sample(at, &text)?;
         }
         // While steps are being skipped the weights are suspect: the checkpoint from before stays.
-        if due(config.save_every) && !last && step.skipped.is_none() {
+        if writes && due(config.save_every) && !last && step.skipped.is_none() {
             checkpoint::save(&config.out, &trainer)?;
         }
     }
@@ -241,10 +278,16 @@ pub fn train<B: Backend>(
     let interrupted = trainer.state.step < config.steps;
     let last_loss = finish(&mut trainer, data, validated, interrupted)?;
     let seconds = begin.elapsed().as_secs_f64();
-    if !interrupted {
+    if writes && !interrupted {
         summary::write(&config.out)?;
     }
     Ok(Outcome { step: trainer.state.step, first_loss, last_loss, seconds, interrupted })
+}
+
+/// Whether somebody wants to stop: all processes stop together.
+fn cancelled(world: &dyn Communicator, watch: &Watch<'_>) -> bool {
+    let wish = if watch.is_cancelled() { 1.0 } else { 0.0 };
+    world.sums([wish, 0.0])[0] > 0.0
 }
 
 /// Saves what the loop leaves, if it is worth it, and returns its validation loss. `validated` is the step and the
@@ -267,6 +310,9 @@ fn finish<B: Backend>(
         });
     }
     let out = &trainer.config.out;
+    if trainer.world.rank() > 0 {
+        return Ok(last_loss);
+    }
     if !interrupted || trainer.state.bad_steps == 0 || !checkpoint::exists(out) {
         checkpoint::save(out, trainer)?;
     }

@@ -7,6 +7,7 @@ use std::time::Instant;
 use bonsai_runtime::ternary::TernaryMatrix;
 
 use crate::backend::{AdamW, AttentionShape, Backend, Distillation, Muon, Projection, Tally};
+use crate::communicator::Communicator;
 use crate::error::Result;
 use crate::formats::{Latents, Moment, MomentFormat};
 
@@ -72,6 +73,10 @@ impl<B: Backend> Backend for Timed<B> {
 
     fn write_moment(&self, moment: &mut B::Moment, values: &Moment<'_>) {
         self.inner.write_moment(moment, values);
+    }
+
+    fn all_reduce(&mut self, buffer: &mut B::Buffer, world: &dyn Communicator) -> Result<()> {
+        self.time("all_reduce", |b| b.all_reduce(buffer, world))
     }
 
     fn latents<'a>(&self, matrix: &'a B::Matrix) -> Result<Cow<'a, Latents>> {

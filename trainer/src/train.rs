@@ -1,9 +1,12 @@
 //! The training step, which fits on this screen, and what it needs to go on after an interruption.
 
+use std::rc::Rc;
+
 use bonsai_runtime::config::Kind;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::{Backend, Codes, Losses, Tally};
+use crate::communicator::{Communicator, Single};
 use crate::config::RunConfig;
 use crate::data::{Batch, Dataset, IGNORE, Order, Tokens, valid_windows};
 use crate::diagnostics;
@@ -11,7 +14,7 @@ use crate::error::Result;
 use crate::loss::{Objective, Teacher};
 use crate::model::{self, Activations};
 use crate::optimizer::Optimizer;
-use crate::params::Params;
+use crate::params::{Param, Params};
 use crate::schedule::Schedule;
 
 /// A run in progress.
@@ -26,6 +29,8 @@ pub struct Trainer<B: Backend> {
     pub state: State,
     /// What steps did to each parameter since somebody last took it.
     pub tallies: Vec<diagnostics::Tally>,
+    /// The processes that share each batch.
+    pub world: Rc<dyn Communicator>,
     teacher: Option<Teacher<B>>,
     optimizer: Optimizer,
     schedule: Schedule,
@@ -81,6 +86,7 @@ impl<B: Backend> Trainer<B> {
             params,
             state,
             tallies,
+            world: Rc::new(Single),
             teacher: None,
             optimizer,
             schedule,
@@ -93,6 +99,12 @@ impl<B: Backend> Trainer<B> {
     /// The same run, which learns from a teacher.
     pub fn with_teacher(self, teacher: Option<Teacher<B>>) -> Self {
         Self { teacher, ..self }
+    }
+
+    /// The same run by several processes, as many as `config.ranks`.
+    pub fn among(self, world: Rc<dyn Communicator>) -> Self {
+        assert!(world.size() == self.config.ranks.max(1), "a share of the batch for each process");
+        Self { world, ..self }
     }
 
     /// One step: batch in, weights changed, report out. After an error the weights are not to be relied on.
@@ -140,18 +152,23 @@ impl<B: Backend> Trainer<B> {
     /// one other are held (Lv et al., arXiv 2306.09782). Nobody knows the norm over all parameters in time, so each
     /// tensor's gradient is clipped by its own, and one that is no number leaves its tensor alone.
     fn update_in_backward(&mut self, factor: f64) -> Result<Step> {
-        let batch = &self.batches[0];
-        let tokens = target_tokens(batch).max(1);
+        let world = Rc::clone(&self.world);
+        let (batch, tokens) = (&self.batches[0], self.targets());
         model::forward(&mut self.backend, &self.params, &mut self.activations, batch);
         let (t, optimizer) = (self.state.updates + 1, self.optimizer);
         let (state, tallies) = ((&self.state, &self.config), &mut self.tallies);
         let mut losses = None; // known before the first gradient is whole
         let mut sums = Tally::default();
         let finished = |b: &mut B, p: &mut Params<B>, index: usize| {
-            let known = losses.get_or_insert_with(|| b.tally().map(|sums| mean(sums, tokens)));
+            let known =
+                losses.get_or_insert_with(|| b.tally().map(|sums| mean(whole(sums, &*world), tokens)));
             let param = &mut p.list[index];
             match (known, &mut param.grad) {
                 (Ok(mean), Some(_)) if unusable(state, mean.cross_entropy, 0.0).is_none() => {
+                    if let Err(error) = sum_gradient(b, param, &*world) {
+                        losses = Some(Err(error));
+                        return;
+                    }
                     optimizer.update(b, param, t, factor, optimizer.clip_each());
                     match read_now(b) {
                         Ok(Some(own)) => {
@@ -187,21 +204,29 @@ impl<B: Backend> Trainer<B> {
         }
     }
 
-    /// Reads the micro-batches of this step.
+    /// Target tokens of this step, those of the other processes included; at least 1.
+    fn targets(&self) -> usize {
+        let ours: usize = self.batches.iter().map(target_tokens).sum();
+        (self.world.sums([ours as f64, 0.0])[0] as usize).max(1)
+    }
+
+    /// Reads this process's micro-batches of this step.
     fn fetch(&mut self, data: &Tokens) {
-        let (size, micro, seq) = (self.config.batch_size, self.config.micro_batch(), self.config.seq_len);
-        self.batches.resize_with(size / micro, Batch::default);
+        let (share, micro, seq) = (self.config.share(), self.config.micro_batch(), self.config.seq_len);
+        let first = self.state.step * self.config.batch_size as u64 + (self.world.rank() * share) as u64;
+        self.batches.resize_with(share / micro, Batch::default);
         for (i, batch) in self.batches.iter_mut().enumerate() {
-            let row = self.state.step * size as u64 + (i * micro) as u64;
+            let row = first + (i * micro) as u64;
             self.order.batch(data, row, micro, seq, batch);
         }
     }
 
     /// Forward and backward over the micro-batches. Every target token weighs the same, however they are cut: the
-    /// gradient is that of one large batch. Returns sums of losses and squares, and the number of targets.
+    /// gradient is that of one large batch, and at the end every process has it. Returns sums of losses and squares, and
+    /// the number of targets.
     fn accumulate(&mut self) -> Result<(Tally, usize)> {
-        let tokens: usize = self.batches.iter().map(target_tokens).sum();
-        let scale = 1.0 / tokens.max(1) as f32;
+        let tokens = self.targets();
+        let scale = 1.0 / tokens as f32;
         for batch in &self.batches {
             let (b, p, a) = (&mut self.backend, &mut self.params, &mut self.activations);
             model::forward(b, p, a, batch);
@@ -209,7 +234,8 @@ impl<B: Backend> Trainer<B> {
             model::backward_with(b, p, a, batch, (&objective, scale), |_, _, _| {});
         }
         let mut sums = read_now(&mut self.backend)?.unwrap_or_default();
-        for (param, tally) in self.params.list.iter().zip(&mut self.tallies) {
+        for (param, tally) in self.params.list.iter_mut().zip(&mut self.tallies) {
+            sum_gradient(&mut self.backend, param, &*self.world)?;
             let Some(grad) = &param.grad else { continue };
             self.backend.sum_of_squares(grad);
             if let Some(own) = read_now(&mut self.backend)? {
@@ -217,7 +243,7 @@ impl<B: Backend> Trainer<B> {
                 sums = sums + own;
             }
         }
-        Ok((sums + self.backend.tally()?, tokens))
+        Ok((whole(sums + self.backend.tally()?, &*self.world), tokens))
     }
 
     fn skip(&mut self) -> Codes {
@@ -266,6 +292,20 @@ impl<B: Backend> Trainer<B> {
 /// The tally since it was last read, where reading it waits for nothing: what the last operation added.
 fn read_now<B: Backend>(b: &mut B) -> Result<Option<Tally>> {
     b.immediate().then(|| b.tally()).transpose()
+}
+
+/// Losses over all processes, whose gradients are summed already.
+fn whole(ours: Tally, world: &dyn Communicator) -> Tally {
+    let [loss, kl] = world.sums([ours.loss, ours.kl]);
+    Tally { loss, kl, ..ours }
+}
+
+/// Adds up a gradient over all processes.
+fn sum_gradient<B: Backend>(b: &mut B, param: &mut Param<B>, world: &dyn Communicator) -> Result<()> {
+    match &mut param.grad {
+        Some(grad) if world.size() > 1 => b.all_reduce(grad, world),
+        _ => Ok(()),
+    }
 }
 
 /// What a batch is compared with: the teacher's word, or the text alone.

@@ -27,6 +27,7 @@ use rayon::prelude::*;
 use crate::backend::{
     AdamW, AttentionShape, Backend, Clip, Codes, Distillation, Losses, Muon, Projection, Tally, clip_factor,
 };
+use crate::communicator::Communicator;
 use crate::error::Result;
 use crate::formats::{Latents, Moment, MomentFormat};
 
@@ -135,6 +136,11 @@ impl Backend for CpuBackend {
 
     fn write_moment(&self, moment: &mut CpuMoment, values: &Moment<'_>) {
         moment.write(values);
+    }
+
+    fn all_reduce(&mut self, buffer: &mut Vec<f32>, world: &dyn Communicator) -> Result<()> {
+        world.all_reduce_sum(buffer);
+        Ok(())
     }
 
     fn latents<'a>(&self, matrix: &'a CpuMatrix) -> Result<Cow<'a, Latents>> {

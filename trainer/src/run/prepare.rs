@@ -57,6 +57,15 @@ pub fn prepare(config: &RunConfig, watch: &Watch<'_>) -> Result<Prepared> {
     Ok(Prepared { model, start, data, tokenizer })
 }
 
+/// What another process of this run has prepared.
+pub(super) fn prepared(config: &RunConfig) -> Result<Prepared> {
+    let start = config.converts().then(|| ModelFile::open(Path::new(&config.init))).transpose()?;
+    let (data, file) = (open_data(config)?, config.out.join("tokenizer.json"));
+    let tokenizer = file.exists().then(|| Tokenizer::from_file(&file)).transpose()?;
+    let model = shape(config, start.as_ref(), &data, tokenizer.as_ref())?;
+    Ok(Prepared { model, start, data, tokenizer })
+}
+
 /// Makes the shards of a run from text, with the tokenizer that it is given or learns.
 fn from_text(
     config: &RunConfig,

@@ -81,8 +81,9 @@ impl<'a> Report<'a> {
         watch: &'a Watch<'a>,
     ) -> Result<Self> {
         let (config, state) = (&trainer.config, &trainer.state);
-        let metrics = Metrics::open(&config.out, state.step)?;
-        let events = config.tensorboard.then(|| Events::create(&config.out)).transpose()?;
+        let writes = trainer.world.rank() == 0;
+        let metrics = if writes { Metrics::open(&config.out, state.step)? } else { Metrics::silent() };
+        let events = (writes && config.tensorboard).then(|| Events::create(&config.out)).transpose()?;
         let diagnostics = Diagnostics::new(&trainer.backend, &trainer.params, state.step == 0)?;
         trainer.backend.seconds(); // that of validating belongs to nobody
         let bar = watch.bar(config.steps, "{bar:30} {pos}/{len} steps  {msg}  {elapsed} (about {eta} left)");
