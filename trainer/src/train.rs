@@ -10,7 +10,7 @@ use crate::communicator::{Communicator, Single};
 use crate::config::RunConfig;
 use crate::data::{Batch, Dataset, IGNORE, Order, Tokens, valid_windows};
 use crate::diagnostics;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::loss::{Objective, Teacher};
 use crate::model::{self, Activations};
 use crate::optimizer::Optimizer;
@@ -116,8 +116,22 @@ impl<B: Backend> Trainer<B> {
             false => self.backward_then_update(factor)?,
             true => self.update_in_backward(factor)?,
         };
+        self.check_together(step.codes)?;
         self.advance(&step);
         Ok(step)
+    }
+
+    /// Processes whose weights went apart would add up gradients of several models. They began with the same ones and saw
+    /// the same sums, so the same number of codes must have changed everywhere.
+    fn check_together(&self, codes: Codes) -> Result<()> {
+        let (ours, n) = ([codes.zeros as f64, codes.flips as f64], self.world.size() as f64);
+        if self.world.sums(ours) == ours.map(|count| n * count) {
+            return Ok(());
+        }
+        Err(Error::Config(
+            "the processes no longer have the same weights: all must run the same program, on one kind of processor"
+                .into(),
+        ))
     }
 
     /// The step as everybody knows it: all gradients, their norm, then the update of all parameters.

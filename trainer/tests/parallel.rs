@@ -7,12 +7,14 @@ mod tiny_run;
 use std::rc::Rc;
 use std::sync::{Arc, Barrier, Mutex};
 
+use bonsai_runtime::config::TensorSpec;
 use bonsai_trainer::checkpoint::{self, Saved};
 use bonsai_trainer::communicator::{Communicator, Single};
 use bonsai_trainer::config::{OptimizerKind, RunConfig};
 use bonsai_trainer::cpu::CpuBackend;
 use bonsai_trainer::data::Order;
 use bonsai_trainer::formats::{LatentFormat, StateFormat};
+use bonsai_trainer::params;
 use bonsai_trainer::random::Random;
 use bonsai_trainer::train::Trainer;
 use tiny_run::{dataset, settings, steps, trainer, weights};
@@ -168,6 +170,23 @@ fn two_processes_resume_byte_for_byte() {
         weights(&trainer)
     });
     assert!(straight == resumed);
+}
+
+#[test]
+fn processes_with_other_weights_are_found_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dataset(dir.path());
+    let errors = together(2, |world| {
+        let config = RunConfig { ranks: 2, ..settings(dir.path()) };
+        let (model, rank) = (tiny_run::shape(&config), world.rank() as u64);
+        let latent = |index: usize, spec: &TensorSpec| params::scratch(&model, 3 + rank, index, spec);
+        let mut trainer = tiny_run::trainer_with(config, latent).among(world);
+        (0..3).find_map(|_| trainer.step(&data.train).err()).map(|error| error.to_string())
+    });
+    assert!(
+        errors.iter().all(|error| error.as_ref().is_some_and(|e| e.contains("the same weights"))),
+        "{errors:?}"
+    );
 }
 
 #[test]

@@ -68,11 +68,12 @@ pub fn trainer_of<B: Backend>(
     backend: B,
     model: &Config,
     config: RunConfig,
-    latent: impl FnMut(usize, &TensorSpec) -> Vec<f32>,
+    mut latent: impl FnMut(usize, &TensorSpec) -> Vec<f32>,
 ) -> Trainer<B> {
     let optimizer = Optimizer::new(&config);
-    let count = |spec: &_| optimizer.moments(spec);
-    let params = Params::new(&backend, model, config.projection().unwrap(), count, latent);
+    let moments = |spec: &_| optimizer.moments(spec);
+    let latent = |index: usize, spec: &TensorSpec| config.latents.hold(spec, latent(index, spec));
+    let params = Params::new(&backend, model, config.projection().unwrap(), moments, latent);
     Trainer::new(config, backend, params, State::default(), Order::Shuffled { seed: 7 })
 }
 
