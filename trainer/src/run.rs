@@ -278,10 +278,12 @@ pub fn train<B: Backend>(
     let interrupted = trainer.state.step < config.steps;
     let last_loss = finish(&mut trainer, data, validated, interrupted)?;
     let seconds = begin.elapsed().as_secs_f64();
+    let step = trainer.state.step;
+    drop(trainer); // the summary reads the run that was saved
     if writes && !interrupted {
         summary::write(&config.out)?;
     }
-    Ok(Outcome { step: trainer.state.step, first_loss, last_loss, seconds, interrupted })
+    Ok(Outcome { step, first_loss, last_loss, seconds, interrupted })
 }
 
 /// Whether somebody wants to stop: all processes stop together.

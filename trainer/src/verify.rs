@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use bonsai_runtime::ModelFile;
-use bonsai_runtime::config::Kind;
+use bonsai_runtime::config::{Config, Kind, TensorSpec};
 use bonsai_runtime::tensor::{Format, StoredTensor};
 use bonsai_runtime::ternary::{CODES_PER_BYTE, Packing};
 use rayon::prelude::*;
@@ -43,21 +43,24 @@ pub fn verify(path: &Path) -> Result<Report> {
     if !crate::checkpoint::exists(path) {
         let file = ModelFile::open(path)?;
         // Unpacked weights do not say their group: groups of 64 fit whatever groups of 128 fit.
+        let check =
+            |group: usize| check(path, (&file.config, group), |spec| Ok(file.tensors[&spec.name].clone()));
         return match group_of(&file) {
-            Some(group) => check(path, &file, group),
-            None => check(path, &file, 128).or_else(|_| check(path, &file, 64)),
+            Some(group) => check(group),
+            None => check(128).or_else(|_| check(64)),
         };
     }
     // A run holds latent weights: what must be ternary is their projection, read back from the bytes that would ship.
     let (saved, backend, params) = crate::export::open_run(path)?;
-    let mut file = ModelFile::open(path)?;
-    for param in &params.list {
-        if let Some(ternary) = crate::backend::Backend::ternary(&backend, &param.value)? {
-            let stored = StoredTensor::from_f32(ternary.rows, ternary.cols, &ternary.to_f32());
-            file.tensors.insert(param.spec.name.clone(), stored);
-        }
-    }
-    check(path, &file, saved.run.group)
+    let stored = |spec: &TensorSpec| {
+        let param =
+            params.list.iter().find(|param| param.spec.name == spec.name).expect("one table of tensors");
+        Ok(match crate::backend::Backend::ternary(&backend, &param.value)? {
+            Some(ternary) => StoredTensor::from_f32(ternary.rows, ternary.cols, &ternary.to_f32()),
+            None => saved.model.tensors[&spec.name].clone(),
+        })
+    };
+    check(path, (&params.config, saved.run.group), stored)
 }
 
 /// Weights that share a scale in the packed tensors, if any is packed.
@@ -67,9 +70,14 @@ fn group_of(file: &ModelFile) -> Option<usize> {
         .find_map(|t| if let Format::Ternary(packing) = t.format { Some(packing.group()) } else { None })
 }
 
-fn check(path: &Path, file: &ModelFile, group: usize) -> Result<Report> {
-    let matrices = file.config.tensors().into_iter().filter(|spec| spec.kind != Kind::Norm);
-    let check = |spec: bonsai_runtime::config::TensorSpec| {
+/// Checks one matrix after the other, as `stored` gives them: unpacked ones exist one at a time.
+fn check(
+    path: &Path,
+    (config, group): (&Config, usize),
+    stored: impl Fn(&TensorSpec) -> Result<StoredTensor>,
+) -> Result<Report> {
+    let matrices = config.tensors().into_iter().filter(|spec| spec.kind != Kind::Norm);
+    let check = |spec: TensorSpec| {
         let refuse = |message: String| Error::Verify(format!("{}: {}: {message}", path.display(), spec.name));
         if !spec.cols.is_multiple_of(group) {
             return Err(refuse(format!(
@@ -77,7 +85,7 @@ fn check(path: &Path, file: &ModelFile, group: usize) -> Result<Report> {
                 spec.cols
             )));
         }
-        let (counts, deviation) = check_tensor(&file.tensors[&spec.name], group).map_err(refuse)?;
+        let (counts, deviation) = check_tensor(&stored(&spec)?, group).map_err(refuse)?;
         Ok(TensorReport { name: spec.name.clone(), rows: spec.rows, cols: spec.cols, counts, deviation })
     };
     Ok(Report { group, tensors: matrices.map(check).collect::<Result<_>>()? })
