@@ -37,6 +37,7 @@ fn train(processes: usize, arguments: &[&str]) -> Command {
     let mut mpirun = Command::new("mpirun");
     mpirun.args(["--allow-run-as-root", "--oversubscribe", "-n", &processes.to_string()]);
     mpirun.env("OMPI_MCA_btl_vader_single_copy_mechanism", "none"); // containers forbid the other ones, with a warning
+    mpirun.env("OMPI_MCA_mpi_yield_when_idle", "1"); // who waits leaves the core to others
     mpirun.args([env!("CARGO_BIN_EXE_bonsai-trainer"), "--quiet", "--threads", "1", "train"]).args(arguments);
     mpirun
 }
