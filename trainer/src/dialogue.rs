@@ -11,7 +11,7 @@ use crate::error::Result;
 
 /// What conversations look like to a tokenizer that has its marks and came without a template.
 const CHATML: &str = "\
-{%- for message in messages %}{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}{% endfor -%}
+{%- for message in messages %}{{ '<|im_start|>' ~ message.role ~ '\\n' ~ message.content ~ '<|im_end|>\\n' }}{% endfor -%}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif -%}";
 
 /// Stands for an answer, to see what the template puts behind it.

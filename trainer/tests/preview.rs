@@ -63,9 +63,11 @@ fn documents_are_shown_with_their_mask() {
         .map(|token| token["text"].as_str().unwrap())
         .collect();
     assert_eq!(learnt, ["X", "Y", "<|im_end|>"]);
-    let z = json[1]["tokens"][0]["id"].as_u64().unwrap();
+    let (z, line) = (&json[1]["tokens"][0]["id"], &json[1]["tokens"][1]["id"]);
     assert!(
-        place.trainer(&[&text[..], &["--ids", "--skip", "1"]].concat()).contains(&format!("Z({z})│⏎\n("))
+        place
+            .trainer(&[&text[..], &["--ids", "--skip", "1"]].concat())
+            .contains(&format!("Z({z})│⏎({line})\n│Q("))
     );
 }
 

@@ -69,10 +69,13 @@ fn in_brackets(tokens: &[Token], ids: bool, out: &mut String) {
 
 /// Its text with visible ends of lines, and its id if asked for.
 fn label(token: &Token, ids: bool) -> String {
-    let text = token.text.replace('\n', "⏎\n");
-    let text: String =
-        text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect();
-    if ids { format!("{text}({})", token.id) } else { text }
+    let visible = |c: char| if c.is_control() && c != '\n' { '\u{fffd}' } else { c };
+    let text: String = token.text.chars().map(visible).collect::<String>().replace('\n', "⏎\n");
+    match text.strip_suffix('\n') {
+        _ if !ids => text,
+        Some(line) => format!("{line}({})\n", token.id),
+        None => format!("{text}({})", token.id),
+    }
 }
 
 fn end(token: &Token, out: &mut String) {
