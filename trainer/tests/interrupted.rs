@@ -70,11 +70,11 @@ fn noted(dir: &Path) -> u64 {
 #[test]
 fn a_killed_preparation_goes_on_and_gives_the_same_bytes() {
     let place = Place::new(8 << 20);
-    assert!(place.prepare("whole").arg("--threads=1").status().unwrap().success());
+    place.finish("whole");
     let mut random = Random::new(5);
     let mut done = 0;
     for kill in 0..6 {
-        let mut child = place.prepare("killed").spawn().unwrap();
+        let mut child = place.prepare("killed").arg("--threads=1").spawn().unwrap(); // and slow enough to be killed
         // Every other time not before it has got further.
         while kill % 2 == 1 && noted(&place.at("killed")) == done && child.try_wait().unwrap().is_none() {
             std::thread::sleep(Duration::from_millis(2));
@@ -97,9 +97,9 @@ fn a_killed_preparation_goes_on_and_gives_the_same_bytes() {
 
 #[test]
 fn what_is_kept_is_verified() {
-    let place = Place::new(3 << 20);
+    let place = Place::new(6 << 20);
     place.finish("whole");
-    let mut child = place.prepare("half").spawn().unwrap();
+    let mut child = place.prepare("half").arg("--threads=1").spawn().unwrap();
     while noted(&place.at("half")) == 0 && child.try_wait().unwrap().is_none() {
         std::thread::sleep(Duration::from_millis(1));
     }
