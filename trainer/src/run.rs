@@ -27,7 +27,7 @@ use crate::timed::Timed;
 use crate::train::{State, Step, Trainer, order};
 use crate::{diagnostics, eval, export, summary};
 
-pub use prepare::{Prepared, learn_tokenizer, prepare, read_split, tokenize};
+pub use prepare::{Prepared, Text, learn_tokenizer, prepare, scan, tokenize};
 pub use report::Watch;
 
 use prepare::{check_vocabulary, open_data};

@@ -304,12 +304,10 @@ pub fn target_tokens(batch: &Batch) -> usize {
 /// A batch of the windows at `starts`, filled up with rows that do not count; a window may reach beyond the tokens.
 fn padded(tokens: &Tokens, starts: &[usize], batch: usize, seq: usize) -> Batch {
     let mut out = Batch { batch, seq, tokens: vec![0; batch * seq], targets: vec![IGNORE; batch * seq] };
-    let mut window = vec![0; seq + 1];
     for (row, &start) in starts.iter().enumerate() {
         let (at, n) = (row * seq, seq.min(tokens.len() - start - 1));
-        tokens.read(start..start + n + 1, &mut window[..=n]);
-        out.tokens[at..at + n].copy_from_slice(&window[..n]);
-        out.targets[at..at + n].copy_from_slice(&window[1..=n]);
+        tokens.read(start..start + n, &mut out.tokens[at..at + n]);
+        tokens.read_targets(start + 1..start + n + 1, &mut out.targets[at..at + n]);
     }
     out
 }
