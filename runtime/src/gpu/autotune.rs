@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::device::{Buffer, Gpu};
 use super::ways::{Shape, Way, Ways};
-use super::{COUNT, Epilogue, GpuBackend, GpuMatrix, GpuTensor, READ, keeps_subnormal_halves};
+use super::{COUNT, Epilogue, GpuBackend, GpuMatrix, GpuTensor, READ_WORDS, keeps_subnormal_halves};
 use crate::backend::{Backend, Norm};
 use crate::bench::median;
 use crate::cpu::KvFormat;
@@ -185,7 +185,7 @@ pub fn read_bandwidth(gpu: &Gpu) -> Result<(f64, u64)> {
     let bytes = READ_BYTES.min(limits.binding).min(limits.buffer) / 16 * 16;
     let groups = 1024.min(limits.groups);
     let (words, out) = (gpu.buffer(bytes as usize)?, gpu.buffer(16 * 256 * groups as usize)?);
-    let kernel = gpu.kernel(&READ, &[])?;
+    let kernel = gpu.kernel(&READ_WORDS, &[])?;
     let once = || -> Result<f64> {
         let start = Instant::now();
         gpu.run(&kernel, &[out.all(), words.all()], &[(bytes / 16) as u32], [groups, 1, 1]);

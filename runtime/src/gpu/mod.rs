@@ -25,11 +25,11 @@ use crate::cpu::KvFormat;
 use crate::error::{Error, Result};
 use crate::tensor::StoredTensor;
 use device::{Binding, Buffer, Gpu, Kernel};
-use ways::{Way, Ways};
+use ways::Ways;
 
 pub use matrix::GpuMatrix;
 pub use shaders::{
-    ARGMAX, ATTENTION, COUNT, EMBED, HALVES, MATMUL, MATVEC, MATVEC_SUBGROUPS, READ, RMS_NORM, SHADERS,
+    ARGMAX, ATTENTION, COUNT, EMBED, HALVES, MATMUL, MATVEC, MATVEC_SUBGROUPS, READ_WORDS, RMS_NORM, SHADERS,
     STORE_HEADS,
 };
 

@@ -80,10 +80,21 @@ pub const ATTENTION: Shader = shader!("attention", [Write, Read, Read, Read], [&
 pub const ARGMAX: Shader = shader!("argmax", [Write, Write, Write, Read], [&[], &[("LAST", 1.0)]]);
 
 /// Reads memory and does little else: how fast that goes.
-pub const READ: Shader = shader!("read", [Write, Read], [&[]]);
+pub const READ_WORDS: Shader = shader!("read_words", [Write, Read], [&[]]);
 /// Adds one to a number: what a dispatch costs that must wait for the one before.
 pub const COUNT: Shader = shader!("count", [Write], [&[]]);
 
 /// All of them: tests translate each for every system.
-pub const SHADERS: &[Shader] =
-    &[MATVEC, MATVEC_SUBGROUPS, READ, COUNT, HALVES, MATMUL, RMS_NORM, EMBED, STORE_HEADS, ATTENTION, ARGMAX];
+pub const SHADERS: &[Shader] = &[
+    MATVEC,
+    MATVEC_SUBGROUPS,
+    READ_WORDS,
+    COUNT,
+    HALVES,
+    MATMUL,
+    RMS_NORM,
+    EMBED,
+    STORE_HEADS,
+    ATTENTION,
+    ARGMAX,
+];

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 
-use super::Session;
+use super::{Session, not_numbers};
 use crate::error::{Error, Result};
 use crate::sampler::Sampler;
 
@@ -20,8 +20,8 @@ const STARTS: usize = 2;
 /// What is known of the tokens to come.
 #[derive(Default)]
 pub(super) struct Ahead {
-    /// Found, and not given out yet.
-    ids: VecDeque<u32>,
+    /// Found, and not given out yet; none where logits were not numbers.
+    ids: VecDeque<Option<u32>>,
     /// Starts that nobody has waited for.
     starts: usize,
     /// Behind the last pass that was started.
@@ -58,7 +58,7 @@ impl Session {
             let end = self.context.min(self.position() + 1 + more);
             self.go_ahead(id, ahead, end)?;
         }
-        let next = ahead.ids.pop_front().expect("a start is of one pass at least");
+        let next = ahead.ids.pop_front().flatten().ok_or_else(not_numbers)?;
         self.tokens.push(id);
         sampler.accept(next);
         Ok(next)

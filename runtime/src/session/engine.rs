@@ -55,9 +55,9 @@ pub(super) trait Greedy {
     /// Starts passes for `count` tokens from `position` on, of which the first is `token` (`None`: the last that was
     /// found), and each other one the likeliest behind the one before. There is room for them.
     fn start(&mut self, position: usize, token: Option<u32>, count: usize) -> Result<()>;
-    /// Waits for what the passes of the oldest start found: `count` ids, each the likeliest behind the token of its pass.
-    /// An error if logits were not numbers.
-    fn found(&mut self) -> Result<Vec<u32>>;
+    /// Waits for what the passes of the oldest start found: `count` ids, each the likeliest behind the token of its pass,
+    /// or none where logits were not numbers.
+    fn found(&mut self) -> Result<Vec<Option<u32>>>;
 }
 
 /// Starts what the options ask for.

@@ -7,7 +7,9 @@
 use bonsai_runtime::gpu::shader::{Constants, Shader};
 use naga::back::pipeline_constants::process_overrides;
 use naga::valid::{Capabilities, FunctionInfo, ModuleInfo, ValidationFlags, Validator};
-use naga::{AddressSpace, BinaryOperator as Op, Block, Expression as E, Function, Handle, Literal, MathFunction};
+use naga::{
+    AddressSpace, BinaryOperator as Op, Block, Expression as E, Function, Handle, Literal, MathFunction,
+};
 use naga::{Module, Scalar, ScalarKind, ShaderStage, Statement, TypeInner};
 
 /// Operations of one turn of the loop over words, by what they are for.

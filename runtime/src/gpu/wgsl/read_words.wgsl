@@ -11,7 +11,7 @@ struct Params {
 const THREADS = 256u;
 
 @compute @workgroup_size(THREADS)
-fn read(
+fn read_words(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
