@@ -82,8 +82,8 @@ pub struct SessionOptions {
     pub threads: Option<usize>,
     /// Instructions to use; `None`: the best there are. Never changes a result.
     pub isa: Option<Isa>,
-    /// Where to compute. A GPU keeps keys and values as f16 and computes with f32 activations; `exact`, `threads` and
-    /// `isa` are of the CPU.
+    /// Where to compute. A GPU keeps keys and values as f16 or int8 and computes with f32 activations; `exact`,
+    /// `threads` and `isa` are of the CPU.
     pub device: Device,
     /// Tokens of greedy decoding that a GPU gets at a time, at most 32: it goes on by itself and tells later which they
     /// were. `None`: 4. Never changes a result.

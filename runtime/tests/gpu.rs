@@ -443,6 +443,12 @@ fn a_device_lost_while_it_writes_is_an_error_and_then_left_for_another() {
 }
 
 #[test]
+fn choices_belong_to_the_pinned_version_of_wgpu() {
+    let pinned = format!("wgpu = {{ version = \"={}\"", bonsai_runtime::gpu::choices::WGPU);
+    assert_eq!(include_str!("../Cargo.toml").matches(&pinned).count(), 2);
+}
+
+#[test]
 fn what_a_gpu_cannot_do_is_said() {
     let file = || model_file(&tiny(), Format::Ternary(Packing::Q2_0G64), 24);
     let model = Model::from_file(file()).unwrap();

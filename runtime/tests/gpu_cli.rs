@@ -169,7 +169,7 @@ fn autotune_is_remembered_and_a_foreign_file_counts_as_none() {
         assert!(block.contains(&format!("\n{line}")), "{line}: {block}");
     }
     let shapes = block.matches(" matrices in groups of ").count();
-    assert_eq!((shapes, block.matches("  * ").count()), (4, 4), "a choice for each shape: {block}");
+    assert_eq!((shapes, block.matches("  * ").count()), (5, 5), "a choice for each shape: {block}");
     assert!(!block.contains("WRONG") && !block.contains("not possible"), "{block}");
     assert_eq!(run(), (true, text.clone()));
     let remembered = std::fs::read_to_string(&file).unwrap();

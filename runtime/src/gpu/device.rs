@@ -1,7 +1,7 @@
 //! The one door to the GPU: no type of wgpu is seen outside this file and its folder.
 //!
-//! A [`Gpu`] records dispatches and hands them over when something is read back, when more is written to a buffer than a
-//! few hundred bytes, or on [`Gpu::flush`]: a token is one submission, or part of one. Order of calls is order of effects.
+//! A [`Gpu`] records dispatches and hands them over when something is read back, when more than two kilobytes are written
+//! to a buffer, or on [`Gpu::flush`]: a token is one submission, or part of one. Order of calls is order of effects.
 //! Nothing here fails halfway: buffers and kernels are made with errors caught, and whatever goes wrong later, a lost
 //! device included, spoils the [`Gpu`] for good. Dispatches then do nothing, and the next read or flush says why.
 

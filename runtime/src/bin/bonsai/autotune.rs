@@ -76,7 +76,7 @@ fn table(tuned: &Tuned) -> String {
     let shape = tuned.shape;
     let weights = if shape.group > 0 { format!("groups of {}", shape.group) } else { "dense".into() };
     let mut text = format!(
-        "{} x {}     {} of {} matrices in {weights}, {:.2} MB each\n",
+        "{} x {}: {} stacks of {} matrices in {weights}, {:.2} MB each\n",
         shape.rows,
         shape.cols,
         tuned.stacks,
