@@ -19,7 +19,7 @@ use crate::tensor::StoredTensor;
 use crate::tokenizer::{LazyTokenizer, Tokenizer};
 use ahead::Ahead;
 use engine::Engine;
-#[cfg(feature = "gpu")]
+#[cfg(all(feature = "gpu", not(target_family = "wasm")))]
 pub(crate) use engine::nmse;
 
 /// Most tokens of one forward pass. A prompt is fed in chunks of this size.

@@ -28,7 +28,6 @@ pub struct GpuMatrix {
     /// First row of the second and of the third matrix, or the end.
     pub(super) starts: [usize; 2],
     pub(super) parts: Vec<Part>,
-    weights: Weights,
     shape: Shape,
     pub(super) kernels: Kernels,
 }
@@ -135,7 +134,7 @@ impl GpuMatrix {
         let start = |n: usize| ends.get(n).copied().unwrap_or(rows);
         let shape = Shape { rows, cols, group: weights.group(), matrices: stack.len() };
         let (parts, kernels) = (parts.collect::<Result<_>>()?, weights.kernels(gpu, ways.of(shape))?);
-        Ok(Self { rows, cols, weights, starts: [start(0), start(1)], parts, kernels, shape })
+        Ok(Self { rows, cols, starts: [start(0), start(1)], parts, kernels, shape })
     }
 
     /// What a way of computing products is chosen by.
@@ -144,8 +143,13 @@ impl GpuMatrix {
     }
 
     /// The kernel that computes in one of the ways.
+    #[cfg(not(target_family = "wasm"))]
     pub(super) fn matvec(&self, gpu: &Gpu, way: Way, epilogue: Epilogue) -> Result<Kernel> {
-        self.weights.matvec(gpu, way, epilogue)
+        let weights = match self.shape.group {
+            0 => Weights::Dense,
+            group => Weights::Ternary { group },
+        };
+        weights.matvec(gpu, way, epilogue)
     }
 }
 

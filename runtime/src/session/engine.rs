@@ -15,7 +15,7 @@ use crate::model::{State, feed};
 mod on_gpu;
 #[cfg(feature = "gpu")]
 pub(super) use on_gpu::OnGpu;
-#[cfg(feature = "gpu")]
+#[cfg(all(feature = "gpu", not(target_family = "wasm")))]
 pub(crate) use on_gpu::nmse;
 
 /// What will be there later.

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 
 use super::{Engine, Greedy, Later, OnCpu};
@@ -25,6 +24,7 @@ pub(super) fn start(
 ) -> Result<Box<dyn Engine>> {
     let kv = options.kv.unwrap_or(KvFormat::F16);
     let on_gpu = OnGpu::of(model, software)?;
+    #[cfg(not(target_family = "wasm"))]
     if kv == KvFormat::Int8 {
         on_gpu.test_int8(model)?;
     }
@@ -36,7 +36,8 @@ pub(in crate::session) struct OnGpu {
     gpu: Gpu,
     ways: Ways,
     /// Whether its kernels for int8 keys and values have passed the test.
-    int8: AtomicBool,
+    #[cfg(not(target_family = "wasm"))]
+    int8: std::sync::atomic::AtomicBool,
     weights: Weights<GpuBackend>,
 }
 
@@ -88,16 +89,23 @@ impl OnGpu {
     async fn new(gpu: Gpu, model: &Model) -> Result<Arc<Self>> {
         let ways = choices::ways(&gpu, keeps_subnormal_halves(&gpu).await?);
         let backend = &mut GpuBackend::with(&gpu, 1, 1, ways.clone(), KvFormat::F16)?;
-        let on_gpu =
-            Arc::new(Self { weights: Weights::new(backend, &model.0.file)?, gpu, ways, int8: false.into() });
+        let weights = Weights::new(backend, &model.0.file)?;
+        let on_gpu = Arc::new(Self {
+            weights,
+            gpu,
+            ways,
+            #[cfg(not(target_family = "wasm"))]
+            int8: false.into(),
+        });
         Self::test(&on_gpu, model, KvFormat::F16).await?;
         *model.0.on_gpu.lock().unwrap_or_else(PoisonError::into_inner) = Some(on_gpu.clone());
         Ok(on_gpu)
     }
 
     /// Tests the kernels for int8 keys and values, once. Not in a browser, where nothing may wait.
+    #[cfg(not(target_family = "wasm"))]
     fn test_int8(self: &Arc<Self>, model: &Model) -> Result<()> {
-        #[cfg(not(target_family = "wasm"))]
+        use std::sync::atomic::Ordering;
         if !self.int8.load(Ordering::Relaxed) {
             self.gpu.block_on(Self::test(self, model, KvFormat::Int8))?;
             self.int8.store(true, Ordering::Relaxed);
