@@ -16,6 +16,7 @@
 
 use std::arch::x86_64::*;
 
+use super::avx2_blocks::in_quarters;
 use super::avx512::{AHEAD, PAIRS, ROWS, trees};
 use super::{CODE_BYTES, GROUP, LANES, RoundedGroup, Rows};
 use crate::ternary::{Packing, trits};
@@ -190,9 +191,9 @@ fn two_groups(x: &[RoundedGroup]) -> Vec<TwoGroups> {
         let x = [&x[0], x.get(1).unwrap_or(&RoundedGroup::ZERO)];
         let mut quarters = [[[0; CODE_BYTES]; 2]; 4];
         for half in 0..2 {
-            let in_order: [[i8; CODE_BYTES]; 4] = bytemuck::cast(in_quarters(&x[half].planes));
+            let x = in_quarters(x[half]);
             for k in 0..4 {
-                quarters[k][half] = in_order[k];
+                quarters[k][half] = x.planes[k];
             }
         }
         pairs.push(TwoGroups {
@@ -202,25 +203,6 @@ fn two_groups(x: &[RoundedGroup]) -> Vec<TwoGroups> {
         });
     }
     pairs
-}
-
-/// Quarter k, byte 4l+b is plane b, byte 4l+k.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
-fn in_quarters(planes: &[[i8; CODE_BYTES]; 4]) -> [__m512i; 2] {
-    static FROM: [[u8; 64]; 2] = {
-        let mut from = [[0; 64]; 2];
-        let mut to = 0;
-        while to < GROUP {
-            let (k, lane, b) = (to / 32, to % 32 / 4, to % 4);
-            from[to / 64][to % 64] = (CODE_BYTES * b + 4 * lane + k) as u8;
-            to += 1;
-        }
-        from
-    };
-    let [low, high]: &[[u8; 64]; 2] = bytemuck::cast_ref(planes);
-    let (low, high) = (load(low), load(high));
-    [_mm512_permutex2var_epi8(low, load(&FROM[0]), high), _mm512_permutex2var_epi8(low, load(&FROM[1]), high)]
 }
 
 /// At most the first 64 bytes; zeros behind them.
