@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use bonsai_runtime::Error as RuntimeError;
+use bonsai_runtime::gpu::device::Binding;
 use bonsai_runtime::gpu::shader::Shader;
 use bytemuck::Pod;
 
@@ -39,9 +40,19 @@ impl GpuBackend {
         groups: [u32; 3],
     ) {
         let bindings: Option<Vec<_>> = pieces.iter().map(|piece| piece.binding()).collect();
-        let (Some(bindings), None) = (bindings, self.fault.get()) else { return };
+        let Some(bindings) = bindings else {
+            // Its own backend knows more, where that is this one.
+            return self.fail(RuntimeError::Memory("a buffer of another model on this device".into()));
+        };
+        if self.fault.get().is_some() {
+            return;
+        }
         match self.gpu.kernel(shader, constants) {
-            Ok(kernel) => self.gpu.run(&kernel, &bindings, params, groups),
+            Ok(kernel) => {
+                let bytes: u64 = bindings.iter().map(Binding::bytes).sum();
+                self.bound.set(self.bound.get() + bytes);
+                self.gpu.run(&kernel, &bindings, params, groups);
+            }
             Err(error) => self.fail(error),
         }
     }
