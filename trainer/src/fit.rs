@@ -50,8 +50,10 @@ impl Forecast {
         let largest = tensors.iter().filter(|t| t.kind == Kind::Linear).map(|t| t.len()).max().unwrap_or(0);
         let head = head_scratch_bytes(tokens, model.vocab, model.hidden, teacher.is_some());
         let forward = |t: &Config| Activations::<CpuBackend>::forward_only_len(t, batch, run.seq_len);
-        let held = |t: &Config| t.parameters() as usize + forward(t) + if gpu { gpu_backend(t, run) } else { 0 };
-        let scratch = if gpu { 4 * gpu_scratch(model, run, teacher.is_some()) } else { head.max(4 * largest) };
+        let held =
+            |t: &Config| t.parameters() as usize + forward(t) + if gpu { gpu_backend(t, run) } else { 0 };
+        let scratch =
+            if gpu { 4 * gpu_scratch(model, run, teacher.is_some()) } else { head.max(4 * largest) };
         Ok(Self {
             parameters: numbers,
             latents: 4 * numbers,
@@ -95,7 +97,12 @@ fn gpu_scratch(model: &Config, run: &RunConfig, teacher: bool) -> usize {
     let copies = if teacher { 2 } else { 1 };
     let lists = 5 * tokens; // targets, and tokens by id
     let shift = tokens * model.heads;
-    gpu_backend(model, run) + copies * logits + lists + shift + gpu_norms(model, tokens) + gpu_muon(model, run)
+    gpu_backend(model, run)
+        + copies * logits
+        + lists
+        + shift
+        + gpu_norms(model, tokens)
+        + gpu_muon(model, run)
 }
 
 /// Of the norms' gains: a sum a chunk of runs (at most about 256) and number of the gain; and a factor a run.

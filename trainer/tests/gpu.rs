@@ -2,14 +2,6 @@
 #![cfg(feature = "gpu")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-#[path = "gpu/conversion.rs"]
-mod conversion;
-#[path = "gpu/failures.rs"]
-mod failures;
-#[path = "gpu/losses.rs"]
-mod losses;
-#[path = "gpu/memory.rs"]
-mod memory;
 #[cfg(feature = "shader-tests")]
 #[path = "../../runtime/tests/support/shaders.rs"]
 mod shaders;
@@ -103,6 +95,16 @@ macro_rules! compare {
         }
     }};
 }
+
+// Behind the macro that they use.
+#[path = "gpu/conversion.rs"]
+mod conversion;
+#[path = "gpu/failures.rs"]
+mod failures;
+#[path = "gpu/losses.rs"]
+mod losses;
+#[path = "gpu/memory.rs"]
+mod memory;
 
 #[cfg(feature = "shader-tests")]
 #[test]

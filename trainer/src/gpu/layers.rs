@@ -5,7 +5,8 @@ use bonsai_runtime::gpu::shader::Shader;
 use super::GpuBackend;
 use super::memory::{GpuBuffer, GpuMatrix, parts, row_parts};
 use super::shaders::{
-    ADD_ROWS, ATTENTION, ATTENTION_BACKWARD_KV, ATTENTION_BACKWARD_Q, ATTENTION_SHIFT, EMBED, EMBED_BACKWARD, RMS_NORM, RMS_NORM_BACKWARD, RMS_NORM_GAIN, ROPE,
+    ADD_ROWS, ATTENTION, ATTENTION_BACKWARD_KV, ATTENTION_BACKWARD_Q, ATTENTION_SHIFT, EMBED, EMBED_BACKWARD,
+    RMS_NORM, RMS_NORM_BACKWARD, RMS_NORM_GAIN, ROPE,
 };
 use crate::backend::AttentionShape;
 

@@ -35,7 +35,7 @@ impl<'a> Head<'a> {
 }
 
 /// Tokens whose logits are held at a time: a binding of `span` numbers, but 16 at least.
-pub(super) fn logit_rows(vocab: usize, span: usize, tokens: usize) -> usize {
+fn logit_rows(vocab: usize, span: usize, tokens: usize) -> usize {
     let stride = vocab.next_multiple_of(64);
     let most = (span / stride / 16 * 16).clamp(16, 1 << 15).min(tokens);
     assert!(most * stride <= span, "16 rows of {vocab} logits do not fit into a binding");

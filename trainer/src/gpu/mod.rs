@@ -31,10 +31,6 @@ pub use shaders::SHADERS;
 use losses::{Head, HeadGradients};
 use memory::Ternary;
 
-fn head<'a>(h: &'a GpuBuffer, w: &'a GpuMatrix) -> Head<'a> {
-    Head { h, w: w.weights() }
-}
-
 /// The GPU backend.
 pub struct GpuBackend {
     gpu: Gpu,
@@ -114,19 +110,30 @@ impl GpuBackend {
     }
 }
 
+/// A head and what it reads.
+fn head<'a>(h: &'a GpuBuffer, w: &'a GpuMatrix) -> Head<'a> {
+    Head { h, w: w.weights() }
+}
+
 /// Refuses what the kernels, which read four numbers at a time, do not know, and what no binding of `span` numbers holds.
 fn check_shape(config: &Config, seq: usize, span: usize) -> Result<()> {
     let refused = |what: String| Err(Error::Config(format!("{what}; use --device cpu")));
     let odd = [config.hidden, config.intermediate, config.head_dim].into_iter().find(|n| n % 4 != 0);
     if let Some(n) = odd.or((config.head_dim > 256).then_some(config.head_dim)) {
-        return refused(format!("a width of {n}: on a GPU all are multiples of 4, and heads at most 256 wide"));
+        return refused(format!(
+            "a width of {n}: on a GPU all are multiples of 4, and heads at most 256 wide"
+        ));
     }
     let longest = span / (config.heads * config.head_dim);
     if seq > longest {
         return refused(format!("sequences of {seq} tokens: on a GPU {longest} at most"));
     }
     if 16 * config.vocab.next_multiple_of(64) > span {
-        return refused(format!("a vocabulary of {}: on a GPU {} at most", config.vocab, span / 16 / 64 * 64));
+        return refused(format!(
+            "a vocabulary of {}: on a GPU {} at most",
+            config.vocab,
+            span / 16 / 64 * 64
+        ));
     }
     Ok(())
 }

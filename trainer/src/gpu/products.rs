@@ -31,7 +31,7 @@ impl GpuBackend {
         let flag = |on: bool| f64::from(u8::from(on));
         let (reader, share) = p.reader;
         let orders = [("A_K_MAJOR", flag(p.a_k_major)), ("B_N_MAJOR", flag(p.b_n_major))];
-        let constants = [&orders[..], &reader].concat();
+        let constants = [&orders[..], &reader[..]].concat();
         let [m, n, k] = p.size;
         let sizes = [p.size, p.strides].concat().into_iter().chain(p.firsts).map(|n| n as u32);
         let rest = [u32::from(p.accumulate), p.alpha.to_bits(), share.to_bits()];

@@ -14,8 +14,7 @@ pub(super) const SWIGLU: Shader = shader!("swiglu", [Write, Read, Read], [&[]]);
 pub(super) const SWIGLU_BACKWARD: Shader = shader!("swiglu_backward", [Write, Write, Read], [&[]]);
 pub(super) const COPY: Shader = shader!("copy", [Write, Read], [&[]]);
 pub(super) const ADD: Shader = shader!("add", [Write, Read], [&[]]);
-pub(super) const EMBED: Shader =
-    shader!(
+pub(super) const EMBED: Shader = shader!(
     "embed",
     [Write, Read, Read, Read, Read],
     [&[], &[("GROUP", 64.0)], &[("TERNARY", 0.0)], &[("GROUP", 256.0), ("MIXED", 1.0)]]
@@ -43,7 +42,8 @@ macro_rules! behind {
     };
 }
 
-pub(super) const MATMUL: Shader = behind!("matmul_blocks", "matmul", [Write, Read, Read, Read, Read], PRODUCTS);
+pub(super) const MATMUL: Shader =
+    behind!("matmul_blocks", "matmul", [Write, Read, Read, Read, Read], PRODUCTS);
 pub(super) const MATMUL_TILE: Shader =
     behind!("matmul_blocks", "matmul_tile", [Write, Read, Read, Read, Read], PRODUCTS);
 pub(super) const ADAMW: Shader =

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use super::GpuBackend;
 use super::memory::{GpuBuffer, GpuMatrix, Piece, Rows, Ternary, Weights, parts};
-use super::tally::Kind;
 use super::shaders::{ADAMW, CLIP, COPY, MUON, MUON_MOMENTUM, NORMALIZE, PROJECT};
+use super::tally::Kind;
 use crate::backend::{AdamW, Clip, Muon};
 
 /// Weights of a workgroup of the kernels that round.

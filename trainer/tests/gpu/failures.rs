@@ -101,7 +101,8 @@ fn more_tokens_than_a_gpu_takes_are_refused_before_anything_is_written() {
     assert!(error.to_string().contains("micro_batch"), "{error}");
     assert!(!out.exists(), "something was written");
     let shape = shape();
-    let refused = |config: &Config, seq| GpuBackend::new(shared_gpu(), config, seq).err().unwrap().to_string();
+    let refused =
+        |config: &Config, seq| GpuBackend::new(shared_gpu(), config, seq).err().unwrap().to_string();
     assert!(refused(&shape, 1 << 19).contains("sequences of 524288 tokens"));
     let many = Config { vocab: 3 << 20, ..shape };
     assert!(refused(&many, SEQ).contains("a vocabulary of 3145728"));

@@ -74,7 +74,10 @@ fn distillation_and_its_gradients_are_those_of_the_cpu() {
         }
     }
     // A teacher that is nearly sure: most of its probabilities are zeros of f32.
-    compare!(1e-11, distillation([300, 40], Distillation { temperature: 1.0, kl: 1.0, cross_entropy: 0.5 }, 8.0));
+    compare!(
+        1e-11,
+        distillation([300, 40], Distillation { temperature: 1.0, kl: 1.0, cross_entropy: 0.5 }, 8.0)
+    );
 }
 
 fn mixed<B: Backend>(b: &mut B, share: f32) -> Results {
@@ -90,7 +93,9 @@ fn mixed<B: Backend>(b: &mut B, share: f32) -> Results {
     let mut rows = b.buffer(t * k);
     b.embed(&mut rows, &w, &tokens);
     let named = [("y", &y), ("dx", &dx), ("dw", &dw), ("embed", &rows)];
-    named.map(|(name, buffer)| (format!("share {share}: {name}"), b.read(buffer).unwrap().into_owned())).into()
+    named
+        .map(|(name, buffer)| (format!("share {share}: {name}"), b.read(buffer).unwrap().into_owned()))
+        .into()
 }
 
 #[test]
@@ -119,7 +124,10 @@ fn sums_are_known_for_each_parameter() {
             assert_eq!((a.codes.total, a.steps), (b.codes.total, b.steps), "{name}");
             assert!((a.squares / b.squares - 1.0).abs() < 1e-2, "{name}: {a:?} {b:?}");
             let near = |a: u64, b: u64| a.abs_diff(b) as f64 <= 0.01 * a.max(1000) as f64;
-            assert!(near(a.codes.zeros, b.codes.zeros) && near(a.codes.flips, b.codes.flips), "{name}: {a:?} {b:?}");
+            assert!(
+                near(a.codes.zeros, b.codes.zeros) && near(a.codes.flips, b.codes.flips),
+                "{name}: {a:?} {b:?}"
+            );
         }
     }
 }

@@ -27,7 +27,8 @@ fn what_saves_memory_changes_no_bit() {
 fn with_teacher(gpu: &Gpu, config: RunConfig) -> Trainer<GpuBackend> {
     let model = tiny_run::shape(&config);
     let backend = GpuBackend::new(gpu.clone(), &model, config.seq_len).unwrap();
-    let latent = |index: usize, spec: &bonsai_runtime::config::TensorSpec| params::scratch(&model, 9, index, spec);
+    let latent =
+        |index: usize, spec: &bonsai_runtime::config::TensorSpec| params::scratch(&model, 9, index, spec);
     let params = Params::new(&backend, &model, None, |_| 0, latent);
     let teacher = Teacher::new(backend, params, &config);
     gpu_trainer(gpu.clone(), config).with_teacher(Some(teacher))
