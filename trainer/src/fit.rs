@@ -123,7 +123,7 @@ fn gpu_muon(model: &Config, run: &RunConfig) -> usize {
     let muon = || tensors.iter().filter(|t| optimizer.uses_muon(t));
     let largest = muon().map(TensorSpec::len).max().unwrap_or(0);
     let square = muon().map(|t| t.rows.min(t.cols).pow(2)).max().unwrap_or(0);
-    2 * largest + 2 * square + largest.div_ceil(1 << 14)
+    2 * largest + 2 * square + largest.div_ceil(1 << 14).next_multiple_of(4)
 }
 
 /// Numbers of one gradient of each size: what is held when tensors of one size use the same buffer in turn.
