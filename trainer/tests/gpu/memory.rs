@@ -1,5 +1,6 @@
 //! What a step holds, and what it asks of the device.
 
+use bonsai_runtime::config::TensorSpec;
 use bonsai_trainer::loss::Teacher;
 use bonsai_trainer::params::Params;
 
@@ -23,15 +24,67 @@ fn what_saves_memory_changes_no_bit() {
     assert!(plain == trained(|config| config.optimizer_in_backward = true));
 }
 
+/// A dense teacher with random weights.
+fn teacher(backend: GpuBackend, model: &Config, config: &RunConfig) -> Teacher<GpuBackend> {
+    let latent = |index: usize, spec: &TensorSpec| params::scratch(model, 9, index, spec);
+    let params = Params::new(&backend, model, None, |_| 0, latent);
+    Teacher::new(backend, params, config)
+}
+
 /// A trainer with a dense teacher of its own shape on the same device.
 fn with_teacher(gpu: &Gpu, config: RunConfig) -> Trainer<GpuBackend> {
     let model = tiny_run::shape(&config);
     let backend = GpuBackend::new(gpu.clone(), &model, config.seq_len).unwrap();
-    let latent =
-        |index: usize, spec: &bonsai_runtime::config::TensorSpec| params::scratch(&model, 9, index, spec);
-    let params = Params::new(&backend, &model, None, |_| 0, latent);
-    let teacher = Teacher::new(backend, params, &config);
+    let teacher = teacher(backend, &model, &config);
     gpu_trainer(gpu.clone(), config).with_teacher(Some(teacher))
+}
+
+/// What a step of Qwen3-0.6B asks of a device, counted on a model of its depth that is an eighth as wide, with an eighth of
+/// its vocabulary and bindings of a 64th: so its tensors fall into as many slices.
+#[test]
+fn a_step_at_the_depth_of_0_6b_is_a_hundred_dispatches_a_layer() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dataset(dir.path());
+    let model = Config {
+        vocab: 151_936 / 8,
+        hidden: 128,
+        intermediate: 384,
+        heads: 16,
+        kv_heads: 8,
+        head_dim: 16,
+        ..preset("0.6b", 151_936, SEQ).unwrap()
+    };
+    for learns in [false, true] {
+        let config = RunConfig {
+            optimizer_in_backward: true,
+            activation_checkpointing: true,
+            batch_size: 1,
+            seq_len: 16,
+            ..settings(dir.path())
+        };
+        let tuning = Tuning { span: 1 << 19, tiled: false };
+        let open = || GpuBackend::with_tuning(shared_gpu(), &model, config.seq_len, tuning).unwrap();
+        let teacher = learns.then(|| teacher(open(), &model, &config));
+        let latent = |index: usize, spec: &TensorSpec| params::scratch(&model, 3, index, spec);
+        let mut trainer = tiny_run::trainer_of(open(), &model, config.clone(), latent).with_teacher(teacher);
+        tiny_run::steps(&mut trainer, &data, 1);
+        let before = trainer.backend.counts();
+        tiny_run::steps(&mut trainer, &data, 1);
+        let after = trainer.backend.counts();
+        let [dispatches, submits, reads] = [
+            after.dispatches - before.dispatches,
+            after.submits - before.submits,
+            after.read_backs - before.read_backs,
+        ];
+        println!(
+            "0.6B's depth, teacher {learns}: {dispatches} dispatches, {submits} submissions, {reads} read-backs a step"
+        );
+        // A layer: 17 forward, 14 of them again, 39 backward, and three for the update of each of eleven tensors; 28 for
+        // embedding, head and final norm. A teacher has another 17 a layer, and reads its dense table and head in slices.
+        let teacher = if learns { 28 * 17 + 11 } else { 0 };
+        assert_eq!(dispatches, 28 * 103 + 28 + teacher);
+        assert!(submits <= 8 + u64::from(learns) && reads == 2, "{submits} {reads}");
+    }
 }
 
 #[test]
