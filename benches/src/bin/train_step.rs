@@ -64,32 +64,22 @@ fn on_gpu(model: &Config, config: RunConfig, tokens: &Tokens) -> (Vec<f64>, Vec<
     let all = config.steps;
     trainer.config.steps = all - 1;
     let (mut seconds, mut losses) = timed(&mut trainer, tokens);
-    let (before, bound) = (trainer.backend.counts(), trainer.backend.bytes_bound());
+    let before = trainer.backend.counts();
     trainer.config.steps = 1;
     let last = timed(&mut trainer, tokens);
     let after = trainer.backend.counts();
     eprintln!(
-        "the last step: {} dispatches, {} submissions, {} read-backs, {} bytes up, {} down; bindings {:.1} MB, and at least {:.1} MB for the weights alone",
+        "the last step: {} dispatches, {} submissions, {} read-backs, {} bytes up, {} down",
         after.dispatches - before.dispatches,
         after.submits - before.submits,
         after.read_backs - before.read_backs,
         after.bytes_up - before.bytes_up,
         after.bytes_down - before.bytes_down,
-        (trainer.backend.bytes_bound() - bound) as f64 / 1e6,
-        least_bytes(model, &config) / 1e6,
     );
     eprintln!("allocated {:.1} MB, forecast {:.1} MB", after.allocated as f64 / 1e6, forecast as f64 / 1e6);
     seconds.extend(last.0);
     losses.extend(last.1);
     (seconds, losses)
-}
-
-/// Bytes of weights, gradients and optimizer state that no step of AdamW can do without: latents and both moments read and
-/// written, the gradient written and read, codes read in each pass and written.
-#[cfg(feature = "gpu")]
-fn least_bytes(model: &Config, config: &RunConfig) -> f64 {
-    let passes = if config.activation_checkpointing { 4.0 } else { 3.0 };
-    model.parameters() as f64 * (8.0 + 16.0 + 8.0 + passes * (0.25 + 4.0 / config.group as f64))
 }
 
 fn report(name: &str, model: &bonsai_runtime::Config, tokens: usize, seconds: &[f64], losses: &[f64]) {

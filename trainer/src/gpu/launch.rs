@@ -3,7 +3,6 @@
 use std::ops::Range;
 
 use bonsai_runtime::Error as RuntimeError;
-use bonsai_runtime::gpu::device::Binding;
 use bonsai_runtime::gpu::shader::Shader;
 use bytemuck::Pod;
 
@@ -48,11 +47,7 @@ impl GpuBackend {
             return;
         }
         match self.gpu.kernel(shader, constants) {
-            Ok(kernel) => {
-                let bytes: u64 = bindings.iter().map(Binding::bytes).sum();
-                self.bound.set(self.bound.get() + bytes);
-                self.gpu.run(&kernel, &bindings, params, groups);
-            }
+            Ok(kernel) => self.gpu.run(&kernel, &bindings, params, groups),
             Err(error) => self.fail(error),
         }
     }

@@ -14,7 +14,7 @@ mod tally;
 mod updates;
 
 use std::borrow::Cow;
-use std::cell::{Cell, OnceCell};
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap};
 
 use bonsai_runtime::Config;
@@ -45,8 +45,6 @@ pub struct GpuBackend {
     /// What kernels get that have no codes.
     unused: [GpuBuffer; 2],
     scratch: HashMap<&'static str, GpuBuffer>,
-    /// Bytes of all bindings of all dispatches.
-    bound: Cell<u64>,
     fault: OnceCell<bonsai_runtime::Error>,
 }
 
@@ -92,7 +90,6 @@ impl GpuBackend {
             tuning,
             seq,
             scratch: HashMap::new(),
-            bound: Cell::new(0),
             fault: OnceCell::new(),
         };
         backend.upload(&backend.angles, 0, &angles);
@@ -102,11 +99,6 @@ impl GpuBackend {
     /// What the device has done so far.
     pub fn counts(&self) -> Counts {
         self.gpu.counts()
-    }
-
-    /// Bytes that dispatches were given so far, each binding counted once: what a kernel reads or writes at least.
-    pub fn bytes_bound(&self) -> u64 {
-        self.bound.get()
     }
 }
 
