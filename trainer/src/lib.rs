@@ -23,6 +23,7 @@ pub mod fit;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 pub mod import;
+mod ledger;
 pub mod loss;
 pub mod lr_find;
 pub mod metrics;
