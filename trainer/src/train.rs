@@ -151,15 +151,15 @@ impl<B: Backend> Trainer<B> {
     /// Updates all parameters with gradients of that norm together.
     fn update(&mut self, factor: f64, grad_norm: f64) -> Result<Codes> {
         let (t, clip) = (self.state.updates + 1, self.optimizer.clip(grad_norm));
-        let mut codes = Codes::default();
-        for (param, tally) in self.params.list.iter_mut().zip(&mut self.tallies) {
+        for (index, param) in self.params.list.iter_mut().enumerate() {
+            self.backend.tally_for(index);
             self.optimizer.update(&mut self.backend, param, t, factor, clip);
-            if let Some(own) = read_now(&mut self.backend)? {
-                tally.codes = tally.codes + own.codes;
-                codes = codes + own.codes;
-            }
         }
-        Ok(codes + self.backend.tally()?.codes)
+        let codes = self.backend.tally()?.codes;
+        for (index, own) in self.backend.tallies() {
+            self.tallies[index].codes = self.tallies[index].codes + own.codes;
+        }
+        Ok(codes)
     }
 
     /// Updates each parameter as soon as its gradient is whole, and drops the gradient: no more than the embedding's and
@@ -170,9 +170,8 @@ impl<B: Backend> Trainer<B> {
         let (batch, tokens) = (&self.batches[0], self.targets());
         model::forward(&mut self.backend, &self.params, &mut self.activations, batch);
         let (t, optimizer) = (self.state.updates + 1, self.optimizer);
-        let (state, tallies) = ((&self.state, &self.config), &mut self.tallies);
+        let state = (&self.state, &self.config);
         let mut losses = None; // known before the first gradient is whole
-        let mut sums = Tally::default();
         let finished = |b: &mut B, p: &mut Params<B>, index: usize| {
             let known =
                 losses.get_or_insert_with(|| b.tally().map(|sums| mean(whole(sums, &*world), tokens)));
@@ -183,15 +182,8 @@ impl<B: Backend> Trainer<B> {
                         losses = Some(Err(error));
                         return;
                     }
+                    b.tally_for(index);
                     optimizer.update(b, param, t, factor, optimizer.clip_each());
-                    match read_now(b) {
-                        Ok(Some(own)) => {
-                            tallies[index].add(own.codes, own.squares);
-                            sums = sums + own;
-                        }
-                        Ok(None) => (),
-                        Err(error) => losses = Some(Err(error)),
-                    }
                 }
                 (_, Some(grad)) => b.clear(grad),
                 (_, None) => return,
@@ -204,7 +196,10 @@ impl<B: Backend> Trainer<B> {
         model::backward_with(b, p, a, batch, (&objective, scale), finished);
         let Losses { cross_entropy: loss, kl } =
             losses.unwrap_or(Ok(Losses { cross_entropy: f64::NAN, kl: f64::NAN }))?;
-        let Tally { squares, codes, .. } = sums + b.tally()?;
+        let Tally { squares, codes, .. } = b.tally()?;
+        for (index, own) in b.tallies() {
+            self.tallies[index].add(own.codes, own.squares);
+        }
         let (grad_norm, lr) = (squares.sqrt(), self.config.peak_lr() * factor);
         let (kl, tokens) = (self.teacher.as_ref().map(|_| kl), tokens as u64);
         Ok(Step { loss, kl, grad_norm, lr, tokens, codes, skipped: unusable(state, loss, squares) })
@@ -247,17 +242,17 @@ impl<B: Backend> Trainer<B> {
             let objective = objective(&mut self.teacher, &self.config, batch);
             model::backward_with(b, p, a, batch, (&objective, scale), |_, _, _| {});
         }
-        let mut sums = read_now(&mut self.backend)?.unwrap_or_default();
-        for (param, tally) in self.params.list.iter_mut().zip(&mut self.tallies) {
+        for (index, param) in self.params.list.iter_mut().enumerate() {
             sum_gradient(&mut self.backend, param, &*self.world)?;
             let Some(grad) = &param.grad else { continue };
+            self.backend.tally_for(index);
             self.backend.sum_of_squares(grad);
-            if let Some(own) = read_now(&mut self.backend)? {
-                tally.add(Codes::default(), own.squares);
-                sums = sums + own;
-            }
         }
-        Ok((whole(sums + self.backend.tally()?, &*self.world), tokens))
+        let sums = self.backend.tally()?;
+        for (index, own) in self.backend.tallies() {
+            self.tallies[index].add(Codes::default(), own.squares);
+        }
+        Ok((whole(sums, &*self.world), tokens))
     }
 
     fn skip(&mut self) -> Codes {
@@ -301,11 +296,6 @@ impl<B: Backend> Trainer<B> {
         }
         Ok(mean(self.backend.tally()?, count))
     }
-}
-
-/// The tally since it was last read, where reading it waits for nothing: what the last operation added.
-fn read_now<B: Backend>(b: &mut B) -> Result<Option<Tally>> {
-    b.immediate().then(|| b.tally()).transpose()
 }
 
 /// Losses over all processes, whose gradients are summed already.
@@ -358,12 +348,10 @@ pub fn target_tokens(batch: &Batch) -> usize {
 /// A batch of the windows at `starts`, filled up with rows that do not count; a window may reach beyond the tokens.
 fn padded(tokens: &Tokens, starts: &[usize], batch: usize, seq: usize) -> Batch {
     let mut out = Batch { batch, seq, tokens: vec![0; batch * seq], targets: vec![IGNORE; batch * seq] };
-    let mut window = vec![0; seq + 1];
     for (row, &start) in starts.iter().enumerate() {
         let (at, n) = (row * seq, seq.min(tokens.len() - start - 1));
-        tokens.read(start..start + n + 1, &mut window[..=n]);
-        out.tokens[at..at + n].copy_from_slice(&window[..n]);
-        out.targets[at..at + n].copy_from_slice(&window[1..=n]);
+        tokens.read(start..start + n, &mut out.tokens[at..at + n]);
+        tokens.read_targets(start + 1..start + n + 1, &mut out.targets[at..at + n]);
     }
     out
 }
