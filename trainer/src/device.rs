@@ -69,12 +69,11 @@ impl Device {
 
 /// Refuses a run that asks for what a GPU cannot do.
 pub fn check_gpu(run: &RunConfig) -> Result<()> {
-    let missing = match () {
-        () if run.optimizer_state != StateFormat::F32 => "8-bit optimizer state",
-        () if run.latents != LatentFormat::F32 => "latents in bf16",
-        () => "",
-    };
-    if !missing.is_empty() {
+    let asked = [
+        (run.optimizer_state != StateFormat::F32, "8-bit optimizer state"),
+        (run.latents != LatentFormat::F32, "latents in bf16"),
+    ];
+    if let Some((_, missing)) = asked.into_iter().find(|(asked, _)| *asked) {
         return Err(Error::Config(format!("not there on a GPU yet: {missing}; use --device cpu")));
     }
     const TOKENS: usize = 1 << 19; // two losses of each have room in the tally

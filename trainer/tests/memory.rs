@@ -7,6 +7,7 @@ use bonsai_trainer::backend::Backend;
 use bonsai_trainer::config::{OptimizerKind, RunConfig};
 use bonsai_trainer::cpu::{CpuBackend, CpuMoment};
 use bonsai_trainer::data::Dataset;
+use bonsai_trainer::device::check_gpu;
 use bonsai_trainer::fit::Forecast;
 use bonsai_trainer::formats::{LatentFormat, StateFormat};
 use bonsai_trainer::params;
@@ -80,6 +81,15 @@ fn a_second_moment_too_slow_for_8_bits_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let config = RunConfig { beta2: 0.999, optimizer_state: StateFormat::Bits8, ..settings(dir.path()) };
     assert!(config.check().unwrap_err().to_string().contains("beta2"));
+}
+
+#[test]
+fn fewer_bits_are_refused_on_a_gpu() {
+    let state = RunConfig { optimizer_state: StateFormat::Bits8, ..RunConfig::default() };
+    let latents = RunConfig { latents: LatentFormat::Bf16, ..RunConfig::default() };
+    for (run, what) in [(state, "8-bit"), (latents, "bf16")] {
+        assert!(check_gpu(&run).unwrap_err().to_string().contains(what));
+    }
 }
 
 #[test]
