@@ -137,10 +137,9 @@ fn answers_are_learnt_and_questions_are_not() {
         RunConfig { steps: 60, batch_size: 8, lr: 6e-3, optimizer, ..tiny_run::settings(dir.path()) };
     let mut trainer = tiny_run::trainer(config);
     let loss = trainer.validate(&data).unwrap().cross_entropy;
-    assert!(
-        (loss - (tiny_run::VOCAB as f64).ln()).abs() < 0.3,
-        "divided by the targets, not by all tokens: {loss}"
-    );
+    let guessing = (tiny_run::VOCAB as f64).ln();
+    // Divided by all tokens, of which less than half are targets, it would be below half of this.
+    assert!((0.8..1.2).contains(&(loss / guessing)), "{loss} beside {guessing} of guessing");
     let mut targets = 0;
     for step in 0..60 {
         let report = trainer.step(&data.train).unwrap();

@@ -1,8 +1,10 @@
 //! Parquet: a document a row, read row group by row group and in it page by page, the one column that is needed.
 
+use std::cell::Cell;
 use std::fs::File;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use bonsai_runtime::Error as RuntimeError;
 use parquet::basic::Compression;
@@ -33,9 +35,10 @@ pub(super) fn read(path: &Path, column: &str, sink: Documents<'_>) -> Result<()>
         let bad = |error: &ParquetError| damaged(path, &group(), error);
         check_compression(path, reader.metadata().row_group(at), first)?;
         let rows = Group::new(reader.get_row_group(at).map_err(|e| bad(&e))?, file.clone());
-        let rows = RowIter::from_row_group(Some(projection.clone()), &rows).map_err(|e| bad(&e))?;
-        for (number, row) in rows.enumerate() {
-            let row = row.map_err(|error| bad(&error))?;
+        let rows = guarded(|| RowIter::from_row_group(Some(projection.clone()), &rows));
+        let mut rows = rows.map_err(|e| bad(&e))?;
+        for number in 0.. {
+            let Some(row) = guarded(|| rows.next().transpose()).map_err(|e| bad(&e))? else { break };
             let place = || format!("{}: row {number} of {}", path.display(), group());
             let found = document(row, place)
                 .map_err(|reason| wrong(path, &format!("{}: row {number}: {reason}", group())))?;
@@ -43,6 +46,28 @@ pub(super) fn read(path: &Path, column: &str, sink: Documents<'_>) -> Result<()>
         }
     }
     Ok(())
+}
+
+thread_local! {
+    /// Whether a panic of this thread is an error that will be told.
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs a step of the reader, which panics on some damaged pages. Nothing of it is used after an error.
+fn guarded<T>(step: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
+    static SILENT: Once = Once::new();
+    SILENT.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if !GUARDED.get() {
+                before(info);
+            }
+        }));
+    });
+    GUARDED.set(true);
+    let result = panic::catch_unwind(AssertUnwindSafe(step));
+    GUARDED.set(false);
+    result.unwrap_or_else(|_| Err(ParquetError::General("it contradicts itself".to_owned())))
 }
 
 /// Refuses what cannot be unpacked without a C library, by name.
