@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::{Arc, PoisonError};
 
-use super::{Engine, Later, OnCpu};
+use super::{Engine, Later, test_logits, test_tokens};
 use crate::backend::Backend;
 use crate::cpu::{Cache, KvFormat};
 use crate::error::{Error, Result};
@@ -34,9 +34,9 @@ pub(in crate::session) struct OnGpu {
     weights: Weights<GpuBackend>,
 }
 
-/// Tokens of the test that a GPU must pass, and the largest normalised mean square error of its logits against f32 on the
-/// CPU: f16 keys and values cost about 1e-7, a wrong kernel more than 1e-2.
-const TEST: (usize, f64) = (5, 1e-4);
+/// The largest normalised mean square error of a GPU's logits against f32 on the CPU: f16 keys and values cost about 1e-7,
+/// a wrong kernel more than 1e-2.
+const BOUND: f64 = 1e-4;
 
 impl OnGpu {
     /// The model on the best GPU: uploaded and tested the first time.
@@ -46,7 +46,7 @@ impl OnGpu {
             return Ok(there);
         }
         let gpu = Gpu::open(&GpuOptions { software, ..Default::default() })?;
-        gpu.block_on(Self::new(gpu.clone(), model))
+        gpu.block_on(Self::new(gpu.clone(), model, &test_logits(model)?))
     }
 
     /// The model on the GPU that [`Model::open_gpu`] opened.
@@ -58,9 +58,9 @@ impl OnGpu {
     }
 
     /// See [`Model::open_gpu`].
-    pub async fn open_async(model: &Model, software: bool) -> Result<()> {
+    pub async fn open_async(model: &Model, software: bool, expected: &[f32]) -> Result<()> {
         let gpu = Gpu::open_async(&GpuOptions { software, ..Default::default() }).await?;
-        Self::new(gpu, model).await.map(drop)
+        Self::new(gpu, model, expected).await.map(drop)
     }
 
     /// What was opened before.
@@ -69,40 +69,35 @@ impl OnGpu {
     }
 
     /// Uploads a model and tests it. From then on it is there.
-    async fn new(gpu: Gpu, model: &Model) -> Result<Arc<Self>> {
+    async fn new(gpu: Gpu, model: &Model, expected: &[f32]) -> Result<Arc<Self>> {
         let halves = keeps_subnormal_halves(&gpu).await?;
         let backend = &mut GpuBackend::with(&gpu, 1, 1, halves)?;
         let on_gpu = Arc::new(Self { weights: Weights::new(backend, &model.0.file)?, gpu, halves });
-        Self::test(&on_gpu, model).await?;
+        Self::test(&on_gpu, model, expected).await?;
         *model.0.on_gpu.lock().unwrap_or_else(PoisonError::into_inner) = Some(on_gpu.clone());
         Ok(on_gpu)
     }
 
-    /// Compares a few tokens, one by one and together, with the CPU.
-    async fn test(on_gpu: &Arc<Self>, model: &Model) -> Result<()> {
-        let (most, bound) = TEST;
-        let count = most.min(model.config().context).min(model.config().vocab);
-        let tokens: Vec<u32> = (0..count as u32).collect();
-        let cpu = SessionOptions { exact: true, context: Some(count), ..Default::default() };
-        let mut cpu = OnCpu::start(model, &cpu, count, "")?;
+    /// Compares a few tokens, one by one and together, with what the CPU found.
+    async fn test(on_gpu: &Arc<Self>, model: &Model, expected: &[f32]) -> Result<()> {
+        let tokens = test_tokens(model);
+        let (count, vocab) = (tokens.len(), model.config().vocab);
+        if expected.len() != vocab {
+            return Err(Error::Argument(format!("{} logits to compare with, not {vocab}", expected.len())));
+        }
         let mut gpu = GpuEngine::new(on_gpu.clone(), model, count)?;
-        let vocab = model.config().vocab;
-        let mut logits = [vec![0.0; vocab], vec![0.0; vocab], vec![0.0; vocab]];
-        let [exact, together, single] = &mut logits;
-        cpu.reserve(count)?;
-        cpu.feed(0, &tokens, count - 1..count);
-        cpu.read_logits(exact)?;
+        let (together, single) = (&mut vec![0.0; vocab], &mut vec![0.0; vocab]);
         gpu.feed(0, &tokens, count - 1..count);
         gpu.await_logits(together).await?;
         for (position, token) in tokens.iter().enumerate() {
             gpu.feed(position, std::slice::from_ref(token), 0..1);
         }
         gpu.await_logits(single).await?;
-        let error = [together, single].map(|got| nmse(got, exact)).into_iter().fold(0.0, f64::max);
-        if error.is_nan() || error > bound {
+        let error = [together, single].map(|got| nmse(got, expected)).into_iter().fold(0.0, f64::max);
+        if error.is_nan() || error > BOUND {
             let name = &on_gpu.gpu.adapter().name;
             return Err(Error::Gpu(format!(
-                "{name} computes something else than the CPU (normalised mean square error {error:.1e}, at most {bound:.0e} is right)"
+                "{name} computes something else than the CPU (normalised mean square error {error:.1e}, at most {BOUND:.0e} is right)"
             )));
         }
         Ok(())
