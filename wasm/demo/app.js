@@ -207,6 +207,7 @@ $('sample').onclick = () => load('stories.gguf');
 $('file').onchange = ({ target }) => target.files[0] && load(target.files[0]);
 $('address').onsubmit = (event) => {
   event.preventDefault();
+  cache.persist(); // somebody wants this one: the browser should not delete it by itself
   load($('url').value);
 };
 $('cancel').onclick = $('stop').onclick = () => running?.abort();
@@ -236,7 +237,9 @@ document.ondrop = (event) => {
   if (file) load(file);
 };
 navigator.serviceWorker?.register('../service-worker.js').catch(() => {}); // without it, the page needs its server
-$('missing').replaceChildren(...missing().map((words) => make('li', { textContent: words })));
-$('missing').hidden = missing().length === 0;
+missing().then((sentences) => {
+  $('missing').replaceChildren(...sentences.map((words) => make('li', { textContent: words })));
+  $('missing').hidden = sentences.length === 0;
+});
 listModels();
 listConversations();

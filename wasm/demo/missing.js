@@ -4,14 +4,18 @@ const ISOLATION = 'Only one core of your processor is used, because the server o
   + 'slower. (If it is your server: “Threads” in the package’s README names the two headers to send.)';
 const PRIVATE_FILES = 'Models cannot be kept: this browser gives the page no storage, as in private windows. They are downloaded again each time.';
 
-function gpu() {
-  if (!isSecureContext) return 'Your graphics card is not used: browsers allow that on https pages only.';
-  if (!navigator.gpu) return 'Your graphics card is not used: this browser has no WebGPU. The processor does the work, which is fine for small models.';
+const CPU = 'The processor does the work, which is fine for small models.';
+
+async function gpu() {
+  if (!isSecureContext) return `No graphics card is used: browsers allow that on https pages only. ${CPU}`;
+  if (!navigator.gpu) return `No graphics card is used: this browser has no WebGPU. ${CPU}`;
+  const adapter = await navigator.gpu.requestAdapter().catch(() => null);
+  if (!adapter || adapter.info?.isFallbackAdapter) return `No graphics card is used: this browser offers none to web pages here. ${CPU}`;
   return undefined;
 }
 
 /** Sentences; none if nothing is missing. */
-export function missing() {
+export async function missing() {
   const isolation = !crossOriginIsolated && navigator.hardwareConcurrency > 1 ? ISOLATION : undefined;
-  return [gpu(), isolation, navigator.storage?.getDirectory ? undefined : PRIVATE_FILES].filter(Boolean);
+  return [await gpu(), isolation, navigator.storage?.getDirectory ? undefined : PRIVATE_FILES].filter(Boolean);
 }

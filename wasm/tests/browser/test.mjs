@@ -375,7 +375,7 @@ const tests = {
     for (const path of ['/vite/', '/samples/plain/']) {
       const page = await context.newPage();
       await page.goto(`http://localhost:${servers.isolated.address().port}${path}`);
-      await page.waitForFunction(() => document.title.startsWith('done'), null, { timeout: 30_000 });
+      await page.waitForFunction(() => document.title.startsWith('done'), null, { timeout: 120_000 });
       assert.equal(await page.textContent('#out'), expected);
       assert.match(await page.title(), /2 threads/);
       await page.close();
@@ -387,7 +387,8 @@ const tests = {
     const [page, close] = await withoutGpu(servers.plain);
     const text = (id) => page.textContent(id);
     await page.goto(`http://localhost:${servers.plain.address().port}/demo/`);
-    assert.match(await text('#missing'), /no WebGPU.*Only one core/s);
+    await page.waitForSelector('#missing li');
+    assert.match(await text('#missing'), /No graphics card is used: .*Only one core/s);
     assert.deepEqual(await barriers(page), []);
     if (process.env.SCREENSHOTS) await page.screenshot({ path: join(process.env.SCREENSHOTS, 'missing.png'), fullPage: true });
     await page.evaluate(async () => {
@@ -432,14 +433,14 @@ const tests = {
       await page.fill('#maxTokens', '120');
       await page.fill('#prompt', PROMPT);
       await page.press('#prompt', 'Enter');
-      await page.waitForFunction(() => /Stopped at/.test(document.querySelector('#outcome').textContent), null, { timeout: 30_000 });
+      await page.waitForFunction(() => /Stopped at/.test(document.querySelector('#outcome').textContent), null, { timeout: 120_000 });
       assert.equal(await written(page), PROMPT + expected);
       assert.match(await page.inputValue('#speed').catch(() => page.textContent('#speed')), /written: 120 tokens at \d+\/s/);
     };
     const load = async () => {
       await page.focus('#sample');
       await page.keyboard.press('Enter');
-      await page.waitForFunction(() => /^Ready/.test(document.querySelector('#status').textContent), null, { timeout: 30_000 });
+      await page.waitForFunction(() => /^Ready/.test(document.querySelector('#status').textContent), null, { timeout: 120_000 });
       return page.textContent('#info');
     };
     const shots = process.env.SCREENSHOTS;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::{Arc, PoisonError};
 
-use super::{Engine, Later, test_logits, test_tokens};
+use super::{Engine, Later, test_tokens};
 use crate::backend::Backend;
 use crate::cpu::{Cache, KvFormat};
 use crate::error::{Error, Result};
@@ -46,7 +46,7 @@ impl OnGpu {
             return Ok(there);
         }
         let gpu = Gpu::open(&GpuOptions { software, ..Default::default() })?;
-        gpu.block_on(Self::new(gpu.clone(), model, &test_logits(model)?))
+        gpu.block_on(Self::new(gpu.clone(), model, &super::test_logits(model)?))
     }
 
     /// The model on the GPU that [`Model::open_gpu`] opened.
