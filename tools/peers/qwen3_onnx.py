@@ -94,8 +94,8 @@ class Network:
             g.constant(f"shape.{heads}", np.array([0, -1, heads * self.head_dim]))
         g.constant("one", np.array(1))
         g.constant("axis", np.array([1]))
-        ids = g.input("input_ids", TensorProto.INT64, ["batch", "tokens"])
-        mask = g.input("attention_mask", TensorProto.INT64, ["batch", "total"])
+        ids = g.input("input_ids", TensorProto.INT64, ["batch_size", "tokens"])
+        mask = g.input("attention_mask", TensorProto.INT64, ["batch_size", "total"])
         last = g.node("Sub", [g.node("ReduceSum", [mask, "axis"], keepdims=0), "one"])
         g.node("Cast", [last], ["last"], to=TensorProto.INT32)
         total = g.node("Gather", [g.node("Shape", [mask]), "one"], axis=0)
@@ -107,7 +107,7 @@ class Network:
         q = self.head_norm(self.product(x, name("q_proj")), name("q_norm"), self.heads)
         k = self.head_norm(self.product(x, name("k_proj")), name("k_norm"), self.kv_heads)
         v = self.product(x, name("v_proj"))
-        shape = lambda length: ["batch", self.kv_heads, length, self.head_dim]
+        shape = lambda length: ["batch_size", self.kv_heads, length, self.head_dim]
         past = [g.input(f"past_key_values.{n}.{part}", TensorProto.FLOAT, shape("past")) for part in ("key", "value")]
         present = [g.output(f"present.{n}.{part}", shape("total")) for part in ("key", "value")]
         inputs = [q, k, v, *past, "last", "total", "cos", "sin"]
@@ -128,7 +128,7 @@ class Network:
         last = g.node("Squeeze", [g.node("Slice", [x, "minus one", "end", "axis"]), "axis"])
         name = "model.embed_tokens.weight" if self.config["tie_word_embeddings"] else self.weight("lm_head.weight")
         logits = g.node("Gemm", [last, name], transB=1)
-        g.node("Unsqueeze", [logits, "axis"], [g.output("logits", ["batch", 1, self.config["vocab_size"]])])
+        g.node("Unsqueeze", [logits, "axis"], [g.output("logits", ["batch_size", 1, self.config["vocab_size"]])])
 
     def build(self):
         x = self.begin()

@@ -20,11 +20,15 @@ const args = ['--headless', '--no-sandbox', '--disable-quic', '--no-first-run', 
   '--disable-component-update', '--disable-sync', '--js-flags=--expose-gc', '--enable-blink-features=ForceEagerMeasureMemory'];
 const WEBGPU = ['--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader']; // a program that plays a GPU
 const context = await chromium.launchPersistentContext(folder, { executablePath, args: [...args, ...WEBGPU] });
+const PATIENCE = 120_000; // milliseconds: the machine may have much else to do
+context.setDefaultTimeout(PATIENCE);
 
 /** A page in a browser that has no GPU to offer, and what closes it. */
 async function withoutGpu(server) {
   const browser = await chromium.launch({ executablePath, args });
-  return [await open(server, await browser.newContext()), () => browser.close()];
+  const without = await browser.newContext();
+  without.setDefaultTimeout(PATIENCE);
+  return [await open(server, without), () => browser.close()];
 }
 
 /** A page that is empty but for the package, as `bonsai`, and what tests need. */
@@ -375,7 +379,7 @@ const tests = {
     for (const path of ['/vite/', '/samples/plain/']) {
       const page = await context.newPage();
       await page.goto(`http://localhost:${servers.isolated.address().port}${path}`);
-      await page.waitForFunction(() => document.title.startsWith('done'), null, { timeout: 120_000 });
+      await page.waitForFunction(() => document.title.startsWith('done'));
       assert.equal(await page.textContent('#out'), expected);
       assert.match(await page.title(), /2 threads/);
       await page.close();
@@ -433,14 +437,14 @@ const tests = {
       await page.fill('#maxTokens', '120');
       await page.fill('#prompt', PROMPT);
       await page.press('#prompt', 'Enter');
-      await page.waitForFunction(() => /Stopped at/.test(document.querySelector('#outcome').textContent), null, { timeout: 120_000 });
+      await page.waitForFunction(() => /Stopped at/.test(document.querySelector('#outcome').textContent));
       assert.equal(await written(page), PROMPT + expected);
       assert.match(await page.inputValue('#speed').catch(() => page.textContent('#speed')), /written: 120 tokens at \d+\/s/);
     };
     const load = async () => {
       await page.focus('#sample');
       await page.keyboard.press('Enter');
-      await page.waitForFunction(() => /^Ready/.test(document.querySelector('#status').textContent), null, { timeout: 120_000 });
+      await page.waitForFunction(() => /^Ready/.test(document.querySelector('#status').textContent));
       return page.textContent('#info');
     };
     const shots = process.env.SCREENSHOTS;
