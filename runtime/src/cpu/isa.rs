@@ -26,6 +26,9 @@ pub(super) enum Level {
     /// AVX-512 F, BW, DQ, VL and VNNI: Intel's servers since 2019, AMD since 2022.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// With permutations of bytes (VBMI) as well: Intel's servers since 2021, AMD since 2022.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vbmi,
     /// Advanced SIMD: every 64-bit ARM processor.
     #[cfg(target_arch = "aarch64")]
     Neon,
@@ -65,6 +68,9 @@ impl Isa {
                 && is_x86_feature_detected!("avx512vnni")
             {
                 levels.push(Self(Level::Avx512));
+                if is_x86_feature_detected!("avx512vbmi") {
+                    levels.push(Self(Level::Avx512Vbmi));
+                }
             }
         }
         #[cfg(target_arch = "aarch64")]
@@ -103,6 +109,8 @@ impl Isa {
             Level::AvxVnni => "avx-vnni",
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Vbmi => "avx512-vbmi",
             #[cfg(target_arch = "aarch64")]
             Level::Neon => "neon",
             #[cfg(target_arch = "aarch64")]
@@ -138,8 +146,8 @@ impl Isa {
             Level::AvxVnni => unsafe { avx2(f) },
             #[cfg(target_arch = "x86_64")]
             #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
-            // SAFETY: as above.
-            Level::Avx512 => unsafe { avx512(f) },
+            // SAFETY: as above. Plain loops gain nothing from VBMI.
+            Level::Avx512 | Level::Avx512Vbmi => unsafe { avx512(f) },
             #[cfg(target_arch = "aarch64")]
             // All of this program is compiled for NEON, and plain loops gain nothing from the rest.
             Level::Neon | Level::NeonDotprod | Level::NeonI8mm => f(),

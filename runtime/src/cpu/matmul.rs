@@ -56,10 +56,13 @@ impl Scratch {
                 isa.run(|| dense(task, x));
             }
         };
-        if splits_tokens(tokens) || tokens == 1 {
+        if tokens == 1 {
+            let parts = parts_of_one_token(out, w);
+            return threads::for_each(parts, |part| part.into_iter().for_each(&run));
+        }
+        if splits_tokens(tokens) {
             let each = out.iter_mut().zip(w);
-            threads::for_each(each.flat_map(|(out, w)| in_place(out, w, tokens)).collect(), run);
-            return;
+            return threads::for_each(each.flat_map(|(out, w)| some_tokens(out, w, tokens)).collect(), run);
         }
         let all: usize = w.iter().map(|w| w.rows * tokens).sum();
         self.pieces.resize(all.max(self.pieces.len()), 0.0);
@@ -84,11 +87,8 @@ fn splits_tokens(tokens: usize) -> bool {
     tokens > 1 && tokens >= TASK_TOKENS / 2 * threads::current()
 }
 
-/// Tasks that write straight into the output: of some tokens, or of one.
-fn in_place<'a>(out: &'a mut [f32], w: &'a StoredTensor, tokens: usize) -> Vec<Task<'a>> {
-    if tokens == 1 {
-        return by_rows(out, w, 1).collect();
-    }
+/// Tasks of some of the tokens that write straight into the output.
+fn some_tokens<'a>(out: &'a mut [f32], w: &'a StoredTensor, tokens: usize) -> Vec<Task<'a>> {
     let rounds = tokens.div_ceil(threads::current() * TASK_TOKENS);
     let some = tokens.div_ceil(rounds * threads::current()).next_multiple_of(2);
     let pieces = out.chunks_mut(some * w.rows).enumerate();
@@ -97,6 +97,46 @@ fn in_place<'a>(out: &'a mut [f32], w: &'a StoredTensor, tokens: usize) -> Vec<T
         Task { w, first_row: 0, tokens, out }
     };
     pieces.map(task).collect()
+}
+
+/// The rows of all matrices for one token, one matrix behind the other, in parts for the threads.
+fn parts_of_one_token<'a, const N: usize>(
+    out: [&'a mut [f32]; N],
+    w: [&'a StoredTensor; N],
+) -> Vec<Vec<Task<'a>>> {
+    let least = TASK_BYTES.div_ceil(w[0].row_bytes());
+    let mut lengths = part_lengths(w.iter().map(|w| w.rows).sum(), least).into_iter();
+    let (mut parts, mut missing) = (Vec::new(), 0);
+    for (mut out, w) in out.into_iter().zip(w) {
+        while !out.is_empty() {
+            if missing == 0 {
+                missing = lengths.next().expect("lengths add up to all rows");
+                parts.push(Vec::new());
+            }
+            let (first_row, rows) = (w.rows - out.len(), missing.min(out.len()));
+            let out = out.split_off_mut(..rows).expect("at most as many as there are");
+            let part = parts.last_mut().expect("pushed above");
+            part.push(Task { w, first_row, tokens: 0..1, out });
+            missing -= rows;
+        }
+    }
+    parts
+}
+
+/// How many rows the parts have, one behind the other: rounds of one for each thread, and each round takes three
+/// quarters of what is left (factoring, Hummel et al. 1992). Long parts stream through memory without a stop, short
+/// ones at the end let all threads finish together.
+fn part_lengths(rows: usize, least: usize) -> Vec<usize> {
+    let (mut lengths, mut left) = (Vec::new(), rows);
+    while left > 0 {
+        let each = (left * 3 / (4 * threads::current())).max(least).next_multiple_of(8);
+        for _ in 0..threads::current() {
+            lengths.push(each.min(left));
+            left -= each.min(left);
+        }
+    }
+    lengths.retain(|&rows| rows > 0);
+    lengths
 }
 
 /// Tasks of some rows and all tokens, one behind the other.
@@ -118,7 +158,7 @@ pub(crate) fn scratch_bytes(config: &Config, tokens: usize) -> usize {
     Rounded::bytes(tokens, widest_in) + pieces + rows
 }
 
-/// Rows of a task: about four tasks a thread.
+/// Rows of a task of a few tokens: about four tasks a thread.
 fn piece_rows(w: &StoredTensor, tokens: usize) -> usize {
     let least = TASK_BYTES.div_ceil(w.row_bytes() * tokens).next_multiple_of(8);
     w.rows.div_ceil(4 * threads::current()).next_multiple_of(8).max(least)

@@ -24,6 +24,8 @@ mod avx2_blocks;
 mod avx2_round;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_vbmi;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 #[cfg(target_arch = "aarch64")]
@@ -177,7 +179,9 @@ fn round_token(isa: Isa, x: &[f32], out: &mut [RoundedGroup]) {
         #[cfg(target_arch = "x86_64")]
         #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
         // SAFETY: an `Isa` of these levels exists only where AVX2 was detected.
-        Level::Avx2 | Level::AvxVnni | Level::Avx512 => unsafe { avx2_round::groups(out, groups) },
+        Level::Avx2 | Level::AvxVnni | Level::Avx512 | Level::Avx512Vbmi => unsafe {
+            avx2_round::groups(out, groups)
+        },
         _ => isa.run(|| out.iter_mut().zip(groups).for_each(|(out, x)| *out = round_group(x))),
     }
 }
@@ -230,8 +234,14 @@ pub fn rows(isa: Isa, out: &mut [f32], w: &StoredTensor, first_row: usize, x: Ac
         Level::AvxVnni => unsafe { avx2::rows_vnni(out, weights, x) },
         #[cfg(target_arch = "x86_64")]
         #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
-        // SAFETY: an `Isa` of this level exists only where AVX-512 F, BW, DQ, VL and VNNI were detected.
-        Level::Avx512 => unsafe { avx512::rows(out, weights, x) },
+        // SAFETY: an `Isa` of this level exists only where AVX-512 F, BW, DQ, VL, VNNI and VBMI were detected.
+        Level::Avx512Vbmi if x.tokens() == 1 && !weights.neighbours() => unsafe {
+            avx512_vbmi::one_token(out, weights, x.token(0))
+        },
+        #[cfg(target_arch = "x86_64")]
+        #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
+        // SAFETY: an `Isa` of these levels exists only where AVX-512 F, BW, DQ, VL and VNNI were detected.
+        Level::Avx512 | Level::Avx512Vbmi => unsafe { avx512::rows(out, weights, x) },
         #[cfg(target_arch = "aarch64")]
         #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
         // SAFETY: an `Isa` of this level exists only where NEON was detected.
@@ -273,6 +283,12 @@ fn f16_to_f32() -> &'static [f32; 1 << 16] {
 impl<'a> Rows<'a> {
     fn row(self, row: usize) -> &'a [u8] {
         &self.bytes[row * self.row_bytes..][..self.row_bytes]
+    }
+
+    /// Whether each byte holds the codes of four neighbours, one of each plane.
+    #[cfg(target_arch = "x86_64")]
+    fn neighbours(self) -> bool {
+        matches!(self.packing, Packing::Q2_0 | Packing::Q2_0G64)
     }
 }
 

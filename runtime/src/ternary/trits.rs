@@ -66,9 +66,9 @@ pub(crate) const fn place(stages: &[Stage], mut weight: usize) -> (usize, u8) {
 }
 
 /// Code `n` of a byte.
-fn code_of(byte: u8, n: u32) -> u8 {
+pub(crate) const fn code_of(byte: u8, n: u32) -> u8 {
     let left = byte.wrapping_mul(3u8.wrapping_pow(n));
-    ((u16::from(left) * 3) >> 8) as u8
+    ((left as u16 * 3) >> 8) as u8
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ macro_rules! at_level {
             #[cfg(target_arch = "x86_64")]
             #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
             // SAFETY: an `Isa` of this level exists only where AVX2, F16C and AVX-512 F, BW, DQ, VL, VNNI were detected.
-            Level::Avx512 => unsafe { avx512::$kernel($($argument),*) },
+            Level::Avx512 | Level::Avx512Vbmi => unsafe { avx512::$kernel($($argument),*) },
             #[cfg(target_arch = "x86_64")]
             #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
             // SAFETY: an `Isa` above the scalar one exists only where AVX2 and F16C were detected.

@@ -9,7 +9,7 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::avx2_blocks::{Unpacked, in_planes, packed, unpack};
+use super::avx2_blocks::{Unpacked, in_planes, in_quarters, packed, tq2_0_in_quarters, unpack};
 use super::{Activations, RoundedGroup, Rows, half_block, parts};
 use crate::ternary::Packing;
 
@@ -66,6 +66,13 @@ fn packed_rows<const VNNI: bool, const BLOCK: usize>(out: &mut [f32], weights: R
 
 #[target_feature(enable = "avx2,f16c")]
 fn one_token<const VNNI: bool, const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &[RoundedGroup]) {
+    let mut quarters = Vec::new();
+    if BLOCK == 66 {
+        for x in x {
+            quarters.push(in_quarters(x));
+        }
+    }
+    let x = if BLOCK == 66 { &quarters } else { x };
     let (tiles, rest) = out.as_chunks_mut::<DECODE_ROWS>();
     let done = tiles.len() * DECODE_ROWS;
     for (n, tile) in tiles.iter_mut().enumerate() {
@@ -101,12 +108,14 @@ fn dots<const VNNI: bool, const BLOCK: usize, const R: usize>(
         for part in 0..parts(BLOCK) {
             let x = &x[b * parts(BLOCK) + part];
             for r in 0..R {
-                match in_planes(BLOCK) && !VNNI {
-                    true => {
-                        let (codes, scales) = packed(&rows[r][b], f16_to_f32);
-                        add_lanes(&mut sums[r], lanes_of_packed(codes, x), scales, x);
-                    }
-                    false => add_products::<VNNI>(&mut sums[r], &unpack(&rows[r][b], part), x),
+                let block = &rows[r][b];
+                if BLOCK == 66 {
+                    add_products::<VNNI>(&mut sums[r], &tq2_0_in_quarters(block, part), x);
+                } else if in_planes(BLOCK) && !VNNI {
+                    let (codes, scales) = packed(block, f16_to_f32);
+                    add_lanes(&mut sums[r], lanes_of_packed(codes, x), scales, x);
+                } else {
+                    add_products::<VNNI>(&mut sums[r], &unpack(block, part), x);
                 }
             }
         }

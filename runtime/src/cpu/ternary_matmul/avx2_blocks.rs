@@ -1,6 +1,10 @@
 //! AVX2: blocks of a file, in any packing, to 128 codes in the four planes and the scale of each lane.
 
+#![expect(clippy::needless_range_loop, reason = "registers are numbered; closures are not compiled for AVX2")]
+
 use std::arch::x86_64::*;
+
+use super::RoundedGroup;
 
 /// 128 weights, unpacked.
 #[derive(Clone, Copy)]
@@ -101,6 +105,45 @@ fn planes(codes: [__m256i; 4]) -> [__m256i; 4] {
         _mm256_permutevar8x32_epi32(_mm256_unpacklo_epi64(ab_23, cd_23), order),
         _mm256_permutevar8x32_epi32(_mm256_unpackhi_epi64(ab_23, cd_23), order),
     ]
+}
+
+/// The activations of a group in the order in which [`tq2_0_in_quarters`] has the codes: element 16l+4k+b at quarter k,
+/// byte 4l+b, from element 4j+k at plane k, byte j. So in each lane l, bytes of four planes change places with bytes of
+/// four quarters.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn in_quarters(x: &RoundedGroup) -> RoundedGroup {
+    let [a, b, c, d]: [__m256i; 4] = bytemuck::cast(x.planes);
+    let (ab, ab_upper) = (_mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b));
+    let (cd, cd_upper) = (_mm256_unpacklo_epi8(c, d), _mm256_unpackhi_epi8(c, d));
+    // All 16 elements of lanes 0 and 4, 1 and 5, 2 and 6, 3 and 7.
+    let (l0, l1) = (_mm256_unpacklo_epi16(ab, cd), _mm256_unpackhi_epi16(ab, cd));
+    let (l2, l3) = (_mm256_unpacklo_epi16(ab_upper, cd_upper), _mm256_unpackhi_epi16(ab_upper, cd_upper));
+    let (l01, l01_upper) = (_mm256_unpacklo_epi32(l0, l1), _mm256_unpackhi_epi32(l0, l1));
+    let (l23, l23_upper) = (_mm256_unpacklo_epi32(l2, l3), _mm256_unpackhi_epi32(l2, l3));
+    let planes = [
+        _mm256_unpacklo_epi64(l01, l23),
+        _mm256_unpackhi_epi64(l01, l23),
+        _mm256_unpacklo_epi64(l01_upper, l23_upper),
+        _mm256_unpackhi_epi64(l01_upper, l23_upper),
+    ];
+    RoundedGroup { planes: bytemuck::cast(planes), ..*x }
+}
+
+/// The 128 weights `part` of a block of TQ2_0 in quarters instead of planes: whatever four bytes a lane needs next, and
+/// the shift of that lane.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+pub(super) fn tq2_0_in_quarters<const BLOCK: usize>(block: &[u8; BLOCK], part: usize) -> Unpacked {
+    let codes = load_from(block, 32 * part);
+    let (shifts, mask) = (_mm256_setr_epi32(0, 0, 2, 2, 4, 4, 6, 6), _mm256_set1_epi8(3));
+    let mut planes = [_mm256_setzero_si256(); 4];
+    for k in 0..4 {
+        let fours = _mm256_add_epi32(_mm256_setr_epi32(0, 4, 0, 4, 0, 4, 0, 4), _mm256_set1_epi32(k as i32));
+        let fours = _mm256_permutevar8x32_epi32(codes, fours);
+        planes[k] = _mm256_and_si256(_mm256_srlv_epi32(fours, shifts), mask);
+    }
+    Unpacked { planes, scales: _mm256_broadcastss_ps(scale(block, BLOCK - 2)) }
 }
 
 /// Code n of a base-3 byte is the whole part of three times `byte * 3^n mod 256` as a fraction of 256
