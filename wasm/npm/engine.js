@@ -7,6 +7,7 @@ import * as simd128 from './build/simd128.js';
 import * as shared from './build/simd128-threads.js';
 import * as text from './build/text.js';
 
+const API = { plain, simd128, 'simd128-threads': shared };
 const TEXT = new URL('./build/text.wasm', import.meta.url);
 /** Pages that a module with threads begins with; see wasm/build. */
 const FIRST_PAGES = 64;
@@ -35,6 +36,7 @@ export async function startEngine(wanted, others) {
       return { ...engine, gpu: found, backend: { device: 'cpu', build, threads, reasons } };
     } catch (error) {
       if (error.code === 'network') throw error;
+      API[build].forget();
       reasons.push(`Not ${build}: ${error.message}.`);
       last = error;
     }
@@ -53,7 +55,7 @@ function single(api, module) {
 
 async function start(build, threads, others) {
   const module = await compile(BUILDS[build]);
-  if (!build.endsWith('-threads')) return single(build === 'plain' ? plain : simd128, module);
+  if (!build.endsWith('-threads')) return single(API[build], module);
   const memory = sharedMemory(FIRST_PAGES);
   if (!memory) throw new BonsaiError('memory', 'no room for memory that threads share');
   shared.initSync({ module, memory });

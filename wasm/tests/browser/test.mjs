@@ -1,7 +1,7 @@
 // node test.mjs CLI-TEXT: the package in Chromium. CLI-TEXT is a file with what `bonsai run --temp 0` wrote for PROMPT
 // with the demo's model: every build has to write the same. PLAYWRIGHT names the folder of playwright-core, VITE what Vite
 // made of samples/vite, GPU_OPS where the module of examples/gpu_ops.rs lies. SCREENSHOTS names a folder for pictures of the
-// demo page.
+// demo page, ONLY a part of the names of the tests to run.
 import assert from 'node:assert/strict';
 import { readFileSync, mkdtempSync, rmSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -480,7 +480,7 @@ const tests = {
 const servers = { isolated: await serve({ mounts: { '/vite/': process.env.VITE, '/gpu-ops/': process.env.GPU_OPS } }), plain: await serve({ isolated: false }) };
 const pages = { isolated: await open(servers.isolated), plain: await open(servers.plain) };
 let failed = 0;
-for (const [name, test] of Object.entries(tests)) {
+for (const [name, test] of Object.entries(tests).filter(([name]) => name.includes(process.env.ONLY ?? ''))) {
   try {
     await test(pages, servers, context);
     console.log(`ok      ${name}`);
