@@ -5,7 +5,7 @@ IQ2_BN of ik_llama.cpp has one scale a row, so it is made of a file like this an
 
     pip install numpy gguf ik-llama-cpp-python
     random_f16.py tq2_0.gguf f16.gguf
-    llama-quantize f16.gguf iq2_bn.gguf IQ2_BN     # the one in ik_llama_cpp/bin
+    llama-quantize --pure f16.gguf iq2_bn.gguf IQ2_BN     # the one in ik_llama_cpp/bin; --pure: the head, too
 
 Speed does not depend on the weights, so this is for `ik_speed.py` only.
 """

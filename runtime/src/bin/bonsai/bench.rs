@@ -284,7 +284,7 @@ fn table(name: &str) -> Table {
         ("model", -(name.chars().count() as i32)),
         ("size", 10),
         ("params", 8),
-        ("backend", -12),
+        ("backend", -16),
         ("threads", 7),
         ("test", -13),
         ("t/s", 16),

@@ -54,7 +54,7 @@ struct TwiceRounded {
 }
 
 /// Sums of each pair of rows of a tile with one token.
-type Sums = [__m512; PAIRS];
+pub(super) type Sums = [__m512; PAIRS];
 
 /// See [`super::rows`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
@@ -99,7 +99,7 @@ fn one_token<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &[RoundedGro
             let half = half_blocks::<BLOCK>(weights, n * ROWS, out.len());
             add_group(&mut sums, &half.each_ref(), 0, x, weights.f16_to_f32);
         }
-        out.copy_from_slice(&trees(sums)[..out.len()]);
+        write_trees(out, sums);
     }
 }
 
@@ -137,7 +137,7 @@ fn many_tokens<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: Activation
             }
             for t in 0..panel {
                 let out = &mut out[(first_token + t) * rows + first_row..][..tile_rows];
-                out.copy_from_slice(&trees(sums[t])[..tile_rows]);
+                write_trees(out, sums[t]);
             }
         }
     }
@@ -537,10 +537,21 @@ fn twice<const OFFSET: usize>(x: &RoundedGroup) -> __m512i {
     _mm512_broadcast_i64x4(half)
 }
 
+/// Sums of eight rows, or of the first of them as many as there is room for. Mostly it is eight, and then no call.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn write_trees(out: &mut [f32], sums: Sums) {
+    let trees = trees(sums);
+    match out.as_mut_array() {
+        Some(out) => *out = trees,
+        None => out.copy_from_slice(&trees[..out.len()]),
+    }
+}
+
 /// The eight lanes of each of eight rows in the one fixed tree: all rows take its steps together.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn trees([a, b, c, d]: [__m512; PAIRS]) -> [f32; ROWS] {
+fn trees([a, b, c, d]: [__m512; PAIRS]) -> [f32; ROWS] {
     let (ab, cd) = (_mm512_castps_pd(add_halves(a, b)), _mm512_castps_pd(add_halves(c, d))); // four lanes a row
     let low = _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd));
     let two = _mm512_add_ps(low, _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)));

@@ -17,7 +17,7 @@
 use std::arch::x86_64::*;
 
 use super::avx2_blocks::in_quarters;
-use super::avx512::{AHEAD, PAIRS, ROWS, trees};
+use super::avx512::{AHEAD, PAIRS, ROWS, write_trees};
 use super::{CODE_BYTES, GROUP, LANES, RoundedGroup, Rows};
 use crate::ternary::{Packing, trits};
 
@@ -132,7 +132,7 @@ fn packed_rows<const BYTES: usize>(out: &mut [f32], weights: Rows, x: &[RoundedG
                 sums[p] = _mm512_add_ps(sums[p], _mm512_shuffle_f32x4::<0b11_10_11_10>(even, odd));
             }
         }
-        out.copy_from_slice(&trees(sums)[..out.len()]);
+        write_trees(out, sums);
     }
 }
 
