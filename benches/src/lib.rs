@@ -8,6 +8,7 @@ use bonsai_trainer::backend::Backend;
 use bonsai_trainer::config::{RunConfig, preset};
 use bonsai_trainer::cpu::CpuBackend;
 use bonsai_trainer::data::{Dtype, Order, Tokens};
+use bonsai_trainer::loss::Teacher;
 use bonsai_trainer::optimizer::Optimizer;
 use bonsai_trainer::params::{self, Params};
 use bonsai_trainer::train::{State, Trainer};
@@ -41,6 +42,12 @@ pub fn trainer_on<B: Backend>(backend: B, model: Config, config: RunConfig) -> T
     let params =
         Params::new(&backend, &model, projection, count, |i, spec| params::scratch(&model, 0, i, spec));
     Trainer::new(config, backend, params, State::default(), Order::Shuffled { seed: 0 })
+}
+
+/// A dense model with random weights that a run on the same device learns from.
+pub fn teacher<B: Backend>(backend: B, model: &Config, config: &RunConfig) -> Teacher<B> {
+    let params = Params::new(&backend, model, None, |_| 0, |i, spec| params::scratch(model, 1, i, spec));
+    Teacher::new(backend, params, config)
 }
 
 /// A shard of `n` made-up tokens.

@@ -350,7 +350,7 @@ typedef struct bonsai_session_options {
      */
     uint32_t threads;
     /**
-     * `BONSAI_KV_*`: how keys and values are kept. On a GPU: as f16.
+     * `BONSAI_KV_*`: how keys and values are kept. On a GPU not as f32.
      */
     uint32_t kv;
     /**

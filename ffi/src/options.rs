@@ -63,7 +63,7 @@ pub struct SessionOptions {
     pub context: u32,
     /// Threads of its own; 0 shares one per core with all sessions. Never changes a result.
     pub threads: u32,
-    /// `BONSAI_KV_*`: how keys and values are kept. On a GPU: as f16.
+    /// `BONSAI_KV_*`: how keys and values are kept. On a GPU not as f32.
     pub kv: u32,
     /// Not 0: activations in f32 instead of i8. Several times slower. A GPU always has them so.
     pub exact: u32,

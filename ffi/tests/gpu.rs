@@ -64,7 +64,7 @@ fn the_gpu_writes_what_the_processor_writes() {
     assert_eq!(greedy(cpu).0, ids);
 
     let size = size_of::<SessionOptions>() as u32;
-    let options = SessionOptions { size, context: 0, threads: 0, kv: BONSAI_KV_INT8, exact: 0 };
+    let options = SessionOptions { size, context: 0, threads: 0, kv: BONSAI_KV_F32, exact: 0 };
     let mut session = 0;
     // SAFETY: as above.
     assert_eq!(unsafe { bonsai_session_new(gpu, &options, &mut session) }, BONSAI_ERROR_UNSUPPORTED);

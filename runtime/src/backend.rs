@@ -29,6 +29,8 @@ pub trait Backend {
     type Matrix;
     /// Keys and values of one layer.
     type Cache;
+    /// Ids of the tokens of a pass, where [`Backend::embed`] looks for them.
+    type Tokens;
 
     /// A tensor of zeros.
     fn tensor(&self, rows: usize, cols: usize) -> Result<Self::Tensor>;
@@ -38,13 +40,17 @@ pub trait Backend {
     fn cache(&self, heads: usize, head_dim: usize, context: usize) -> Result<Self::Cache>;
     /// Makes room for positions `0..positions`, keeping what is there.
     fn reserve(&self, cache: &mut Self::Cache, positions: usize) -> Result<()>;
+    /// Room for the ids of at most `most` tokens.
+    fn tokens(&self, most: usize) -> Result<Self::Tokens>;
+    /// Writes ids.
+    fn write_tokens(&mut self, to: &mut Self::Tokens, ids: &[u32]);
     /// Writes the first values of a tensor.
     fn write(&mut self, to: &mut Self::Tensor, values: &[f32]);
     /// Reads the first `out.len()` values of a tensor.
     fn read(&mut self, from: &Self::Tensor, out: &mut [f32]) -> Result<()>;
 
-    /// `out[t] = table[tokens[t]]`.
-    fn embed(&mut self, out: &mut Self::Tensor, table: &Self::Matrix, tokens: &[u32]);
+    /// `out[t] = table[ids[t]]` for the first `tokens` ids.
+    fn embed(&mut self, out: &mut Self::Tensor, table: &Self::Matrix, ids: &Self::Tokens, tokens: usize);
     /// `out[n][t] = w[n] norm(x[rows.start + t])` for the matrices of a stack.
     fn norm_matmul<const N: usize>(
         &mut self,

@@ -41,6 +41,8 @@ pub struct Layer<B: Backend> {
 pub struct State<B: Backend> {
     /// Tokens seen so far.
     pub position: usize,
+    /// What the next pass is for.
+    pub tokens: B::Tokens,
     cache: Vec<B::Cache>,
     /// The residual stream.
     x: B::Tensor,
@@ -57,16 +59,16 @@ pub struct State<B: Backend> {
 }
 
 /// Feeds `tokens` (at most a chunk, room reserved) and leaves the logits of the rows `wanted` in `s.logits`.
-pub fn forward<B: Backend>(
-    b: &mut B,
-    w: &Weights<B>,
-    s: &mut State<B>,
-    tokens: &[u32],
-    wanted: Range<usize>,
-) {
-    let (t, positions) = (tokens.len(), s.position..s.position + tokens.len());
+pub fn feed<B: Backend>(b: &mut B, w: &Weights<B>, s: &mut State<B>, tokens: &[u32], wanted: Range<usize>) {
+    b.write_tokens(&mut s.tokens, tokens);
+    forward(b, w, s, tokens.len(), wanted);
+}
+
+/// The same for the first `t` ids of `s.tokens`, which a machine may have put there by itself.
+pub fn forward<B: Backend>(b: &mut B, w: &Weights<B>, s: &mut State<B>, t: usize, wanted: Range<usize>) {
+    let positions = s.position..s.position + t;
     b.write(&mut s.angles, &w.angles(positions.clone()));
-    b.embed(&mut s.x, &w.embed, tokens);
+    b.embed(&mut s.x, &w.embed, &s.tokens, t);
     for (layer, cache) in w.layers.iter().zip(&mut s.cache) {
         // attention: x += out · attend(rope(norm(q · h)), rope(norm(k · h)), v · h), where h = norm(x)
         b.norm_matmul([&mut s.q, &mut s.k, &mut s.v], &s.x, &layer.attn_norm, &layer.qkv, 0..t);
@@ -186,6 +188,7 @@ impl<B: Backend> State<B> {
         let caches = (0..config.layers).map(|_| b.cache(config.kv_heads, config.head_dim, context));
         Ok(Self {
             position: 0,
+            tokens: b.tokens(chunk)?,
             cache: caches.collect::<Result<_>>()?,
             x: b.tensor(chunk, config.hidden)?,
             q: b.tensor(chunk, q)?,

@@ -46,6 +46,11 @@ impl SamplerOptions {
     pub fn greedy() -> Self {
         Self { temperature: 0.0, ..Self::default() }
     }
+
+    /// Whether recent tokens become less likely, or more.
+    fn penalises(&self) -> bool {
+        self.repeat_penalty > 0.0 && self.repeat_penalty != 1.0
+    }
 }
 
 /// Chooses tokens, remembering the recent ones and its place among the random numbers.
@@ -97,6 +102,11 @@ impl Sampler {
         }
         steps.push(format!("temperature {}", o.temperature));
         format!("{} (seed {})", steps.join(" -> "), o.seed)
+    }
+
+    /// Whether it takes the likeliest token whatever came before, as a machine may do by itself.
+    pub(crate) fn takes_likeliest(&self) -> bool {
+        self.options.temperature <= 0.0 && !self.options.penalises()
     }
 
     /// Remembers a token that was not sampled (a prompt's), for the repeat penalty.
@@ -152,10 +162,10 @@ impl Sampler {
 
     /// The recent tokens with their lowered logits, by id.
     fn penalties(&self, logits: &[f32]) -> Vec<Candidate> {
-        let penalty = self.options.repeat_penalty;
-        if penalty == 1.0 || penalty <= 0.0 || penalty.is_nan() {
+        if !self.options.penalises() {
             return Vec::new();
         }
+        let penalty = self.options.repeat_penalty;
         let mut ids: Vec<u32> =
             self.recent.iter().copied().filter(|&id| (id as usize) < logits.len()).collect();
         ids.sort_unstable();

@@ -1,5 +1,6 @@
 //! Prompt in, tokens out: the loop round [`forward`](crate::model::forward).
 
+mod ahead;
 mod engine;
 mod saved;
 
@@ -16,7 +17,10 @@ use crate::model_file::ModelFile;
 use crate::sampler::Sampler;
 use crate::tensor::StoredTensor;
 use crate::tokenizer::{LazyTokenizer, Tokenizer};
+use ahead::Ahead;
 use engine::Engine;
+#[cfg(all(feature = "gpu", not(target_family = "wasm")))]
+pub(crate) use engine::nmse;
 
 /// Most tokens of one forward pass. A prompt is fed in chunks of this size.
 const CHUNK: usize = 128;
@@ -78,9 +82,12 @@ pub struct SessionOptions {
     pub threads: Option<usize>,
     /// Instructions to use; `None`: the best there are. Never changes a result.
     pub isa: Option<Isa>,
-    /// Where to compute. A GPU keeps keys and values as f16 and computes with f32 activations; `exact`, `threads` and
-    /// `isa` are of the CPU.
+    /// Where to compute. A GPU keeps keys and values as f16 or int8 and computes with f32 activations; `exact`,
+    /// `threads` and `isa` are of the CPU.
     pub device: Device,
+    /// Tokens of greedy decoding that a GPU gets at a time, at most 32: it goes on by itself and tells later which they
+    /// were. `None`: 4. Never changes a result.
+    pub tokens_per_submit: Option<usize>,
     /// Set it to stop the session at the next chunk or token with [`Error::Cancelled`].
     pub cancel: Option<Arc<AtomicBool>>,
 }
@@ -108,6 +115,7 @@ pub struct Session {
     engine: Box<dyn Engine>,
     cancel: Arc<AtomicBool>,
     context: usize,
+    tokens_per_submit: usize,
     /// What was fed: a token for each position.
     tokens: Vec<u32>,
     /// Of the last position.
@@ -164,6 +172,17 @@ impl Model {
         engine::test_logits(self)
     }
 
+    #[cfg(all(feature = "gpu", not(target_family = "wasm")))]
+    pub(crate) fn file(&self) -> &ModelFile {
+        &self.0.file
+    }
+
+    /// The GPU that sessions with [`Device::Gpu`] share, once there was one.
+    #[cfg(feature = "gpu")]
+    pub fn gpu(&self) -> Option<crate::gpu::device::Gpu> {
+        engine::OnGpu::gpu(self)
+    }
+
     /// Opens the best GPU, uploads the model and tests what it computes, for sessions on [`Device::Gpu`] to come;
     /// `software` also takes a program that plays one, `expected` is what [`Model::test_logits`] says of the same model.
     /// Sessions do this themselves where they may wait; in a browser it comes first.
@@ -184,6 +203,7 @@ impl Model {
             engine: engine::start(self, &options, context)?,
             cancel: options.cancel.unwrap_or_default(),
             context,
+            tokens_per_submit: ahead::per_submit(options.tokens_per_submit)?,
             tokens: Vec::new(),
             logits: vec![0.0; config.vocab],
             model: self.clone(),
@@ -314,10 +334,12 @@ impl Session {
     ) -> impl Iterator<Item = Result<u32>> + 'a {
         let mut left = max_tokens;
         let mut last: Option<u32> = None;
+        let mut ahead = Ahead::default();
         std::iter::from_fn(move || {
             left = left.checked_sub(1)?;
             let id = match last {
                 None => self.first(prompt, sampler),
+                Some(id) if self.goes_ahead(sampler) => self.likeliest(id, sampler, &mut ahead, left),
                 Some(id) => self.following(id, sampler),
             };
             if id.is_err() {
@@ -383,8 +405,9 @@ impl Session {
 
 /// Samples, unless the logits are not numbers, as those of damaged weights are.
 pub fn sample(logits: &[f32], sampler: &mut Sampler) -> Result<u32> {
-    if logits.iter().any(|x| x.is_nan()) {
-        return Err(Error::format("model", "its logits are not numbers: the weights are damaged"));
-    }
-    Ok(sampler.sample(logits))
+    if logits.iter().any(|x| x.is_nan()) { Err(not_numbers()) } else { Ok(sampler.sample(logits)) }
+}
+
+fn not_numbers() -> Error {
+    Error::format("model", "its logits are not numbers: the weights are damaged")
 }

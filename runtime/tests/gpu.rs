@@ -5,6 +5,9 @@
 #[cfg(feature = "shader-tests")]
 #[path = "support/shaders.rs"]
 mod shaders;
+#[cfg(feature = "shader-tests")]
+#[path = "support/slots.rs"]
+mod slots;
 mod support;
 
 use std::time::{Duration, Instant};
@@ -12,15 +15,17 @@ use std::time::{Duration, Instant};
 use bonsai_runtime::backend::Backend;
 use bonsai_runtime::error::{Error, ErrorCode};
 use bonsai_runtime::gpu::GpuBackend;
-#[cfg(feature = "shader-tests")]
-use bonsai_runtime::gpu::SHADERS;
 use bonsai_runtime::gpu::device::{Counts, Gpu, GpuOptions, PARAMS_BYTES};
 use bonsai_runtime::gpu::shader::Shader;
-use bonsai_runtime::model::{State, Weights, forward};
+#[cfg(feature = "shader-tests")]
+use bonsai_runtime::gpu::{MATVEC, MATVEC_SUBGROUPS, SHADERS};
+use bonsai_runtime::model::{State, Weights, feed};
 use bonsai_runtime::random_model::{random_model, shape};
-use bonsai_runtime::tensor::Format;
+use bonsai_runtime::tensor::{Format, StoredTensor};
 use bonsai_runtime::ternary::Packing;
-use bonsai_runtime::{Config, Device, Model, ModelFile, SessionOptions};
+use bonsai_runtime::{
+    Config, Device, KvFormat, Model, ModelFile, Result, Sampler, SamplerOptions, Session, SessionOptions,
+};
 use support::*;
 
 /// `x += y`.
@@ -30,7 +35,7 @@ fn gpu() -> Gpu {
     Gpu::open(&GpuOptions::default()).unwrap()
 }
 
-fn gpu_error(result: Result<impl Sized, Error>) -> String {
+fn gpu_error(result: Result<impl Sized>) -> String {
     let error = result.err().expect("an error");
     assert_eq!((error.code(), error.exit_code()), (ErrorCode::Gpu, 6), "{error}");
     error.to_string()
@@ -42,6 +47,26 @@ fn shaders_translate_for_every_system() {
     for shader in SHADERS.iter().chain([&ADD]) {
         shaders::check(shader);
     }
+}
+
+/// The inner loop of a product of one token: eight words of 16 weights a turn. Prints what docs/benchmarks.md lists.
+#[cfg(feature = "shader-tests")]
+#[test]
+fn a_weight_takes_few_slots() {
+    let turn = |constants| slots::of_loop(&MATVEC, "sums", constants);
+    let shared = slots::of_loop(&MATVEC_SUBGROUPS, "sums", &[("HALVES", 1.0)]);
+    let (masks, halves) = (turn(&[]), turn(&[("HALVES", 1.0)]));
+    let with_norm = turn(&[("NORM", 1.0), ("HALVES", 1.0)]);
+    assert_eq!(shared, halves, "ways of adding up have the loop in common");
+    for (name, turn) in [("masks", masks), ("halves", halves), ("halves with a norm", with_norm)] {
+        let [decode, all] = turn.slots().map(|slots| f64::from(slots) / 128.0);
+        println!("{name}: {decode:.2} slots a weight, {all:.2} with addresses; {turn:?}");
+    }
+    assert_eq!(masks.converts, 128, "each weight is converted");
+    let scales = 8;
+    let halves_of = [halves.converts, halves.unpacks - scales, halves.masks - scales, halves.shifts];
+    assert_eq!(halves_of, [0, 64, 64, 8], "two weights at a time");
+    assert!(halves.slots()[0] <= 320 && masks.slots()[0] >= 860, "2.5 and 6.7 slots a weight");
 }
 
 #[test]
@@ -161,7 +186,7 @@ fn wrong_use_is_an_error_at_the_next_read() {
     assert!(message.contains("usage") || message.contains("conflict"), "{message}");
 }
 
-fn on(file: ModelFile, device: Device) -> bonsai_runtime::Session {
+fn on(file: ModelFile, device: Device) -> Session {
     Model::from_file(file).unwrap().session(SessionOptions { device, ..Default::default() }).unwrap()
 }
 
@@ -209,7 +234,7 @@ fn second_token(file: &ModelFile) -> ([Counts; 2], f64) {
     let mut state = State::new(backend, &file.config, 64, 1).unwrap();
     let mut logits = vec![0.0; file.config.vocab];
     let mut token = |id| {
-        forward(backend, &weights, &mut state, &[id], 0..1);
+        feed(backend, &weights, &mut state, &[id], 0..1);
         backend.read(&state.logits, &mut logits).unwrap();
     };
     token(1);
@@ -244,14 +269,199 @@ fn a_token_of_the_0_6b_shape() {
     assert!(now.allocated >> 20 < 200, "the file has 151 MiB: {}", now.allocated >> 20);
 }
 
+/// A trained model, so that one token is usually likelier than all others by far.
+fn stories() -> Model {
+    Model::open(concat!(env!("CARGO_MANIFEST_DIR"), "/../wasm/demo/stories.gguf")).unwrap()
+}
+
+fn session(model: &Model, kv: KvFormat, tokens_per_submit: usize) -> Session {
+    let tokens_per_submit = Some(tokens_per_submit);
+    let options =
+        SessionOptions { device: Device::Gpu, kv: Some(kv), tokens_per_submit, ..Default::default() };
+    model.session(options).unwrap()
+}
+
+fn greedy() -> Sampler {
+    Sampler::new(SamplerOptions::greedy())
+}
+
+/// What greedy decoding writes, by itself and asked token by token.
+fn written(session: &mut Session, prompt: &[u32], most: usize) -> [Vec<u32>; 2] {
+    session.reset();
+    let at_once: Result<Vec<u32>> = session.generate(prompt, &mut greedy(), most).collect();
+    let position = session.position();
+    session.reset();
+    let mut sampler = greedy();
+    let mut one_by_one = vec![sampler.sample(session.prompt(prompt).unwrap())];
+    while one_by_one.len() < most {
+        one_by_one.push(sampler.sample(session.next(one_by_one[one_by_one.len() - 1]).unwrap()));
+    }
+    assert_eq!(position, session.position(), "what was computed for nothing does not count as fed");
+    [at_once.unwrap(), one_by_one]
+}
+
+#[test]
+fn greedy_text_is_the_cpus_and_the_same_one_by_one() {
+    let model = stories();
+    let prompt = model.tokenizer().unwrap().unwrap().encode("Once upon a time").unwrap();
+    let on_cpu = |exact| {
+        let options = SessionOptions { exact, kv: Some(KvFormat::F16), ..Default::default() };
+        let mut session = model.session(options).unwrap();
+        let text: Result<Vec<u32>> = session.generate(&prompt, &mut greedy(), 64).collect();
+        session.reset();
+        (text.unwrap(), session.logits(&prompt).unwrap())
+    };
+    let ((exact, logits), (fast, _)) = (on_cpu(true), on_cpu(false));
+    for tokens_per_submit in [1, 3, 32] {
+        let mut session = session(&model, KvFormat::F16, tokens_per_submit);
+        let [at_once, one_by_one] = written(&mut session, &prompt, 64);
+        assert_eq!(at_once, one_by_one, "{tokens_per_submit} a submission");
+        assert_eq!((at_once.len(), &at_once), (64, &exact), "f32 activations on the CPU");
+        assert_eq!(at_once, fast, "i8 activations on the CPU");
+        session.reset();
+        let expected: Vec<f64> = logits.iter().map(|&x| x.into()).collect();
+        let error = nmse(&session.logits(&prompt).unwrap(), &expected);
+        println!("logits: {error:.1e}");
+        assert!(error < 1e-6, "{error:e}: keys and values are f16 on both");
+    }
+    let mut int8 = session(&model, KvFormat::Int8, 4);
+    let [at_once, one_by_one] = written(&mut int8, &prompt, 16);
+    assert_eq!(at_once, one_by_one, "int8");
+    int8.reset();
+    let expected: Vec<f64> = logits.iter().map(|&x| x.into()).collect();
+    let error = nmse(&int8.logits(&prompt).unwrap(), &expected);
+    println!("logits with int8: {error:.1e}");
+    assert!(error < 1e-3, "{error:e}: as much as the CPU's int8 may cost such a model");
+}
+
+#[test]
+fn greedy_tokens_cost_a_few_bytes_and_few_submissions() {
+    let file = model_file(&tiny_128(), Format::Ternary(Packing::Q2_0), 25);
+    let layers = file.config.layers as u64;
+    let model = Model::from_file(file).unwrap();
+    let mut session = session(&model, KvFormat::F16, 8);
+    let gpu = model.gpu().unwrap();
+    let mut sampler = greedy();
+    let mut tokens = session.generate(&[1, 2], &mut sampler, 33);
+    tokens.next().unwrap().unwrap(); // of the prompt's logits
+    let before = gpu.counts();
+    assert_eq!(tokens.map(|id| id.unwrap()).count(), 32);
+    let now = gpu.counts();
+    assert_eq!(now.dispatches - before.dispatches, 32 * (6 * layers + 2 + 2), "two of argmax");
+    assert_eq!((now.submits - before.submits, now.read_backs - before.read_backs), (4, 4));
+    assert_eq!(now.bytes_down - before.bytes_down, 32 * 4);
+    assert_eq!(now.allocated, before.allocated);
+}
+
+#[test]
+fn greedy_decoding_ends_as_it_does_token_by_token() {
+    let file = || model_file(&tiny(), Format::Ternary(Packing::Q2_0G64), 26);
+    let model = Model::from_file(file()).unwrap();
+    let free: Vec<u32> = session(&model, KvFormat::F16, 4)
+        .generate(&[1, 2], &mut greedy(), 20)
+        .map(|id| id.unwrap())
+        .collect();
+    assert_eq!(free.len(), 20);
+    let end = free.iter().position(|id| *id == free[9]).unwrap();
+    let mut ends = file();
+    ends.config.eos = vec![free[9]];
+    let ended = Model::from_file(ends).unwrap();
+    let mut session = session(&ended, KvFormat::F16, 4);
+    let ids: Vec<u32> = session.generate(&[1, 2], &mut greedy(), 20).map(|id| id.unwrap()).collect();
+    assert_eq!(ids, free[..end], "an end token");
+    assert_eq!(session.tokens(), [&[1, 2], &free[..end]].concat());
+    let after = bits(session.next(3).unwrap());
+    session.reset();
+    session.prompt(&[1, 2]).unwrap();
+    for &id in &free[..end] {
+        session.next(id).unwrap();
+    }
+    assert_eq!(bits(session.next(3).unwrap()), after, "what was computed for nothing leaves nothing");
+    let options = SessionOptions { device: Device::Gpu, context: Some(7), ..Default::default() };
+    let mut short = model.session(options).unwrap();
+    let ids: Vec<Option<u32>> = short.generate(&[1, 2], &mut greedy(), 20).map(|id| id.ok()).collect();
+    let fits = free[..6].iter().copied().map(Some).chain([None]);
+    assert_eq!(ids, fits.collect::<Vec<_>>(), "a full context");
+    let cancel = short.cancel_flag();
+    short.reset();
+    let mut sampler = greedy();
+    let mut ids = short.generate(&[1, 2], &mut sampler, 20);
+    ids.next().unwrap().unwrap();
+    ids.next().unwrap().unwrap();
+    cancel.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert!(matches!(ids.next(), Some(Err(Error::Cancelled))));
+    assert!(ids.next().is_none());
+}
+
+#[test]
+fn damaged_weights_are_an_error_not_a_story() {
+    let file = || model_file(&Config { tied: false, ..tiny() }, Format::F32, 15);
+    let write = |file| -> Vec<Option<u32>> {
+        let model = Model::from_file(file).unwrap();
+        let mut session = session(&model, KvFormat::F16, 4);
+        session.generate(&[1, 2], &mut greedy(), 12).map(|id| id.ok()).collect()
+    };
+    let free = write(file());
+    let damaged = free[5].unwrap();
+    let first = free.iter().position(|id| *id == Some(damaged)).unwrap();
+    assert!(first > 0 && damaged > 4, "the GPU's test at the start must not meet it");
+    let mut file = file();
+    let table = file.tensors.get_mut("model.embed_tokens.weight").unwrap();
+    let mut rows = table.to_f32();
+    rows[damaged as usize * table.cols] = f32::NAN;
+    *table = StoredTensor::from_f32(table.rows, table.cols, &rows);
+    let written = write(file);
+    assert_eq!((&written[..=first], &written[first + 1..]), (&free[..=first], &[None][..]));
+}
+
+#[test]
+fn a_model_of_not_a_numbers_is_no_fault_of_the_gpu() {
+    let mut file = model_file(&tiny(), Format::F32, 15);
+    file.tensors.insert("model.norm.weight".into(), StoredTensor::from_f32(1, 192, &[f32::NAN; 192]));
+    let options = SessionOptions { device: Device::Gpu, ..Default::default() };
+    let refused = Model::from_file(file).unwrap().session(options).err().unwrap();
+    assert_eq!(refused.code(), ErrorCode::Format, "{refused}");
+}
+
+#[test]
+fn a_device_lost_while_it_writes_is_an_error_and_then_left_for_another() {
+    let model = Model::from_file(model_file(&tiny(), Format::Ternary(Packing::Q2_0G64), 27)).unwrap();
+    let mut lost = session(&model, KvFormat::F16, 2);
+    let mut sampler = greedy();
+    let start = Instant::now();
+    let mut ids = lost.generate(&[1, 2], &mut sampler, 100);
+    let first: Vec<u32> = ids.by_ref().take(5).map(|id| id.unwrap()).collect();
+    model.gpu().unwrap().destroy();
+    let rest: Vec<Result<u32>> = ids.collect();
+    assert!(rest.len() <= 5, "what was under way may still come: {}", rest.len());
+    gpu_error(rest.into_iter().next_back().unwrap());
+    gpu_error(lost.next(1));
+    assert!(start.elapsed() < Duration::from_secs(60), "no hang");
+    let again =
+        session(&model, KvFormat::F16, 2).generate(&[1, 2], &mut greedy(), 5).collect::<Result<Vec<_>>>();
+    assert_eq!(again.unwrap(), first, "a new session opens the device again");
+}
+
+#[test]
+fn choices_belong_to_the_pinned_version_of_wgpu() {
+    let pinned = format!("wgpu = {{ version = \"={}\"", bonsai_runtime::gpu::choices::WGPU);
+    assert_eq!(include_str!("../Cargo.toml").matches(&pinned).count(), 2);
+}
+
 #[test]
 fn what_a_gpu_cannot_do_is_said() {
     let file = || model_file(&tiny(), Format::Ternary(Packing::Q2_0G64), 24);
     let model = Model::from_file(file()).unwrap();
-    let kv = Some(bonsai_runtime::KvFormat::Int8);
-    let options = SessionOptions { device: Device::Gpu, kv, ..Default::default() };
-    let refused = model.session(options).err().unwrap();
-    assert_eq!(refused.code(), ErrorCode::Unsupported);
+    let gpu = SessionOptions { device: Device::Gpu, ..Default::default() };
+    let f32 = SessionOptions { kv: Some(KvFormat::F32), ..gpu.clone() };
+    assert_eq!(model.session(f32).err().unwrap().code(), ErrorCode::Unsupported);
+    for tokens in [0, 33] {
+        let so_many = SessionOptions { tokens_per_submit: Some(tokens), ..gpu.clone() };
+        assert_eq!(model.session(so_many).err().unwrap().code(), ErrorCode::Argument);
+    }
+    let backend = GpuBackend::new(&model.gpu().unwrap(), 1, 1).unwrap();
+    let too_long = backend.cache(8, 128, 1 << 30).err().unwrap();
+    assert!(matches!(too_long, Error::Memory(_)), "{too_long}");
     let session = on(file(), Device::Gpu);
     assert_eq!(session.save().err().unwrap().code(), ErrorCode::Unsupported);
     assert!(session.status().starts_with("GPU, "), "{}", session.status());

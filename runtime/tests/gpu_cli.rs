@@ -145,3 +145,42 @@ fn bench_says_where_it_ran() {
     }
     assert!(gpu[1]["read_share"].is_null() && cpu[1]["read_share"].as_f64().unwrap() > 0.0);
 }
+
+#[test]
+fn autotune_is_remembered_and_a_foreign_file_counts_as_none() {
+    let (model, cache) = (model(), tempfile::tempdir().unwrap());
+    let (path, file) = (model.path().to_str().unwrap(), cache.path().join("gpu_kernels.json"));
+    let environment = [("BONSAI_CACHE", cache.path().to_str().unwrap())];
+    let run = || {
+        let run = ["run", "-m", path, "--tokens", "1,2,3", "-n", "24", "--temp", "0", "--device", "gpu"];
+        let output = bonsai(&run, &environment);
+        assert!(output.status.success(), "{}", stderr(&output));
+        (stderr(&output).contains("kernels tuned for it"), output.stdout)
+    };
+    let (tuned, text) = run();
+    assert!(!tuned, "nothing was measured yet");
+    let bench = ["bench", "-m", path, "--autotune", "-n", "9"];
+    assert_eq!(bonsai(&bench, &environment).status.code(), Some(2), "a CPU has nothing to tune");
+    let output = bonsai(&[&bench[..], &["--device", "gpu"]].concat(), &environment);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let block = String::from_utf8(output.stdout).unwrap();
+    println!("{block}");
+    for line in ["device ", "limits ", "small halves ", "reading ", "dispatches ", "decode ", "remembered "] {
+        assert!(block.contains(&format!("\n{line}")), "{line}: {block}");
+    }
+    let shapes = block.matches(" matrices in groups of ").count();
+    assert_eq!((shapes, block.matches("  * ").count()), (5, 5), "a choice for each shape: {block}");
+    assert!(!block.contains("WRONG") && !block.contains("not possible"), "{block}");
+    assert_eq!(run(), (true, text.clone()));
+    let remembered = std::fs::read_to_string(&file).unwrap();
+    let others = [
+        remembered[..remembered.len() / 2].to_string(),
+        remembered.replace("wgpu ", "another "),
+        remembered.replace("\"threads\": ", "\"threads\": 1"),
+        "[]".into(),
+    ];
+    for other in others {
+        std::fs::write(&file, &other).unwrap();
+        assert_eq!(run(), (false, text.clone()), "{other}");
+    }
+}

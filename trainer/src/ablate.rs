@@ -153,7 +153,7 @@ fn file_name(name: &str) -> String {
 
 /// Makes shards once for all runs, so that they see the same split, unless a row brings text or a tokenizer of its own.
 fn share_data(base: &mut RunConfig, rows: &[Row], watch: &Watch<'_>) -> Result<()> {
-    let own = ["data", "valid", "valid_fraction", "tokenizer", "vocab_size", "init"];
+    let own = ["data", "text_column", "valid", "valid_fraction", "tokenizer", "vocab_size", "init"];
     let brings = |row: &Row| row.settings.iter().any(|(key, _)| own.contains(&key.as_str()));
     let shared = base.out.join("shared");
     let shards = shared.join("data");

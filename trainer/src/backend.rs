@@ -215,7 +215,11 @@ pub trait Backend {
     fn ternary<'a>(&self, matrix: &'a Self::Matrix) -> Result<Option<Cow<'a, TernaryMatrix>>>;
     /// What ops have added up since the last call, and whether they could do their work.
     fn tally(&mut self) -> Result<Tally>;
-    /// Reading the tally costs nothing and waits for nothing, so that it may be read after each operation.
+    /// From now on, until the tally is read, ops add up on behalf of this parameter.
+    fn tally_for(&mut self, parameter: usize);
+    /// Each parameter's part of the tally that was read last.
+    fn tallies(&mut self) -> BTreeMap<usize, Tally>;
+    /// Reading the tally waits for nothing: a clock need not tell.
     fn immediate(&self) -> bool;
 
     /// From now on `embed`, `linear` and the losses see `(1 - share) latent + share s t` of a ternary matrix, forward and

@@ -8,10 +8,11 @@ use bonsai_runtime::gguf::PackedFormat;
 use clap::{Args, Subcommand};
 
 use crate::config::{RunConfig, preset};
+use crate::corpus::Input;
 use crate::error::{Error, Result};
 use crate::run::{self, Watch};
 use crate::{
-    ablate, convert, corpus, device, eval, export, fit, loss, lr_find, plot, quickstart, summary, verify,
+    ablate, convert, device, eval, export, fit, loss, lr_find, plot, preview, quickstart, summary, verify,
 };
 
 /// The commands, in the order of a model's life.
@@ -28,9 +29,12 @@ pub enum Command {
     },
     /// Learns a byte-level BPE tokenizer from text.
     Tokenizer {
-        /// Files or directories of .txt and .jsonl.
+        /// Files or directories of .txt, .jsonl and .parquet.
         #[arg(long, required = true, num_args = 1..)]
         data: Vec<PathBuf>,
+        /// Field or column that holds the text.
+        #[arg(long, default_value = "text")]
+        text_column: String,
         /// Tokens, the three special ones included.
         #[arg(long, default_value_t = 4096)]
         vocab_size: usize,
@@ -38,11 +42,15 @@ pub enum Command {
         #[arg(long, default_value = "tokenizer.json")]
         out: PathBuf,
     },
-    /// Turns text into token shards, split by document into training and validation.
+    /// Turns text into token shards, split by document into training and validation; goes on where it was stopped.
+    #[command(after_help = PREPARE_HELP)]
     Prepare {
-        /// Files or directories of .txt and .jsonl (field "text").
+        /// Files or directories of .txt, .jsonl and .parquet.
         #[arg(long, required = true, num_args = 1..)]
         data: Vec<PathBuf>,
+        /// Field or column that holds the text; without it, `messages` or `conversations`.
+        #[arg(long, default_value = "text")]
+        text_column: String,
         /// Validation text; else a share of the documents is set aside.
         #[arg(long, num_args = 1..)]
         valid: Vec<PathBuf>,
@@ -59,6 +67,9 @@ pub enum Command {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Shows what a model will read: tokens, which of them it learns to write, where documents end.
+    #[command(after_help = preview::HELP)]
+    Preview(preview::Arguments),
     /// Trains, from scratch or from a checkpoint; --resume goes on.
     #[command(after_help = TRAIN_HELP)]
     Train(Box<TrainArgs>),
@@ -179,6 +190,20 @@ pub enum Command {
     },
 }
 
+const PREPARE_HELP: &str = "Text:
+  .txt      documents between <|endoftext|> marks, else passages of about 2 kB that end at blank lines
+  .jsonl    a document a line: {\"text\": \"...\"}, or a conversation:
+            {\"messages\": [{\"role\": \"user\", \"content\": \"...\"}, {\"role\": \"assistant\", \"content\": \"...\"}]}
+  .parquet  a document a row, in the column `text`, or a conversation in the column `messages`
+  .txt.gz, .jsonl.zst and so on are unpacked while they are read. No file is ever whole in memory.
+Conversations are written by the tokenizer's chat template (ChatML if it has none but the marks), and only what the
+assistant says is learnt. `bonsai-trainer preview` shows it.
+Stopped by Ctrl-C, a crash or a full disk? The same command goes on where it was and makes the same files.
+Examples:
+  bonsai-trainer prepare --data books/ --tokenizer tokenizer.json --out shards
+  bonsai-trainer prepare --data train-*.parquet --text-column content --tokenizer Qwen3-0.6B/tokenizer.json --out shards
+  bonsai-trainer train --data shards --preset 10m";
+
 const ABLATE_HELP: &str = "The file:
   seeds = [0, 1, 2]                      # every row with each; the same seeds see the same data
   [base]                                 # settings of all runs, as in run.toml
@@ -212,9 +237,12 @@ pub struct TrainArgs {
     /// Any setting by its name in the run file.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Files or directories of .txt and .jsonl, or a directory that `prepare` wrote.
+    /// Files or directories of .txt, .jsonl and .parquet, or a directory that `prepare` wrote.
     #[arg(long, num_args = 1..)]
     data: Vec<PathBuf>,
+    /// Field or column that holds the text [default: text; without it, messages or conversations].
+    #[arg(long)]
+    text_column: Option<String>,
     /// Validation text; else a share of the documents is set aside.
     #[arg(long, num_args = 1..)]
     valid: Vec<PathBuf>,
@@ -269,6 +297,7 @@ impl TrainArgs {
         let mut put =
             |key: &str, value: Option<toml::Value>| out.extend(value.map(|value| (key.to_owned(), value)));
         put("data", (!self.data.is_empty()).then(|| paths(&self.data)));
+        put("text_column", self.text_column.clone().map(toml::Value::String));
         put("valid", (!self.valid.is_empty()).then(|| paths(&self.valid)));
         put("tokenizer", self.tokenizer.as_deref().map(text));
         put("init", self.init.clone().map(toml::Value::String));
@@ -311,10 +340,14 @@ pub fn run(command: Command, quiet: bool, cancelled: &AtomicBool) -> Result<()> 
     let watch = Watch { cancelled, quiet };
     match command {
         Command::Quickstart { out, steps } => quickstart::quickstart(&out, steps, &watch),
-        Command::Tokenizer { data, vocab_size, out } => learn_tokenizer(&data, vocab_size, &out, &watch),
-        Command::Prepare { data, valid, valid_fraction, tokenizer, seed, out } => {
-            prepare(&data, &valid, (valid_fraction, seed), &tokenizer, &out, &watch)
+        Command::Tokenizer { data, text_column, vocab_size, out } => {
+            learn_tokenizer(&Input::new(&data, &text_column)?, vocab_size, &out, &watch)
         }
+        Command::Prepare { data, text_column, valid, valid_fraction, tokenizer, seed, out } => {
+            let text = run::Text { files: &data, valid: &valid, column: &text_column };
+            prepare(text, (valid_fraction, seed), &tokenizer, &out, &watch)
+        }
+        Command::Preview(arguments) => preview::preview(&arguments),
         Command::Train(args) => train(&args, &watch),
         Command::Eval { model, data, window, windows, exact, json } => {
             evaluate(&model, &data, eval::Reading { window, windows, exact }, json, quiet)
@@ -355,24 +388,23 @@ fn print<T: serde::Serialize + std::fmt::Display>(result: &T, json: bool) -> Res
     Ok(())
 }
 
-fn learn_tokenizer(files: &[PathBuf], vocab_size: usize, out: &Path, watch: &Watch<'_>) -> Result<()> {
-    let tokenizer = run::learn_tokenizer(&corpus::read_documents(files)?, vocab_size, watch)?;
+fn learn_tokenizer(input: &Input, vocab_size: usize, out: &Path, watch: &Watch<'_>) -> Result<()> {
+    let tokenizer = run::learn_tokenizer(vocab_size, watch, |sink| input.each(sink))?;
     std::fs::write(out, tokenizer.to_json()?).map_err(RuntimeError::io(out))?;
     println!("{}: {} tokens", out.display(), tokenizer.vocab_size());
     Ok(())
 }
 
 fn prepare(
-    files: &[PathBuf],
-    valid: &[PathBuf],
-    (fraction, seed): (f64, u64),
+    text: run::Text<'_>,
+    share: (f64, u64),
     tokenizer: &Path,
     out: &Path,
     watch: &Watch<'_>,
 ) -> Result<()> {
-    let tokenizer = bonsai_runtime::Tokenizer::from_file(tokenizer)?;
-    let split = run::read_split(files, valid, fraction, seed, watch)?;
-    let dataset = run::tokenize(&split, &tokenizer, out, watch)?;
+    let mut tokenizer = bonsai_runtime::Tokenizer::from_file(tokenizer)?;
+    let corpus = run::scan(text, share, watch)?;
+    let dataset = run::tokenize(&corpus, &mut tokenizer, out, watch)?;
     println!(
         "{}: {} training and {} validation tokens",
         out.display(),

@@ -44,8 +44,10 @@ pub struct RunConfig {
     pub init: String,
     /// Model shape for `init = "scratch"`: 1m 3m 6m 10m 20m 30m 0.6b.
     pub preset: String,
-    /// Training text: files or directories of .txt and .jsonl, or a directory that `prepare` wrote.
+    /// Training text: files or directories of .txt, .jsonl and .parquet, or a directory that `prepare` wrote.
     pub data: Vec<PathBuf>,
+    /// Where .jsonl and .parquet have the text: the name of a field or column. Without it, `messages` or `conversations`.
+    pub text_column: String,
     /// Validation text. Empty: a share of the training documents is set aside.
     pub valid: Vec<PathBuf>,
     /// Share of the documents set aside for validation.
@@ -156,6 +158,7 @@ impl Default for RunConfig {
             init: "scratch".into(),
             preset: "3m".into(),
             data: Vec::new(),
+            text_column: "text".into(),
             valid: Vec::new(),
             valid_fraction: 0.02,
             tokenizer: PathBuf::new(),

@@ -1,153 +1,93 @@
-//! Documents from files, and their division into training and validation text.
+//! Documents, and their division into training and validation text.
 //!
-//! `.jsonl` files hold one document a line in the field "text". Everything else is plain text: cut at
-//! `<|endoftext|>` where it has such marks, else at blank lines into passages of about [`PASSAGE`] bytes, so that one
-//! big file can be divided, too. The division is by content, never by position: equal texts are always on the same
-//! side, because a document that is trained on and validated on makes the validation loss a lie.
+//! The division is by content, never by position: equal texts are always on the same side, because a document that is
+//! trained on and validated on makes the validation loss a lie.
+//!
+//! Text that does not fit into memory is gone through from file to file, as often as needed: a [`Source`] gives its
+//! documents one by one, and what is remembered of each is a hash and a length.
 
-use std::collections::HashSet;
-use std::fs::File;
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-
-use bonsai_runtime::Error as RuntimeError;
+mod columns;
+mod compressed;
+mod files;
+mod input;
+mod lines;
+mod text;
+mod zstd_pages;
 
 use crate::error::{Error, Result};
 use crate::random::mix;
 
+pub use files::Corpus;
+pub use input::Input;
+pub use text::PASSAGE;
+
 /// Separates documents in plain text.
 pub const END_OF_TEXT: &str = "<|endoftext|>";
 
-/// A passage of plain text is closed at the first blank line after this many bytes.
-pub const PASSAGE: usize = 2048;
-
-/// A passage without a blank line is cut at the end of a line, or of a word, after this many bytes.
-const LONGEST_PASSAGE: usize = 4096;
-
-/// What is taken from a `.jsonl` line.
-#[derive(serde::Deserialize)]
-struct Line {
-    text: String,
+/// A text or a conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Document {
+    /// The text; of a conversation, its messages as a JSON array of objects with `role` and `content`.
+    pub text: String,
+    /// Where a conversation was found, for messages about it. `None` for plain text.
+    pub conversation: Option<String>,
 }
 
-/// All documents of `paths`, in order. A directory stands for its `.txt` and `.jsonl` files, sorted by name.
-/// Documents without any text are left out.
-pub fn read_documents(paths: &[PathBuf]) -> Result<Vec<String>> {
-    let mut documents = Vec::new();
-    for path in paths {
-        for file in files(path)? {
-            if is_jsonl(&file) {
-                read_jsonl(&file, &mut documents)?
-            } else {
-                read_text(&file, &mut documents)?
-            }
+impl From<String> for Document {
+    fn from(text: String) -> Self {
+        Self { text, conversation: None }
+    }
+}
+
+impl Document {
+    /// What people wrote: the text, or what the messages say, line after line.
+    pub fn into_words(self) -> String {
+        match self.conversation {
+            None => self.text,
+            Some(_) => lines::contents(&self.text).join("\n"),
         }
     }
-    if documents.is_empty() {
-        return Err(Error::Data {
-            path: paths.first().cloned().unwrap_or_default(),
-            message: "there is no text: name .txt or .jsonl files, or directories of them".into(),
-        });
-    }
-    Ok(documents)
 }
 
-fn is_jsonl(path: &Path) -> bool {
-    path.extension().is_some_and(|end| end == "jsonl" || end == "ndjson")
+/// Which text a document belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// What is trained on.
+    Train,
+    /// What the loss is validated on.
+    Valid,
 }
 
-fn files(path: &Path) -> Result<Vec<PathBuf>> {
-    if !path.is_dir() {
-        return Ok(vec![path.to_path_buf()]);
-    }
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(path).map_err(RuntimeError::io(path))? {
-        let file = entry.map_err(RuntimeError::io(path))?.path();
-        if file.is_file() && (is_jsonl(&file) || file.extension().is_some_and(|end| end == "txt")) {
-            files.push(file);
-        }
-    }
-    files.sort();
-    Ok(files)
+/// What is known about a source before it is tokenized.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Facts {
+    /// Bytes of all documents that the source gives.
+    pub bytes: u64,
+    /// Some documents are conversations.
+    pub conversations: bool,
+    /// The share of the bytes that was asked for as validation; `None` for a validation text of its own.
+    pub valid_fraction: Option<f64>,
+    /// Chooses among divisions.
+    pub seed: u64,
+    /// Training documents that were dropped because the validation text has them, too.
+    pub dropped: usize,
+    /// Hash of all documents in their order: tells one text from another.
+    pub fingerprint: u64,
 }
 
-fn read_jsonl(path: &Path, documents: &mut Vec<String>) -> Result<()> {
-    let file = File::open(path).map_err(RuntimeError::io(path))?;
-    let mut reader = BufReader::with_capacity(1 << 20, file);
-    let mut line = Vec::new();
-    for number in 1.. {
-        line.clear();
-        if reader.read_until(b'\n', &mut line).map_err(RuntimeError::io(path))? == 0 {
-            break;
-        }
-        if line.iter().all(u8::is_ascii_whitespace) {
-            continue;
-        }
-        let Line { text } = serde_json::from_slice(&line).map_err(|error| bad_line(path, number, &error))?;
-        if !text.trim().is_empty() {
-            documents.push(text);
-        }
-    }
-    Ok(())
+/// Receives the documents of a source; an error of its ends the reading.
+pub type Sink<'a> = &'a mut (dyn FnMut(Side, Document) -> Result<()> + 'a);
+
+/// Documents that can be gone through again and again, in the same order.
+pub trait Source: Sync {
+    /// What is known of it.
+    fn facts(&self) -> Facts;
+
+    /// Gives every document to `sink`.
+    fn each(&self, sink: Sink<'_>) -> Result<()>;
 }
 
-fn bad_line(path: &Path, number: usize, error: &serde_json::Error) -> Error {
-    let error = error.to_string();
-    let reason = error.split(" at line 1").next().unwrap_or_default(); // serde counts within our one line
-    let message = format!("line {number}: {reason}; every line must be a JSON object with a \"text\" string");
-    Error::Data { path: path.to_path_buf(), message }
-}
-
-fn read_text(path: &Path, documents: &mut Vec<String>) -> Result<()> {
-    let bytes = std::fs::read(path).map_err(RuntimeError::io(path))?;
-    let text = String::from_utf8(bytes).map_err(|error| Error::Data {
-        path: path.to_path_buf(),
-        message: format!(
-            "not UTF-8 at byte {}: convert it first, for example with iconv -f latin1 -t utf-8",
-            error.utf8_error().valid_up_to()
-        ),
-    })?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(&text).replace("\r\n", "\n");
-    let mut found = Vec::new();
-    if text.contains(END_OF_TEXT) {
-        found.extend(text.split(END_OF_TEXT).map(|part| part.trim_matches('\n').to_string()));
-    } else {
-        passages(&text, &mut found);
-    }
-    documents.extend(found.into_iter().filter(|document| !document.trim().is_empty()));
-    Ok(())
-}
-
-/// Cuts `text` at blank lines into passages of at least [`PASSAGE`] bytes (the last one may be shorter).
-fn passages(text: &str, documents: &mut Vec<String>) {
-    let mut passage = String::new();
-    for line in text.split_inclusive('\n') {
-        let blank = line.trim().is_empty();
-        if (blank && passage.len() >= PASSAGE) || passage.len() >= LONGEST_PASSAGE {
-            documents.push(std::mem::take(&mut passage));
-        }
-        if blank && passage.is_empty() {
-            continue;
-        }
-        let mut line = line;
-        while line.len() > LONGEST_PASSAGE {
-            let (head, tail) = line.split_at(word_end(line));
-            passage.push_str(head);
-            documents.push(std::mem::take(&mut passage));
-            line = tail;
-        }
-        passage.push_str(line);
-    }
-    documents.push(passage);
-}
-
-/// A place near [`PASSAGE`] where a line without end may be cut: after a space if there is one, else after a letter.
-fn word_end(line: &str) -> usize {
-    let limit = line.floor_char_boundary(LONGEST_PASSAGE);
-    line[..limit].rfind(' ').map_or(limit, |space| space + 1)
-}
-
-/// Training and validation documents that share no text.
+/// Training and validation documents in memory, that share no text.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Split {
     /// What is trained on.
@@ -164,23 +104,57 @@ pub struct Split {
     pub cut: bool,
 }
 
-/// Puts about `valid_fraction` of the bytes into `valid`: the documents whose seeded hashes are smallest, so that
-/// neither order nor repetition matters. At least one text is on each side: a single document is cut in two.
-pub fn split(documents: Vec<String>, valid_fraction: f64, seed: u64) -> Result<Split> {
-    if !(valid_fraction > 0.0 && valid_fraction < 1.0) {
-        return Err(Error::Config(format!(
-            "the validation fraction is {valid_fraction}: choose one between 0 and 1"
-        )));
+impl Source for Split {
+    fn facts(&self) -> Facts {
+        let texts = || self.train.iter().chain(&self.valid);
+        Facts {
+            bytes: texts().map(|text| text.len() as u64).sum(),
+            conversations: false,
+            valid_fraction: self.valid_fraction,
+            seed: self.seed,
+            dropped: self.dropped,
+            fingerprint: texts().fold(self.train.len() as u64, |sum, text| mix(sum) ^ hash(text, self.seed)),
+        }
     }
-    let mut hashed: Vec<(u64, usize)> = documents.iter().map(|text| (hash(text, seed), text.len())).collect();
-    hashed.sort_unstable();
-    let largest = match (hashed.first(), hashed.last()) {
-        (Some(first), Some(last)) if first.0 != last.0 => last.0,
-        _ => return cut(&documents, valid_fraction, seed),
+
+    fn each(&self, sink: Sink<'_>) -> Result<()> {
+        for (side, texts) in [(Side::Train, &self.train), (Side::Valid, &self.valid)] {
+            texts.iter().try_for_each(|text| sink(side, text.clone().into()))?;
+        }
+        Ok(())
+    }
+}
+
+/// Divides documents in memory as [`Corpus::scan`] divides files. A single document is cut in two.
+pub fn split(documents: Vec<String>, valid_fraction: f64, seed: u64) -> Result<Split> {
+    check_fraction(valid_fraction)?;
+    let hashed = documents.iter().map(|text| (hash(text, seed), text.len())).collect();
+    let Some(last) = last_of_valid(hashed, valid_fraction) else {
+        return cut(&documents, valid_fraction, seed);
     };
-    let wanted = valid_fraction * documents.iter().map(String::len).sum::<usize>() as f64;
+    let (train, valid) = documents.into_iter().partition(|text| hash(text, seed) > last);
+    Ok(Split { train, valid, valid_fraction: Some(valid_fraction), seed, dropped: 0, cut: false })
+}
+
+fn check_fraction(valid_fraction: f64) -> Result<()> {
+    if valid_fraction > 0.0 && valid_fraction < 1.0 {
+        return Ok(());
+    }
+    Err(Error::Config(format!("the validation fraction is {valid_fraction}: choose one between 0 and 1")))
+}
+
+/// The largest hash of a validation document: about `valid_fraction` of the bytes belong to documents whose seeded
+/// hashes are smallest, so that neither order nor repetition matters. At least one text is on each side; `None` where
+/// there is one text only.
+fn last_of_valid(mut hashed: Vec<(u64, usize)>, valid_fraction: f64) -> Option<u64> {
+    hashed.sort_unstable();
+    let (first, largest) = (hashed.first()?.0, hashed.last()?.0);
+    if first == largest {
+        return None;
+    }
+    let wanted = valid_fraction * hashed.iter().map(|(_, length)| length).sum::<usize>() as f64;
     let mut bytes = 0;
-    let mut last = 0; // the last hash that is validated on
+    let mut last = 0;
     for (hash, length) in hashed {
         let repeated = hash == last; // copies stay together
         if hash == largest || (bytes as f64 >= wanted && bytes > 0 && !repeated) {
@@ -189,8 +163,7 @@ pub fn split(documents: Vec<String>, valid_fraction: f64, seed: u64) -> Result<S
         last = hash;
         bytes += length;
     }
-    let (train, valid) = documents.into_iter().partition(|text| hash(text, seed) > last);
-    Ok(Split { train, valid, valid_fraction: Some(valid_fraction), seed, dropped: 0, cut: false })
+    Some(last)
 }
 
 /// Divides what is one document, or copies of one, where a paragraph ends near the fraction; failing that a line, or
@@ -219,20 +192,6 @@ fn cut(documents: &[String], valid_fraction: f64, seed: u64) -> Result<Split> {
     }
 }
 
-/// Takes `valid` as validation text and drops every training document that occurs in it.
-pub fn separate(train: Vec<String>, valid: Vec<String>) -> Result<Split> {
-    let known: HashSet<&str> = valid.iter().map(|text| text.trim()).collect();
-    let before = train.len();
-    let train: Vec<String> = train.into_iter().filter(|text| !known.contains(text.trim())).collect();
-    let dropped = before - train.len();
-    if train.is_empty() {
-        return Err(Error::Config(
-            "every training document is also in the validation text: choose another validation file".into(),
-        ));
-    }
-    Ok(Split { train, valid, valid_fraction: None, seed: 0, dropped, cut: false })
-}
-
 /// FNV-1a of the text without the white space around it, seeded and mixed.
 fn hash(text: &str, seed: u64) -> u64 {
     mix(fnv1a(text.trim().as_bytes()) ^ mix(seed.wrapping_add(1)))
@@ -240,7 +199,13 @@ fn hash(text: &str, seed: u64) -> u64 {
 
 /// The 64-bit FNV-1a hash.
 pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .fold(0xCBF2_9CE4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3))
+    fnv1a_from(FNV_START, bytes)
+}
+
+/// What [`fnv1a_from`] begins with.
+pub(crate) const FNV_START: u64 = 0xCBF2_9CE4_8422_2325;
+
+/// Goes on with a hash where earlier bytes ended.
+pub(crate) fn fnv1a_from(start: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(start, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3))
 }

@@ -3,29 +3,33 @@
 //! A prepared directory holds `train.bin` and `valid.bin` (raw little-endian ids, each document followed by the
 //! end-of-text token), `tokenizer.json`, and `meta.json`, which is written last and marks the directory as complete.
 
+mod encoder;
 mod order;
+mod shard;
 mod tokens;
+mod writer;
 
-use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::fs;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bonsai_runtime::{Error as RuntimeError, Tokenizer};
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+pub use encoder::{Encoder, Piece};
 pub use order::{Batch, IGNORE, Order, valid_windows, windows_per_epoch};
 pub use tokens::{Dtype, Tokens};
+pub use writer::{Progress, prepare};
 
-use crate::corpus::{END_OF_TEXT, Split, fnv1a};
+use crate::corpus::fnv1a;
 use crate::error::{Error, Result};
-use crate::files;
-
-/// Documents that are encoded before any is written: bounds the memory for tokens that wait.
-const ROUND: usize = 4096;
 
 const META: &str = "meta.json";
+
+/// Where an unfinished preparation is.
+const PROGRESS: &str = "progress.json";
+
+/// Locked while somebody prepares.
+const LOCK: &str = "LOCK";
 
 /// Size of one shard.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,14 +38,14 @@ pub struct Count {
     pub documents: usize,
     /// Tokens, with one end of text for each document.
     pub tokens: usize,
-    /// Bytes of text, for bits per byte.
+    /// Bytes of text, for bits per byte; of a conversation, as the chat template renders it.
     pub bytes: usize,
 }
 
 /// What `meta.json` says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Meta {
-    /// How an id is stored.
+    /// How an id is stored, and whether tokens are marked that are no targets.
     pub dtype: Dtype,
     /// Ids are below this.
     pub vocab: usize,
@@ -59,6 +63,9 @@ pub struct Meta {
     pub seed: u64,
     /// Training documents that were dropped because they are in the validation text, too.
     pub dropped: usize,
+    /// Hashes of text, tokenizer and chat template: the same ones are not prepared again.
+    #[serde(default)]
+    pub text: String,
 }
 
 /// A prepared directory, opened.
@@ -114,97 +121,10 @@ impl Dataset {
 
 /// True for a file that [`prepare`] writes, the tokenizer's aside, or leaves when it is interrupted.
 pub fn owns(name: &str) -> bool {
-    ["train.bin", "train.part", "valid.bin", "valid.part", META, "meta.json.new"].contains(&name)
-}
-
-/// Encodes both sides of `split` into shards under `directory`. `progress` is told how many documents of how many are
-/// done, from several threads.
-pub fn prepare(
-    split: &Split,
-    tokenizer: &Tokenizer,
-    directory: &Path,
-    progress: &(dyn Fn(usize, usize) + Sync),
-) -> Result<Meta> {
-    let encoder = Encoder::new(tokenizer)?;
-    let fingerprint = fingerprint(tokenizer)?;
-    claim(directory, &fingerprint)?;
-    let total = split.train.len() + split.valid.len();
-    let done = AtomicUsize::new(0);
-    let tell = || progress(done.fetch_add(1, Ordering::Relaxed) + 1, total);
-    let meta = Meta {
-        dtype: encoder.dtype,
-        vocab: tokenizer.vocab_size(),
-        eos: encoder.eos,
-        tokenizer: fingerprint,
-        train: encoder.write(&split.train, &directory.join("train.bin"), &tell)?,
-        valid: encoder.write(&split.valid, &directory.join("valid.bin"), &tell)?,
-        valid_fraction: split.valid_fraction,
-        seed: split.seed,
-        dropped: split.dropped,
-    };
-    tokenizer.save(directory)?;
-    let json = serde_json::to_string_pretty(&meta).expect("numbers and texts");
-    files::write(directory, META, &json)?;
-    Ok(meta)
-}
-
-/// Makes `directory`, or takes over one of the same tokenizer; it counts as incomplete from here on.
-fn claim(directory: &Path, fingerprint: &str) -> Result<()> {
-    if read_meta(directory)?.is_some_and(|meta| meta.tokenizer != fingerprint) {
-        let message =
-            "holds data of another tokenizer: choose another --out, or delete the directory first".into();
-        return Err(Error::Data { path: directory.to_path_buf(), message });
-    }
-    fs::create_dir_all(directory).map_err(RuntimeError::io(directory))?;
-    let mark = directory.join(META);
-    if mark.exists() { Ok(fs::remove_file(&mark).map_err(RuntimeError::io(&mark))?) } else { Ok(()) }
-}
-
-/// Turns documents into shards.
-struct Encoder<'a> {
-    tokenizer: &'a Tokenizer,
-    eos: u32,
-    dtype: Dtype,
-}
-
-impl<'a> Encoder<'a> {
-    fn new(tokenizer: &'a Tokenizer) -> Result<Self> {
-        // A chat model ends its turns with a token of its own; what ends a document is this one.
-        let eos = tokenizer.token_id(END_OF_TEXT).or(tokenizer.eos()).ok_or_else(|| {
-            Error::Config(format!(
-                "the tokenizer has no end-of-text token: add {END_OF_TEXT} to its special tokens"
-            ))
-        })?;
-        Ok(Self { tokenizer, eos, dtype: Dtype::for_vocab(tokenizer.vocab_size()) })
-    }
-
-    /// Writes the shard at `path`: all threads encode, one writes in order.
-    fn write(&self, documents: &[String], path: &Path, tell: &(impl Fn() + Sync)) -> Result<Count> {
-        let part = path.with_extension("part");
-        let mut file =
-            BufWriter::with_capacity(1 << 20, File::create(&part).map_err(RuntimeError::io(&part))?);
-        let mut count = Count { documents: documents.len(), ..Count::default() };
-        for round in documents.chunks(ROUND) {
-            let encoded: Result<Vec<Vec<u8>>> =
-                round.par_iter().map(|text| self.encode(text, tell)).collect();
-            for (text, ids) in round.iter().zip(encoded?) {
-                file.write_all(&ids).map_err(RuntimeError::io(&part))?;
-                count.bytes += text.len();
-                count.tokens += ids.len() / self.dtype.bytes();
-            }
-        }
-        let file = file.into_inner().map_err(|error| RuntimeError::io(&part)(error.into_error()))?;
-        file.sync_all().map_err(RuntimeError::io(&part))?;
-        fs::rename(&part, path).map_err(RuntimeError::io(path))?;
-        Ok(count)
-    }
-
-    fn encode(&self, text: &str, tell: &impl Fn()) -> Result<Vec<u8>> {
-        let mut ids = self.tokenizer.encode_plain(text)?; // a "<|im_end|>" in the text is text
-        ids.push(self.eos);
-        tell();
-        Ok(self.dtype.bytes_of(&ids))
-    }
+    let shards = ["train.bin", "train.part", "valid.bin", "valid.part"];
+    shards.contains(&name)
+        || [META, PROGRESS].contains(&name.strip_suffix(".new").unwrap_or(name))
+        || name == LOCK
 }
 
 /// FNV-1a of the tokenizer.json, in hexadecimal: tells tokenizers apart, protects against nothing.

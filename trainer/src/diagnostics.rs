@@ -1,8 +1,7 @@
 //! What a training step does to the weights, by kind of layer: zeros, flips, scales, the way that weights went.
 //!
 //! Counts and gradient norms are summed by the step itself; what needs the weights is read from a sample of them, at
-//! validations only, so that no operation of a backend has to know about it. A device whose tally takes waiting to read
-//! knows sums of the whole model only: there a kind's zeros, flips and gradient norm are left out.
+//! validations only, so that no operation of a backend has to know about it.
 
 use std::collections::BTreeMap;
 

@@ -50,7 +50,10 @@ impl Forecast {
         let largest = tensors.iter().filter(|t| t.kind == Kind::Linear).map(|t| t.len()).max().unwrap_or(0);
         let head = head_scratch_bytes(tokens, model.vocab, model.hidden, teacher.is_some());
         let forward = |t: &Config| Activations::<CpuBackend>::forward_only_len(t, batch, run.seq_len);
-        let teacher = teacher.map_or(0, |t| 4 * (t.parameters() as usize + forward(t)));
+        let held =
+            |t: &Config| t.parameters() as usize + forward(t) + if gpu { gpu_backend(t, run) } else { 0 };
+        let scratch =
+            if gpu { 4 * gpu_scratch(model, run, teacher.is_some()) } else { head.max(4 * largest) };
         Ok(Self {
             parameters: numbers,
             latents: 4 * numbers,
@@ -58,8 +61,8 @@ impl Forecast {
             moments: 4 * moments,
             codes,
             activations: 4 * Activations::<CpuBackend>::len(model, batch, run.seq_len, recompute),
-            teacher,
-            scratch: if gpu { 4 * gpu_scratch(model, &optimizer, tokens) } else { head.max(4 * largest) },
+            teacher: teacher.map_or(0, |t| 4 * held(t)),
+            scratch,
         })
     }
 
@@ -75,23 +78,52 @@ impl Forecast {
     }
 }
 
-/// Numbers that a GPU's operations use beside their arguments: a chunk of logits, the tally, Muon's factors, and what
-/// norms and attention leave for the second half of their backward pass.
-fn gpu_scratch(model: &Config, optimizer: &Optimizer, tokens: usize) -> usize {
-    const BINDING: usize = 1 << 25;
+/// Numbers of the largest binding of a GPU.
+const BINDING: usize = 1 << 25;
+
+/// Numbers that a GPU backend holds for a model of this shape: the tally, angles, ids of tokens, odds and ends.
+fn gpu_backend(model: &Config, run: &RunConfig) -> usize {
     const TALLY: usize = 1 << 20;
+    const SMALL: usize = 12;
+    TALLY + SMALL + run.seq_len * model.head_dim + run.micro_batch() * run.seq_len
+}
+
+/// Numbers that a GPU's operations use beside their arguments: the backend's own, chunks of logits, Muon's factors, and
+/// what norms and attention leave for the second half of their backward pass.
+fn gpu_scratch(model: &Config, run: &RunConfig, teacher: bool) -> usize {
+    let tokens = run.micro_batch() * run.seq_len;
     let stride = model.vocab.next_multiple_of(64);
     let logits = (BINDING / stride / 16 * 16).clamp(16, 1 << 15).min(tokens) * stride;
+    let copies = if teacher { 2 } else { 1 };
+    let lists = 5 * tokens; // targets, and tokens by id
+    let shift = tokens * model.heads;
+    gpu_backend(model, run)
+        + copies * logits
+        + lists
+        + shift
+        + gpu_norms(model, tokens)
+        + gpu_muon(model, run)
+}
+
+/// Of the norms' gains: a sum a chunk of runs (at most about 256) and number of the gain; and a factor a run.
+fn gpu_norms(model: &Config, tokens: usize) -> usize {
+    let heads = model.qk_norm_eps.map(|_| (tokens * model.heads, model.head_dim));
+    let norms = [Some((tokens, model.hidden)), heads];
+    let sizes = norms.into_iter().flatten().map(|(runs, n)| {
+        let chunk = (runs / 256).next_multiple_of(64).max(64);
+        [runs.div_ceil(chunk) * n, runs.min((BINDING / n / chunk).max(1) * chunk)]
+    });
+    sizes.fold([0; 2], |most, size| [0, 1].map(|i| most[i].max(size[i]))).into_iter().sum()
+}
+
+/// Of Muon: two matrices, two squares of the shorter side, partial sums of squares.
+fn gpu_muon(model: &Config, run: &RunConfig) -> usize {
+    let optimizer = Optimizer::new(run);
     let tensors = model.tensors();
     let muon = || tensors.iter().filter(|t| optimizer.uses_muon(t));
-    let factors = muon().map(TensorSpec::len).max().unwrap_or(0);
-    let squares = muon().map(|t| t.rows.min(t.cols).pow(2)).max().unwrap_or(0);
-    let heads = tokens * model.heads;
-    // 256 chunks of runs at most, each with a sum for every number of the gain.
-    let gains = [(tokens, model.hidden), (heads, model.head_dim)];
-    let gain = gains.map(|(runs, n)| runs.div_ceil((runs / 256).next_multiple_of(64).max(64)) * n);
-    let angles = tokens.min(model.context) * model.head_dim;
-    TALLY + logits + 2 * factors + 2 * squares + gain[0].max(gain[1]) + 2 * heads + angles + 5 * tokens
+    let largest = muon().map(TensorSpec::len).max().unwrap_or(0);
+    let square = muon().map(|t| t.rows.min(t.cols).pow(2)).max().unwrap_or(0);
+    2 * largest + 2 * square + largest.div_ceil(1 << 14).next_multiple_of(4)
 }
 
 /// Numbers of one gradient of each size: what is held when tensors of one size use the same buffer in turn.

@@ -6,6 +6,7 @@ use bonsai_runtime::gguf::PackedFormat;
 use bonsai_runtime::session::Model;
 
 use crate::config::{OptimizerKind, RunConfig};
+use crate::corpus::{END_OF_TEXT, Side, Source};
 use crate::error::{Error, Result};
 use crate::run::{self, Outcome, Watch};
 use crate::{checkpoint, data, eval, export, metrics, stories, summary, verify};
@@ -133,15 +134,16 @@ struct Scores {
 }
 
 fn evaluate(model: &Model, config: &RunConfig, outcome: Outcome, watch: &Watch<'_>) -> Result<Scores> {
-    let split = run::read_split(&config.data, &[], config.valid_fraction, config.seed, watch)?;
+    let text = run::Text { files: &config.data, valid: &[], column: &config.text_column };
+    let corpus = run::scan(text, (config.valid_fraction, config.seed), watch)?;
     let mut text = String::new();
-    for document in &split.valid {
-        if text.len() + document.len() > EVAL_BYTES {
-            break;
+    corpus.each(&mut |side, document| {
+        if side == Side::Valid && text.len() + document.text.len() <= EVAL_BYTES {
+            text.push_str(&document.text);
+            text.push_str(END_OF_TEXT);
         }
-        text.push_str(document);
-        text.push_str("<|endoftext|>");
-    }
+        Ok(())
+    })?;
     let reading = eval::Reading { window: config.seq_len, windows: None, exact: false };
     let trained = eval::evaluate(model, &text, reading, |_| {})?;
     let data = data::Dataset::open(&config.out.join("data"))?;

@@ -27,7 +27,7 @@ use crate::timed::Timed;
 use crate::train::{State, Step, Trainer, order};
 use crate::{diagnostics, eval, export, summary};
 
-pub use prepare::{Prepared, learn_tokenizer, prepare, read_split, tokenize};
+pub use prepare::{Prepared, Text, learn_tokenizer, prepare, scan, tokenize};
 pub use report::Watch;
 
 use prepare::{check_vocabulary, open_data};
@@ -59,16 +59,18 @@ pub fn start(config: RunConfig, watch: &Watch<'_>) -> Result<Outcome> {
     let device = Device::choose(&config, watch)?;
     checkpoint::claim(&config.out)?;
     let prepared = prepare(&config, watch)?;
+    let (vocab, seq) = (prepared.model.vocab, config.seq_len);
     match device {
         Device::Cpu => {
-            let teacher = teacher(&config, prepared.model.vocab, watch)?;
-            let backend = on_cpu(&prepared.model, &config);
-            start_on((backend, teacher), config, prepared, watch)
+            let open = |model: &Config| Ok(Timed::new(CpuBackend::new(model, seq)));
+            let teacher = teacher(&config, vocab, watch, open)?;
+            start_on((open(&prepared.model)?, teacher), config, prepared, watch)
         }
         #[cfg(feature = "gpu")]
         Device::Gpu(gpu) => {
-            let backend = GpuBackend::new(gpu, &prepared.model, config.seq_len)?;
-            start_on((Timed::new(backend), None), config, prepared, watch)
+            let open = |model: &Config| GpuBackend::new(gpu.clone(), model, seq).map(Timed::new);
+            let teacher = teacher(&config, vocab, watch, open)?;
+            start_on((open(&prepared.model)?, teacher), config, prepared, watch)
         }
     }
 }
@@ -119,11 +121,6 @@ fn with_learning_rate<B: Backend>(
     Ok(config)
 }
 
-/// The CPU for a run, with a clock.
-fn on_cpu(model: &Config, run: &RunConfig) -> Timed<CpuBackend> {
-    Timed::new(CpuBackend::new(model, run.seq_len))
-}
-
 /// Says how far AdamW will move the weights of a conversion, which decides whether it learns anything at all.
 fn forecast_change<B: Backend>(trainer: &Trainer<B>, watch: &Watch<'_>) -> Result<()> {
     let config = &trainer.config;
@@ -140,16 +137,18 @@ fn forecast_change<B: Backend>(trainer: &Trainer<B>, watch: &Watch<'_>) -> Resul
     Ok(())
 }
 
-/// The teacher of a run on the CPU, if it has one: the weights as they lie in its checkpoint, never rounded.
-fn teacher(
+/// The teacher of a run, if it has one: the weights as they lie in its checkpoint, never rounded. `open` makes a backend
+/// for its shape on the run's device.
+fn teacher<B: Backend>(
     config: &RunConfig,
     vocab: usize,
     watch: &Watch<'_>,
-) -> Result<Option<Teacher<Timed<CpuBackend>>>> {
+    open: impl Fn(&Config) -> Result<B>,
+) -> Result<Option<Teacher<B>>> {
     let Some(file) = loss::open_teacher(config, vocab)? else { return Ok(None) };
     let (kl, ce) = (config.kl_weight, config.ce_weight);
     watch.say(&format!("distilling: {kl} x divergence from the dense teacher, {ce} x cross-entropy (teacher = \"none\" turns it off)"));
-    let backend = on_cpu(&file.config, config);
+    let backend = open(&file.config)?;
     let latent = |_: usize, spec: &TensorSpec| file.tensors[&spec.name].to_f32();
     let params = Params::new(&backend, &file.config, None, |_| 0, latent);
     Ok(Some(Teacher::new(backend, params, config)))
@@ -165,16 +164,18 @@ pub fn resume(
     saved.run = change(saved.run)?;
     saved.run.out = dir.to_path_buf();
     saved.run.check()?;
+    let (vocab, seq) = (saved.model.config.vocab, saved.run.seq_len);
     match Device::choose(&saved.run, watch)? {
         Device::Cpu => {
-            let teacher = teacher(&saved.run, saved.model.config.vocab, watch)?;
-            let backend = on_cpu(&saved.model.config, &saved.run);
-            resume_on((backend, teacher), saved, watch)
+            let open = |model: &Config| Ok(Timed::new(CpuBackend::new(model, seq)));
+            let teacher = teacher(&saved.run, vocab, watch, open)?;
+            resume_on((open(&saved.model.config)?, teacher), saved, watch)
         }
         #[cfg(feature = "gpu")]
         Device::Gpu(gpu) => {
-            let backend = GpuBackend::new(gpu, &saved.model.config, saved.run.seq_len)?;
-            resume_on((Timed::new(backend), None), saved, watch)
+            let open = |model: &Config| GpuBackend::new(gpu.clone(), model, seq).map(Timed::new);
+            let teacher = teacher(&saved.run, vocab, watch, open)?;
+            resume_on((open(&saved.model.config)?, teacher), saved, watch)
         }
     }
 }

@@ -75,6 +75,14 @@ impl<B: Backend> Backend for Timed<B> {
         self.time("wait", B::tally)
     }
 
+    fn tally_for(&mut self, parameter: usize) {
+        self.inner.tally_for(parameter);
+    }
+
+    fn tallies(&mut self) -> BTreeMap<usize, Tally> {
+        self.inner.tallies()
+    }
+
     fn immediate(&self) -> bool {
         self.inner.immediate()
     }

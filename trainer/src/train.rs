@@ -125,15 +125,15 @@ impl<B: Backend> Trainer<B> {
     /// Updates all parameters with gradients of that norm together.
     fn update(&mut self, factor: f64, grad_norm: f64) -> Result<Codes> {
         let (t, clip) = (self.state.updates + 1, self.optimizer.clip(grad_norm));
-        let mut codes = Codes::default();
-        for (param, tally) in self.params.list.iter_mut().zip(&mut self.tallies) {
+        for (index, param) in self.params.list.iter_mut().enumerate() {
+            self.backend.tally_for(index);
             self.optimizer.update(&mut self.backend, param, t, factor, clip);
-            if let Some(own) = read_now(&mut self.backend)? {
-                tally.codes = tally.codes + own.codes;
-                codes = codes + own.codes;
-            }
         }
-        Ok(codes + self.backend.tally()?.codes)
+        let codes = self.backend.tally()?.codes;
+        for (index, own) in self.backend.tallies() {
+            self.tallies[index].codes = self.tallies[index].codes + own.codes;
+        }
+        Ok(codes)
     }
 
     /// Updates each parameter as soon as its gradient is whole, and drops the gradient: no more than the embedding's and
@@ -144,23 +144,15 @@ impl<B: Backend> Trainer<B> {
         let tokens = target_tokens(batch).max(1);
         model::forward(&mut self.backend, &self.params, &mut self.activations, batch);
         let (t, optimizer) = (self.state.updates + 1, self.optimizer);
-        let (state, tallies) = ((&self.state, &self.config), &mut self.tallies);
+        let state = (&self.state, &self.config);
         let mut losses = None; // known before the first gradient is whole
-        let mut sums = Tally::default();
         let finished = |b: &mut B, p: &mut Params<B>, index: usize| {
             let known = losses.get_or_insert_with(|| b.tally().map(|sums| mean(sums, tokens)));
             let param = &mut p.list[index];
             match (known, &mut param.grad) {
                 (Ok(mean), Some(_)) if unusable(state, mean.cross_entropy, 0.0).is_none() => {
+                    b.tally_for(index);
                     optimizer.update(b, param, t, factor, optimizer.clip_each());
-                    match read_now(b) {
-                        Ok(Some(own)) => {
-                            tallies[index].add(own.codes, own.squares);
-                            sums = sums + own;
-                        }
-                        Ok(None) => (),
-                        Err(error) => losses = Some(Err(error)),
-                    }
                 }
                 (_, Some(grad)) => b.clear(grad),
                 (_, None) => return,
@@ -173,7 +165,10 @@ impl<B: Backend> Trainer<B> {
         model::backward_with(b, p, a, batch, (&objective, scale), finished);
         let Losses { cross_entropy: loss, kl } =
             losses.unwrap_or(Ok(Losses { cross_entropy: f64::NAN, kl: f64::NAN }))?;
-        let Tally { squares, codes, .. } = sums + b.tally()?;
+        let Tally { squares, codes, .. } = b.tally()?;
+        for (index, own) in b.tallies() {
+            self.tallies[index].add(own.codes, own.squares);
+        }
         let (grad_norm, lr) = (squares.sqrt(), self.config.peak_lr() * factor);
         let (kl, tokens) = (self.teacher.as_ref().map(|_| kl), tokens as u64);
         Ok(Step { loss, kl, grad_norm, lr, tokens, codes, skipped: unusable(state, loss, squares) })
@@ -208,16 +203,16 @@ impl<B: Backend> Trainer<B> {
             let objective = objective(&mut self.teacher, &self.config, batch);
             model::backward_with(b, p, a, batch, (&objective, scale), |_, _, _| {});
         }
-        let mut sums = read_now(&mut self.backend)?.unwrap_or_default();
-        for (param, tally) in self.params.list.iter().zip(&mut self.tallies) {
+        for (index, param) in self.params.list.iter().enumerate() {
             let Some(grad) = &param.grad else { continue };
+            self.backend.tally_for(index);
             self.backend.sum_of_squares(grad);
-            if let Some(own) = read_now(&mut self.backend)? {
-                tally.add(Codes::default(), own.squares);
-                sums = sums + own;
-            }
         }
-        Ok((sums + self.backend.tally()?, tokens))
+        let sums = self.backend.tally()?;
+        for (index, own) in self.backend.tallies() {
+            self.tallies[index].add(Codes::default(), own.squares);
+        }
+        Ok((sums, tokens))
     }
 
     fn skip(&mut self) -> Codes {
@@ -263,11 +258,6 @@ impl<B: Backend> Trainer<B> {
     }
 }
 
-/// The tally since it was last read, where reading it waits for nothing: what the last operation added.
-fn read_now<B: Backend>(b: &mut B) -> Result<Option<Tally>> {
-    b.immediate().then(|| b.tally()).transpose()
-}
-
 /// What a batch is compared with: the teacher's word, or the text alone.
 fn objective<'a, B: Backend>(
     teacher: &'a mut Option<Teacher<B>>,
@@ -304,12 +294,10 @@ pub fn target_tokens(batch: &Batch) -> usize {
 /// A batch of the windows at `starts`, filled up with rows that do not count; a window may reach beyond the tokens.
 fn padded(tokens: &Tokens, starts: &[usize], batch: usize, seq: usize) -> Batch {
     let mut out = Batch { batch, seq, tokens: vec![0; batch * seq], targets: vec![IGNORE; batch * seq] };
-    let mut window = vec![0; seq + 1];
     for (row, &start) in starts.iter().enumerate() {
         let (at, n) = (row * seq, seq.min(tokens.len() - start - 1));
-        tokens.read(start..start + n + 1, &mut window[..=n]);
-        out.tokens[at..at + n].copy_from_slice(&window[..n]);
-        out.targets[at..at + n].copy_from_slice(&window[1..=n]);
+        tokens.read(start..start + n, &mut out.tokens[at..at + n]);
+        tokens.read_targets(start + 1..start + n + 1, &mut out.targets[at..at + n]);
     }
     out
 }

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use bonsai_runtime::Tokenizer;
-use bonsai_trainer::corpus::{Split, read_documents, separate, split};
+use bonsai_trainer::Result;
+use bonsai_trainer::corpus::{Corpus, Input, Side, Source, Split, split};
 use bonsai_trainer::data::{Batch, Dataset, Dtype, Order, Tokens, prepare, valid_windows, windows_per_epoch};
 use bonsai_trainer::stories::corpus;
 use tempfile::TempDir;
@@ -29,6 +30,26 @@ fn tokenizer() -> Tokenizer {
 fn shard(directory: &TempDir, ids: impl Iterator<Item = u16>) -> Tokens {
     let path = file(directory, "shard.bin", ids.flat_map(u16::to_le_bytes).collect::<Vec<u8>>());
     Tokens::open(&path, Dtype::U16).unwrap()
+}
+
+fn read_documents(paths: &[PathBuf]) -> Result<Vec<String>> {
+    let mut documents = Vec::new();
+    Input::new(paths, "text")?.each(|document| {
+        documents.push(document.text);
+        Ok(())
+    })?;
+    Ok(documents)
+}
+
+/// What is on each side of files.
+fn sides(files: &[PathBuf], valid: &[PathBuf], fraction: f64, seed: u64) -> Result<[Vec<String>; 2]> {
+    let corpus = Corpus::scan((files, valid), "text", (fraction, seed), &|_| Ok(()))?;
+    let mut sides = [Vec::new(), Vec::new()];
+    corpus.each(&mut |side, document| {
+        sides[usize::from(side == Side::Valid)].push(document.text);
+        Ok(())
+    })?;
+    Ok(sides)
 }
 
 fn set(texts: &[String]) -> HashSet<&str> {
@@ -91,7 +112,7 @@ fn bad_text_is_refused_with_its_place() {
     let directory = TempDir::new().unwrap();
     let error = read_documents(&[file(&directory, "a.txt", b"abc\xFFdef")]).unwrap_err().to_string();
     assert!(error.contains("a.txt") && error.contains("byte 3"), "{error}");
-    let error = read_documents(&[file(&directory, "b.txt", " \n\n ")]).unwrap_err().to_string();
+    let error = sides(&[file(&directory, "b.txt", " \n\n ")], &[], 0.1, 0).unwrap_err().to_string();
     assert!(error.contains("no text") && error.contains("b.txt"), "{error}");
     assert!(
         read_documents(&[directory.path().join("missing.txt")])
@@ -159,11 +180,30 @@ fn a_single_document_is_cut_near_the_fraction() {
 }
 
 #[test]
+fn files_are_divided_as_documents_in_memory_are() {
+    let directory = TempDir::new().unwrap();
+    let documents = corpus(2, 100_000);
+    let mark = "\n<|endoftext|>\n";
+    let (one, two) = documents.split_at(documents.len() / 3);
+    let files = [file(&directory, "a.txt", one.join(mark)), file(&directory, "b.txt", two.join(mark))];
+    let Split { train, valid, .. } = split(documents.clone(), 0.1, 5).unwrap();
+    assert_eq!(sides(&files, &[], 0.1, 5).unwrap(), [train, valid]);
+    let single = file(&directory, "c.txt", "a\n\nb");
+    assert_eq!(sides(&[single], &[], 0.5, 1).unwrap().concat(), ["a\n\n", "b"], "one document is cut");
+}
+
+#[test]
 fn a_validation_file_drops_its_texts_from_training() {
-    let documents = |texts: &[&str]| texts.iter().map(|text| text.to_string()).collect::<Vec<_>>();
-    let division = separate(documents(&["a", "b", "b\n", "c"]), documents(&["b", "d"])).unwrap();
-    assert_eq!((division.train, division.dropped), (documents(&["a", "c"]), 2));
-    assert!(separate(documents(&["b"]), documents(&["b"])).is_err());
+    let directory = TempDir::new().unwrap();
+    let lines = |name: &str, texts: &[&str]| {
+        let lines = texts.iter().map(|text| serde_json::json!({ "text": text }).to_string() + "\n");
+        file(&directory, name, lines.collect::<String>())
+    };
+    let (files, valid) = ([lines("t.jsonl", &["a", "b", "b\n", "c"])], [lines("v.jsonl", &["b", "d"])]);
+    assert_eq!(sides(&files, &valid, 0.1, 3).unwrap(), [vec!["a", "c"], vec!["b", "d"]]);
+    let corpus = Corpus::scan((&files, &valid), "text", (0.1, 3), &|_| Ok(())).unwrap();
+    assert_eq!(corpus.facts().dropped, 2);
+    assert!(sides(&valid, &valid, 0.1, 3).is_err());
 }
 
 #[test]
@@ -174,10 +214,8 @@ fn shards_hold_what_was_encoded() {
     documents.push("a mark <|endoftext|> written in a text is text".into());
     let division = split(documents, 0.1, 1).unwrap();
     let calls = Mutex::new(Vec::new());
-    let meta = prepare(&division, &tokenizer, directory.path(), &|done, total| {
-        calls.lock().unwrap().push((done, total))
-    })
-    .unwrap();
+    let meta =
+        prepare(&division, &tokenizer, directory.path(), &|state| calls.lock().unwrap().push(state)).unwrap();
     let data = Dataset::open(directory.path()).unwrap();
     assert_eq!(data.meta, meta);
     data.check_tokenizer(&tokenizer).unwrap();
@@ -189,10 +227,15 @@ fn shards_hold_what_was_encoded() {
     assert_eq!(texts.last().unwrap(), "", "the last document is closed, too");
     assert_eq!(meta.train.documents, division.train.len());
     assert_eq!(meta.valid.bytes, division.valid.iter().map(String::len).sum::<usize>());
-    let total = division.train.len() + division.valid.len();
-    let mut calls = calls.into_inner().unwrap();
-    calls.sort_unstable();
-    assert_eq!(calls, (1..=total).map(|done| (done, total)).collect::<Vec<_>>());
+    let total = division.facts().bytes;
+    assert_eq!(total, (meta.train.bytes + meta.valid.bytes) as u64);
+    let calls = calls.into_inner().unwrap();
+    assert!(calls.iter().all(|state| state.total == total && state.kept == 0));
+    assert_eq!(calls[0].done, 0);
+    let mut done: Vec<u64> = calls.iter().map(|state| state.done).collect();
+    done.sort_unstable();
+    done.dedup();
+    assert_eq!((done.len(), done.last()), (1 + division.train.len() + division.valid.len(), Some(&total)));
 }
 
 #[test]
@@ -200,12 +243,12 @@ fn prepared_directories_are_guarded() {
     let directory = TempDir::new().unwrap();
     let division = split(corpus(3, 9000), 0.1, 1).unwrap();
     let mut other = tokenizer();
-    prepare(&division, &other, directory.path(), &|_, _| ()).unwrap();
-    prepare(&division, &other, directory.path(), &|_, _| ()).unwrap(); // the same again is fine
+    prepare(&division, &other, directory.path(), &|_| ()).unwrap();
+    prepare(&division, &other, directory.path(), &|_| ()).unwrap(); // the same again is fine
     let meta = fs::read_to_string(directory.path().join("meta.json")).unwrap();
     let key = meta.split("\"tokenizer\": \"").nth(1).unwrap()[..16].to_string();
     file(&directory, "meta.json", meta.replace(&key, "0123456789abcdef"));
-    let error = prepare(&division, &other, directory.path(), &|_, _| ()).unwrap_err().to_string();
+    let error = prepare(&division, &other, directory.path(), &|_| ()).unwrap_err().to_string();
     assert!(error.contains("another tokenizer"), "{error}");
     assert!(Dataset::open(directory.path()).unwrap().check_tokenizer(&other).is_err());
     file(&directory, "valid.bin", [1, 0]);
@@ -214,7 +257,7 @@ fn prepared_directories_are_guarded() {
     assert!(Dataset::open(directory.path()).unwrap_err().to_string().contains("meta.json"));
     other.pad_to(1 << 17);
     let wide = TempDir::new().unwrap();
-    assert_eq!(prepare(&division, &other, wide.path(), &|_, _| ()).unwrap().dtype, Dtype::U32);
+    assert_eq!(prepare(&division, &other, wide.path(), &|_| ()).unwrap().dtype, Dtype::U32);
     assert!(Dataset::open(wide.path()).is_ok());
 }
 

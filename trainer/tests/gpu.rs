@@ -96,6 +96,16 @@ macro_rules! compare {
     }};
 }
 
+// Behind the macro that they use.
+#[path = "gpu/conversion.rs"]
+mod conversion;
+#[path = "gpu/failures.rs"]
+mod failures;
+#[path = "gpu/losses.rs"]
+mod losses;
+#[path = "gpu/memory.rs"]
+mod memory;
+
 #[cfg(feature = "shader-tests")]
 #[test]
 fn shaders_translate_for_every_system() {
@@ -253,34 +263,6 @@ fn embeddings_are_those_of_the_cpu_to_the_bit() {
     }
 }
 
-fn cross_entropy<B: Backend>(b: &mut B, vocab: usize, t: usize, projection: Option<Projection>) -> Results {
-    let cols = 64;
-    let w = b.matrix(vocab, cols, normals(1, vocab * cols), projection);
-    let h = filled(b, &normals(2, t * cols));
-    let target = |i: usize| if i % 5 == 4 { IGNORE } else { (i * 31 % vocab) as u32 };
-    let targets: Vec<u32> = (0..t).map(target).collect();
-    let (mut dh, mut dw) = (filled(b, &normals(3, t * cols)), filled(b, &normals(4, vocab * cols)));
-    b.cross_entropy(&h, &w, &targets);
-    let alone = b.tally().unwrap().loss;
-    b.cross_entropy_backward(&mut dh, &mut dw, &h, &w, &targets, 0.25, 0.0);
-    assert_eq!(alone, b.tally().unwrap().loss, "with and without gradients");
-    let read = |name: &str, buffer| (name.to_string(), b.read(buffer).unwrap().into_owned());
-    vec![
-        ("cross_entropy".into(), vec![alone as f32]),
-        read("cross_entropy dh", &dh),
-        read("cross_entropy dw", &dw),
-    ]
-}
-
-#[test]
-fn losses_and_their_gradients_are_those_of_the_cpu() {
-    for (vocab, t) in [(97, 50), (300, 7), (1021, 130)] {
-        for projection in [None, Some(PROJECTION)] {
-            compare!(1e-11, cross_entropy(vocab, t, projection));
-        }
-    }
-}
-
 fn updates<B: Backend>(b: &mut B, rows: usize, projection: Option<Projection>, clip: Clip) -> Results {
     let cols = 256;
     let n = rows * cols;
@@ -386,7 +368,7 @@ fn hard_groups() -> Vec<f32> {
 fn codes_and_scales_are_those_of_project_group_to_the_bit() {
     let values = [hard_groups(), normals(3, 1 << 20)].concat();
     for group in [64, 128, 256] {
-        for rule in [ScaleRule::Absmean, ScaleRule::Refit] {
+        for rule in ScaleRule::ALL {
             let projection = Some(Projection { group, rule });
             let rows = values.len() / 256;
             let (cpu, gpu) = (cpu_backend(), gpu_backend(TUNINGS[1]));
@@ -485,102 +467,12 @@ fn a_resumed_run_is_the_unbroken_one() {
     }
 }
 
-/// Weights after three steps with a setting changed.
-fn trained(change: impl FnOnce(&mut RunConfig)) -> Vec<u32> {
-    let dir = tempfile::tempdir().unwrap();
-    let data = dataset(dir.path());
-    let mut config = RunConfig { clip: 0.0, ..settings(dir.path()) };
-    change(&mut config);
-    let mut trainer = gpu_trainer(shared_gpu(), config);
-    tiny_run::steps(&mut trainer, &data, 3);
-    weights(&trainer)
-}
-
-#[test]
-fn what_saves_memory_changes_no_bit() {
-    let plain = trained(|_| ());
-    assert!(plain == trained(|config| config.activation_checkpointing = true));
-    assert!(plain == trained(|config| config.optimizer_in_backward = true));
-}
-
-#[test]
-fn a_step_is_few_submissions_and_the_forecast_is_what_is_allocated() {
-    let dir = tempfile::tempdir().unwrap();
-    let data = dataset(dir.path());
-    for (optimizer, in_backward) in [(OptimizerKind::Adamw, false), (OptimizerKind::Muon, true)] {
-        let device = "gpu".to_owned();
-        let config =
-            RunConfig { device, optimizer, optimizer_in_backward: in_backward, ..settings(dir.path()) };
-        let forecast = Forecast::new(&tiny_run::shape(&config), None, &config).unwrap();
-        let mut trainer = gpu_trainer(gpu(), config);
-        tiny_run::steps(&mut trainer, &data, 2);
-        let before = trainer.backend.counts();
-        tiny_run::steps(&mut trainer, &data, 1);
-        let after = trainer.backend.counts();
-        let (submits, reads) = (after.submits - before.submits, after.read_backs - before.read_backs);
-        println!(
-            "{optimizer:?}, optimizer in backward {in_backward}: {} dispatches, {submits} submissions, {reads} read-backs a step, {} bytes down; {} allocated, {} forecast",
-            after.dispatches - before.dispatches,
-            after.bytes_down - before.bytes_down,
-            after.allocated,
-            forecast.total()
-        );
-        assert!(submits <= 6 && reads == 2);
-        assert!((after.allocated as f64 / forecast.total() as f64 - 1.0).abs() < 0.01);
-    }
-}
-
-#[test]
-fn a_lost_device_ends_the_run_with_its_checkpoint_whole() {
-    let dir = tempfile::tempdir().unwrap();
-    let data = dataset(dir.path());
-    let config = settings(dir.path());
-    let gpu = gpu();
-    let model = tiny_run::shape(&config);
-    let backend = GpuBackend::new(gpu.clone(), &model, config.seq_len).unwrap();
-    let mut trainer =
-        tiny_run::trainer_on(backend, config, |index, spec| params::scratch(&model, 3, index, spec));
-    tiny_run::steps(&mut trainer, &data, 1);
-    checkpoint::save(dir.path(), &trainer).unwrap();
-    let saved = std::fs::read(dir.path().join("model.safetensors")).unwrap();
-    gpu.destroy();
-    let error = trainer.step(&data.train).err().unwrap();
-    assert_eq!(error.exit_code(), 6, "{error}");
-    assert!(trainer.step(&data.train).is_err() && trainer.validate(&data).is_err(), "it stays lost");
-    let refused = checkpoint::save(dir.path(), &trainer).unwrap_err();
-    assert_eq!(refused.exit_code(), 6, "{refused}");
-    assert!(saved == std::fs::read(dir.path().join("model.safetensors")).unwrap());
-    assert_eq!(Saved::open(dir.path()).unwrap().state.step, 1);
-}
-
-#[test]
-fn what_a_gpu_cannot_do_yet_is_refused_before_anything_is_written() {
-    let dir = tempfile::tempdir().unwrap();
-    let refused = |what: &str, change: fn(&mut RunConfig)| {
-        let mut config = RunConfig { device: "gpu".into(), ..settings(&dir.path().join(what)) };
-        change(&mut config);
-        let out = config.out.clone();
-        let watch = Watch { cancelled: &AtomicBool::new(false), quiet: true };
-        let error = run::start(config, &watch).unwrap_err();
-        assert_eq!(error.exit_code(), 2, "{error}");
-        assert!(error.to_string().contains(what) && error.to_string().contains("--device cpu"), "{error}");
-        assert!(!out.exists(), "{what}: something was written");
-    };
-    refused("ramp", |run| run.ramp = 5);
-    refused("ramp", |run| run.embedding_ramp = 5);
-    refused("z_loss", |run| run.z_loss = 1e-4);
-    refused("teacher", |run| run.teacher = "elsewhere".into());
-    refused("twn", |run| run.scale_rule = "twn".into());
-}
-
-#[test]
-fn what_does_not_fit_is_an_error_of_the_next_answer() {
-    let mut b = gpu_backend(TUNINGS[1]);
-    let huge = b.buffer(1 << 33);
-    b.sum_of_squares(&huge);
-    let error = b.tally().unwrap_err();
-    assert_eq!(error.exit_code(), 4, "{error}");
-    assert!(b.read(&huge).is_err());
+/// Runs the program with variables of the environment; its exit code and what it printed and said.
+fn program(variables: &[(&str, &str)], arguments: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bonsai-trainer"));
+    let output = command.args(arguments).envs(variables.iter().copied()).output().unwrap();
+    let [printed, said] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    (output.status.code(), printed, said)
 }
 
 #[test]
@@ -589,10 +481,9 @@ fn the_program_trains_on_a_gpu() {
     let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     std::fs::write(at("text.txt"), stories::corpus(1, 60_000).join("\n<|endoftext|>\n")).unwrap();
     let program = |arguments: &[&str]| {
-        let output = Command::new(env!("CARGO_BIN_EXE_bonsai-trainer")).args(arguments).output().unwrap();
-        let stderr = String::from_utf8(output.stderr).unwrap();
-        assert!(output.status.success(), "{arguments:?}: {stderr}");
-        (String::from_utf8(output.stdout).unwrap(), stderr)
+        let (code, printed, said) = program(&[], arguments);
+        assert_eq!(code, Some(0), "{arguments:?}: {said}");
+        (printed, said)
     };
     let (text, run) = (at("text.txt"), at("run"));
     let tiny = ["--preset", "1m", "--seq-len", "32", "--batch-size", "4", "--set", "vocab_size=300"];

@@ -219,6 +219,7 @@ mod gpu {
         check_logits_and_gradients::<GpuBackend>("dense", false);
         check_logits_and_gradients::<GpuBackend>("ternary", true);
         check_weights_after_adamw_steps::<GpuBackend>();
+        check_distillation::<GpuBackend>();
     }
 }
 
@@ -280,6 +281,10 @@ fn check_weights_after_adamw_steps<B: Open>() {
 /// `tests/oracle/distillation.safetensors`: one head that learns from another, by PyTorch.
 #[test]
 fn distillation_is_that_of_pytorch() {
+    check_distillation::<CpuBackend>();
+}
+
+fn check_distillation<B: Open>() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/oracle/distillation.safetensors");
     let oracle = Oracle { name: String::new(), dir: PathBuf::new(), bytes: std::fs::read(path).unwrap() };
     let [temperature, kl, cross_entropy, scale, expected_kl, expected_ce] =
@@ -290,13 +295,19 @@ fn distillation_is_that_of_pytorch() {
     let target = |&b: &[u8; 8]| u32::try_from(i64::from_le_bytes(b)).unwrap_or(IGNORE);
     let targets: Vec<u32> = ids.data().as_chunks::<8>().0.iter().map(target).collect();
     let config = preset("1m", 23, 16).unwrap();
-    let mut b = CpuBackend::new(&config, 16);
+    let mut b = B::open(&config, 16);
     let [h, w, teacher_h, teacher_w] =
         ["h", "w", "teacher_h", "teacher_w"].map(|name| oracle.f32(name).unwrap());
     let matrix = |w: &Vec<f32>| b.matrix(23, w.len() / 23, w.clone(), None);
     let (w, teacher_w) = (matrix(&w), matrix(&teacher_w));
     let terms = Distillation { temperature, kl, cross_entropy };
-    let (mut dh, mut dw) = (vec![7.0; h.len()], vec![0.0; 23 * 16]); // dh is overwritten
+    let filled = |values: &[f32]| {
+        let mut buffer = b.buffer(values.len());
+        b.write(&mut buffer, values);
+        buffer
+    };
+    let (mut dh, mut dw) = (filled(&vec![7.0; h.len()]), b.buffer(23 * 16)); // dh is overwritten
+    let [h, teacher_h] = [h, teacher_h].map(|values| filled(&values));
     let teacher = (&teacher_h, &teacher_w);
     b.distillation_backward((&mut dh, &mut dw), (&h, &w), teacher, &targets, terms, scale);
     let losses = b.tally().unwrap();
@@ -305,7 +316,7 @@ fn distillation_is_that_of_pytorch() {
     let close = |ours: f64, theirs: f32| (ours / f64::from(theirs) - 1.0).abs() < 1e-5;
     assert!(close(losses.kl, expected_kl) && close(losses.loss, expected_ce), "{losses:?}");
     for (name, ours) in [("dh", &dh), ("dw", &dw)] {
-        let error = relative(ours, &oracle.f32(name).unwrap());
+        let error = relative(&b.read(ours).unwrap(), &oracle.f32(name).unwrap());
         assert!(error < 1e-5, "{name}: {error:.1e}");
     }
 }

@@ -297,7 +297,7 @@ fn a_ternary_model_learns_a_small_text_by_heart() {
     };
     let options = bpe::BpeOptions { vocab_size: VOCAB, ..bpe::BpeOptions::default() };
     let tokenizer = bpe::learn(split.train.iter(), &options).unwrap();
-    data::prepare(&split, &tokenizer, dir.path(), &|_, _| ()).unwrap();
+    data::prepare(&split, &tokenizer, dir.path(), &|_| ()).unwrap();
     let data = Dataset::open(dir.path()).unwrap();
     let optimizer = OptimizerKind::Muon;
     let config =

@@ -7,7 +7,9 @@ mod cases;
 mod support;
 
 mod in_a_browser {
+    use bonsai_runtime::KvFormat;
     use bonsai_runtime::gpu::device::{Gpu, GpuOptions};
+    use bonsai_runtime::gpu::ways::Ways;
     use bonsai_runtime::gpu::{GpuBackend, keeps_subnormal_halves};
     use wasm_bindgen::JsValue;
     use wasm_bindgen::prelude::wasm_bindgen;
@@ -39,7 +41,7 @@ mod in_a_browser {
     async fn backends() -> bonsai_runtime::Result<[GpuBackend; 2]> {
         let gpu = Gpu::open_async(&GpuOptions::default()).await?;
         let halves = keeps_subnormal_halves(&gpu).await?;
-        let backend = || GpuBackend::with(&gpu, TOKENS, WIDEST, halves);
+        let backend = || GpuBackend::with(&gpu, TOKENS, WIDEST, Ways::untuned(halves), KvFormat::F16);
         Ok([backend()?, backend()?.without_halves()])
     }
 }

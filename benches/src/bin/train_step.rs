@@ -1,7 +1,8 @@
 //! Times training steps on made-up tokens and prints one JSON line: the counterpart of `tools/peers/train_step.py`.
 //!
 //! `train_step PRESET BATCH SEQ STEPS [KEY=VALUE ...]`, for example `train_step 20m 16 256 5` (model A of the peers);
-//! `device=gpu` in a build with `--features gpu`.
+//! `device=gpu` in a build with `--features gpu`, which also says what the last step asked of the device. `teacher=random`
+//! lets a GPU's run learn from a dense model of the same shape.
 
 use std::time::Instant;
 
@@ -48,19 +49,37 @@ fn timed<B: Backend>(trainer: &mut Trainer<B>, tokens: &Tokens) -> (Vec<f64>, Ve
     (0..steps).map(step).unzip()
 }
 
-/// The same on a GPU, with what it allocated and was asked for on stderr.
+/// The same on a GPU, with what it allocated and what the last step asked for on stderr.
 #[cfg(feature = "gpu")]
 fn on_gpu(model: &Config, config: RunConfig, tokens: &Tokens) -> (Vec<f64>, Vec<f64>) {
     use bonsai_runtime::gpu::device::{Gpu, GpuOptions};
+    use bonsai_trainer::gpu::GpuBackend;
     let gpu = Gpu::open(&GpuOptions::default()).expect("a GPU");
     eprintln!("{}", gpu.status());
-    let forecast =
-        bonsai_trainer::fit::Forecast::new(model, None, &config).expect("settings of a run").total();
-    let backend = bonsai_trainer::gpu::GpuBackend::new(gpu, model, config.seq_len).expect("a known shape");
-    let mut trainer = bonsai_benches::trainer_on(backend, model.clone(), config);
-    let result = timed(&mut trainer, tokens);
-    eprintln!("forecast {:.1} MB; {:?}", forecast as f64 / 1e6, trainer.backend.counts());
-    result
+    let open = || GpuBackend::new(gpu.clone(), model, config.seq_len).expect("a known shape");
+    let teacher = (config.teacher == "random").then(|| bonsai_benches::teacher(open(), model, &config));
+    let forecast = bonsai_trainer::fit::Forecast::new(model, teacher.as_ref().map(|_| model), &config);
+    let forecast = forecast.expect("settings of a run").total();
+    let mut trainer = bonsai_benches::trainer_on(open(), model.clone(), config.clone()).with_teacher(teacher);
+    let all = config.steps;
+    trainer.config.steps = all - 1;
+    let (mut seconds, mut losses) = timed(&mut trainer, tokens);
+    let before = trainer.backend.counts();
+    trainer.config.steps = 1;
+    let last = timed(&mut trainer, tokens);
+    let after = trainer.backend.counts();
+    eprintln!(
+        "the last step: {} dispatches, {} submissions, {} read-backs, {} bytes up, {} down",
+        after.dispatches - before.dispatches,
+        after.submits - before.submits,
+        after.read_backs - before.read_backs,
+        after.bytes_up - before.bytes_up,
+        after.bytes_down - before.bytes_down,
+    );
+    eprintln!("allocated {:.1} MB, forecast {:.1} MB", after.allocated as f64 / 1e6, forecast as f64 / 1e6);
+    seconds.extend(last.0);
+    losses.extend(last.1);
+    (seconds, losses)
 }
 
 fn report(name: &str, model: &bonsai_runtime::Config, tokens: usize, seconds: &[f64], losses: &[f64]) {

@@ -137,6 +137,7 @@ impl Backend for CpuBackend {
     type Tensor = CpuTensor;
     type Matrix = Vec<StoredTensor>; // used as they lie in the file
     type Cache = Cache;
+    type Tokens = Vec<u32>;
 
     fn tensor(&self, rows: usize, cols: usize) -> Result<CpuTensor> {
         let len = rows.checked_mul(cols).ok_or_else(|| too_large(usize::MAX))?;
@@ -155,6 +156,15 @@ impl Backend for CpuBackend {
         cache.reserve(positions)
     }
 
+    fn tokens(&self, most: usize) -> Result<Vec<u32>> {
+        Ok(Vec::with_capacity(most))
+    }
+
+    fn write_tokens(&mut self, to: &mut Vec<u32>, ids: &[u32]) {
+        to.clear();
+        to.extend_from_slice(ids);
+    }
+
     fn write(&mut self, to: &mut CpuTensor, values: &[f32]) {
         to.data[..values.len()].copy_from_slice(values);
     }
@@ -164,9 +174,9 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
-    fn embed(&mut self, out: &mut CpuTensor, table: &Vec<StoredTensor>, tokens: &[u32]) {
+    fn embed(&mut self, out: &mut CpuTensor, table: &Vec<StoredTensor>, ids: &Vec<u32>, tokens: usize) {
         let (cols, [table]) = (out.cols, each(table));
-        for (row, &id) in out.rows_mut(tokens.len()).chunks_exact_mut(cols).zip(tokens) {
+        for (row, &id) in out.rows_mut(tokens).chunks_exact_mut(cols).zip(ids) {
             table.read_row(id as usize, row);
         }
     }

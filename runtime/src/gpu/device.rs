@@ -1,7 +1,7 @@
 //! The one door to the GPU: no type of wgpu is seen outside this file and its folder.
 //!
-//! A [`Gpu`] records dispatches into one compute pass and hands them over when something is read back, when a buffer
-//! that they may use is written, or on [`Gpu::flush`]: a token is one submission. Order of calls is order of effects.
+//! A [`Gpu`] records dispatches and hands them over when something is read back, when more than two kilobytes are written
+//! to a buffer, or on [`Gpu::flush`]: a token is one submission, or part of one. Order of calls is order of effects.
 //! Nothing here fails halfway: buffers and kernels are made with errors caught, and whatever goes wrong later, a lost
 //! device included, spoils the [`Gpu`] for good. Dispatches then do nothing, and the next read or flush says why.
 
@@ -156,10 +156,15 @@ impl Gpu {
         self.0.adapter.limits
     }
 
-    /// One line for people: the adapter, and how kernels are compiled for it.
+    /// One line for people: the adapter, what of it is used, and how kernels are compiled for it.
     pub fn status(&self) -> String {
         let checks = if self.0.checked { "indices checked" } else { "indices unchecked" };
-        format!("{}; portable kernels (no f16, no subgroups), {checks}", self.0.adapter)
+        let subgroups = match self.0.adapter.subgroups {
+            Some([least, most]) if least < most => format!("subgroups of {least} to {most}"),
+            Some([size, _]) => format!("subgroups of {size}"),
+            None => "no subgroups".into(),
+        };
+        format!("{}; {subgroups}, f16 as storage only, {checks}", self.0.adapter)
     }
 
     /// What was done so far.
@@ -214,6 +219,9 @@ impl Gpu {
         let bytes: &[u8] = bytemuck::cast_slice(values);
         assert!(offset + bytes.len() as u64 <= to.bytes(), "{} bytes at {offset}: too many", bytes.len());
         let mut recorder = self.recorder();
+        if recorder.write(bytes, &to.0.raw, offset) {
+            return;
+        }
         recorder.submit(&self.0); // a write overtakes what is only recorded
         for (n, piece) in bytes.chunks(UPLOAD).enumerate() {
             self.0.queue.write_buffer(&to.0.raw, offset + (n * UPLOAD) as u64, piece);

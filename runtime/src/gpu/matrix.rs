@@ -2,8 +2,10 @@
 
 use half::f16;
 
+use super::Epilogue;
 use super::device::{Binding, Buffer, Gpu, Kernel};
-use super::shaders::{EMBED, MATMUL, MATVEC};
+use super::shaders::{EMBED, MATMUL};
+use super::ways::{Shape, Way, Ways};
 use crate::error::{Error, Result};
 use crate::tensor::{Format, StoredTensor};
 
@@ -26,6 +28,7 @@ pub struct GpuMatrix {
     /// First row of the second and of the third matrix, or the end.
     pub(super) starts: [usize; 2],
     pub(super) parts: Vec<Part>,
+    shape: Shape,
     pub(super) kernels: Kernels,
 }
 
@@ -58,6 +61,14 @@ impl Weights {
         }
     }
 
+    /// Weights that share a scale; 0: there are none.
+    fn group(self) -> usize {
+        match self {
+            Self::Ternary { group } => group,
+            Self::Dense => 0,
+        }
+    }
+
     /// Words of weights and of scales in a row.
     fn row_words(self, cols: usize) -> (usize, usize) {
         match self {
@@ -73,24 +84,28 @@ impl Weights {
         }
     }
 
-    fn kernels(self, gpu: &Gpu, halves: bool) -> Result<Kernels> {
+    fn matvec(self, gpu: &Gpu, way: Way, epilogue: Epilogue) -> Result<Kernel> {
+        let norm = if matches!(epilogue, Epilogue::Add) { 0.0 } else { 1.0 };
+        let [halves, threads] = way.constants();
+        let epilogue = ("EPILOGUE", f64::from(epilogue as u8));
+        gpu.kernel(way.shader(), &[("NORM", norm), epilogue, halves, threads, self.constants()])
+    }
+
+    fn kernels(self, gpu: &Gpu, way: Way) -> Result<Kernels> {
         let format = self.constants();
-        let halves = ("HALVES", f64::from(u8::from(halves)));
-        let matvec = |norm: f64, epilogue: f64| {
-            gpu.kernel(&MATVEC, &[("NORM", norm), ("EPILOGUE", epilogue), halves, format])
-        };
+        let matvec = |epilogue| self.matvec(gpu, way, epilogue);
         let matmul = |epilogue: f64| gpu.kernel(&MATMUL, &[("EPILOGUE", epilogue), format]);
         Ok(Kernels {
             embed: gpu.kernel(&EMBED, &[format])?,
-            matvec: [matvec(1.0, 0.0)?, matvec(0.0, 1.0)?, matvec(1.0, 2.0)?],
+            matvec: [matvec(Epilogue::Store)?, matvec(Epilogue::Add)?, matvec(Epilogue::Gate)?],
             matmul: [matmul(0.0)?, matmul(1.0)?, matmul(2.0)?],
         })
     }
 }
 
 impl GpuMatrix {
-    /// Uploads a stack of at most three matrices. `halves`: see `matvec.wgsl`.
-    pub(super) fn new(gpu: &Gpu, stack: &[&StoredTensor], halves: bool) -> Result<Self> {
+    /// Uploads a stack of at most three matrices.
+    pub(super) fn new(gpu: &Gpu, stack: &[&StoredTensor], ways: &Ways) -> Result<Self> {
         let (cols, weights) = (stack[0].cols, Weights::of(stack[0]));
         if !cols.is_multiple_of(WORD) {
             let message = format!("a matrix of {cols} columns: the GPU needs a multiple of {WORD}");
@@ -117,13 +132,24 @@ impl GpuMatrix {
             stack.iter().flat_map(|m| (0..m.rows).map(move |r| (*m, r))).collect();
         let parts = all.chunks(most).enumerate().map(|(n, rows)| Part::new(gpu, weights, n * most, rows));
         let start = |n: usize| ends.get(n).copied().unwrap_or(rows);
-        Ok(Self {
-            rows,
-            cols,
-            starts: [start(0), start(1)],
-            parts: parts.collect::<Result<_>>()?,
-            kernels: weights.kernels(gpu, halves)?,
-        })
+        let shape = Shape { rows, cols, group: weights.group(), matrices: stack.len() };
+        let (parts, kernels) = (parts.collect::<Result<_>>()?, weights.kernels(gpu, ways.of(shape))?);
+        Ok(Self { rows, cols, starts: [start(0), start(1)], parts, kernels, shape })
+    }
+
+    /// What a way of computing products is chosen by.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// The kernel that computes in one of the ways.
+    #[cfg(not(target_family = "wasm"))]
+    pub(super) fn matvec(&self, gpu: &Gpu, way: Way, epilogue: Epilogue) -> Result<Kernel> {
+        let weights = match self.shape.group {
+            0 => Weights::Dense,
+            group => Weights::Ternary { group },
+        };
+        weights.matvec(gpu, way, epilogue)
     }
 }
 

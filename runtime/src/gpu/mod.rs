@@ -8,6 +8,11 @@
 pub mod device;
 pub mod shader;
 
+#[cfg(not(target_family = "wasm"))]
+pub mod autotune;
+pub mod choices;
+pub mod ways;
+
 mod matrix;
 mod shaders;
 
@@ -16,18 +21,29 @@ use std::ops::Range;
 use bytemuck::{Pod, Zeroable};
 
 use crate::backend::{Backend, Norm};
+use crate::cpu::KvFormat;
 use crate::error::{Error, Result};
 use crate::tensor::StoredTensor;
 use device::{Binding, Buffer, Gpu, Kernel};
+use ways::Ways;
 
 pub use matrix::GpuMatrix;
-pub use shaders::{ATTENTION, EMBED, HALVES, MATMUL, MATVEC, RMS_NORM, SHADERS, STORE_HEADS};
+pub use shaders::{
+    ARGMAX, ATTENTION, COUNT, EMBED, HALVES, MATMUL, MATVEC, MATVEC_SUBGROUPS, READ_WORDS, RMS_NORM, SHADERS,
+    STORE_HEADS,
+};
 
+/// What [`GpuBackend::argmax`] finds among logits that are not numbers.
+/// No table has a row for it, so that a pass for it leaves `x` as it was.
+pub const NO_TOKEN: u32 = u32::MAX;
+
+/// Workgroups among which the numbers of an argmax are divided, at most.
+const SHARES: usize = 256;
 /// Positions of the cache that lie together.
 const TILE: usize = 64;
 
 /// What a product does with its result, in the order of the kernels.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Epilogue {
     Store,
     Add,
@@ -37,13 +53,16 @@ enum Epilogue {
 /// A GPU as a [`Backend`].
 pub struct GpuBackend {
     gpu: Gpu,
-    /// Whether matvec reads codes as subnormal halves.
-    halves: bool,
+    /// How products of one token are computed.
+    ways: Ways,
+    kv: KvFormat,
     rms_norm: Kernel,
     store_heads: Kernel,
     attention: Kernel,
-    /// Ids of the tokens of a pass.
-    tokens: Buffer,
+    /// Of a share of the numbers, and of all shares.
+    argmax: [Kernel; 2],
+    /// The largest of each share.
+    largest: Buffer,
     /// Normalised rows before a product of several tokens.
     h: Buffer,
     /// What a kernel has no use for but must be given: an input, a second and a third output.
@@ -56,7 +75,7 @@ pub struct GpuTensor {
     buffer: Buffer,
 }
 
-/// Keys and values of a layer as f16, made for the whole context at once: see `store_heads.wgsl`.
+/// Keys and values of a layer, made for the whole context at once: see `store_heads.wgsl`.
 pub struct GpuCache {
     heads: usize,
     head_dim: usize,
@@ -135,32 +154,62 @@ impl GpuBackend {
     #[cfg(not(target_family = "wasm"))]
     pub fn new(gpu: &Gpu, tokens: usize, widest: usize) -> Result<Self> {
         let halves = gpu.block_on(keeps_subnormal_halves(gpu))?;
-        Self::with(gpu, tokens, widest, halves)
+        Self::with(gpu, tokens, widest, Ways::untuned(halves), KvFormat::F16)
     }
 
-    /// The same where it is known whether the device [`keeps_subnormal_halves`].
-    pub fn with(gpu: &Gpu, tokens: usize, widest: usize, halves: bool) -> Result<Self> {
+    /// The same where it is known how to compute products, and how to keep keys and values: as f16 or int8.
+    pub fn with(gpu: &Gpu, tokens: usize, widest: usize, ways: Ways, kv: KvFormat) -> Result<Self> {
+        let [store_heads, attention] = heads(gpu, kv)?;
         Ok(Self {
             rms_norm: gpu.kernel(&RMS_NORM, &[])?,
-            store_heads: gpu.kernel(&STORE_HEADS, &[])?,
-            attention: gpu.kernel(&ATTENTION, &[])?,
-            tokens: gpu.buffer(4 * tokens)?,
+            store_heads,
+            attention,
+            argmax: [gpu.kernel(&ARGMAX, &[])?, gpu.kernel(&ARGMAX, &[("LAST", 1.0)])?],
+            largest: gpu.buffer(8 * SHARES)?,
             h: gpu.buffer(4 * tokens * widest)?,
             unused: [gpu.buffer(16)?, gpu.buffer(16)?, gpu.buffer(16)?],
-            halves,
+            ways,
+            kv,
             gpu: gpu.clone(),
         })
     }
 
+    /// Keeps keys and values of caches to be made in another format.
+    pub fn keep(&mut self, kv: KvFormat) -> Result<()> {
+        [self.store_heads, self.attention] = heads(&self.gpu, kv)?;
+        self.kv = kv;
+        Ok(())
+    }
+
+    /// How keys and values are kept.
+    pub fn kv_format(&self) -> KvFormat {
+        self.kv
+    }
+
     /// Never reads codes as subnormal halves: what other devices do, for tests.
     pub fn without_halves(mut self) -> Self {
-        self.halves = false;
+        self.ways = Ways::untuned(false);
         self
     }
 
     /// Reads the first `out.len()` values of a tensor, as [`Backend::read`] does, without waiting.
     pub async fn read_async(&self, from: &GpuTensor, out: &mut [f32]) -> Result<()> {
         self.gpu.read_async(from.buffer.all(), out).await
+    }
+
+    /// The id of the largest of a row of logits, the lowest among equals, goes to the first of `tokens`, which makes it
+    /// the token of the next pass, and to `place` of `found`. It is [`NO_TOKEN`] if one of them is not a number.
+    pub fn argmax(&mut self, tokens: &mut Buffer, found: &Buffer, place: usize, logits: &GpuTensor) {
+        let count = logits.cols;
+        let share = count.div_ceil(SHARES).next_multiple_of(64);
+        let shares = count.div_ceil(share);
+        let [_, b, c] = self.outputs(&[]);
+        let params = [count as u32, share as u32, 0];
+        let bindings = [self.largest.all(), b, c, logits.buffer.all()];
+        self.gpu.run(&self.argmax[0], &bindings, &params, [shares as u32, 1, 1]);
+        let params = [shares as u32, shares as u32, place as u32];
+        let bindings = [self.unused[1].all(), tokens.all(), found.all(), self.largest.all()];
+        self.gpu.run(&self.argmax[1], &bindings, &params, [1, 1, 1]);
     }
 
     /// The device.
@@ -179,7 +228,7 @@ impl GpuBackend {
         epilogue: Epilogue,
     ) {
         match (tokens, norm) {
-            (1, _) => self.matvec(out, x, norm, w, epilogue),
+            (1, _) => self.matvec(out, x, norm, w, &w.kernels.matvec[epilogue as usize]),
             (_, None) => self.matmul(out, x, w, tokens, epilogue),
             (_, Some(norm)) => {
                 let params = NormParams { quads: quads(w.cols), x: (x.1 * w.cols / 4) as u32, eps: norm.eps };
@@ -196,7 +245,7 @@ impl GpuBackend {
         (x, from): (&Buffer, usize),
         norm: Option<&Norm<GpuTensor>>,
         w: &GpuMatrix,
-        epilogue: Epilogue,
+        kernel: &Kernel,
     ) {
         let [second, third] = w.starts.map(|start| start as u32);
         let gain = norm.map_or(&self.unused[0], |norm| &norm.gain.buffer);
@@ -213,7 +262,6 @@ impl GpuBackend {
             };
             let [a, b, c] = self.outputs(out);
             let bindings = [a, b, c, part.weights(), part.scales(), x.all(), gain.all()];
-            let kernel = &w.kernels.matvec[epilogue as usize];
             self.gpu.run(kernel, &bindings, &params, self.gpu.grid(part.rows.div_ceil(8)));
         }
     }
@@ -265,6 +313,18 @@ pub async fn keeps_subnormal_halves(gpu: &Gpu) -> Result<bool> {
     Ok(got.iter().zip(&words).all(|(got, word)| *got == [(word & 0xffff) as f32, (word >> high) as f32]))
 }
 
+/// The kernels that write keys and values and read them.
+fn heads(gpu: &Gpu, kv: KvFormat) -> Result<[Kernel; 2]> {
+    let int8 = match kv {
+        KvFormat::F16 => ("INT8", 0.0),
+        KvFormat::Int8 => ("INT8", 1.0),
+        KvFormat::F32 => {
+            return Err(Error::Unsupported("keys and values as f32 on a GPU: f16 or int8".into()));
+        }
+    };
+    Ok([gpu.kernel(&STORE_HEADS, &[int8])?, gpu.kernel(&ATTENTION, &[int8])?])
+}
+
 fn quads(cols: usize) -> u32 {
     (cols / 4) as u32
 }
@@ -273,6 +333,7 @@ impl Backend for GpuBackend {
     type Tensor = GpuTensor;
     type Matrix = GpuMatrix;
     type Cache = GpuCache;
+    type Tokens = Buffer;
 
     fn tensor(&self, rows: usize, cols: usize) -> Result<GpuTensor> {
         let bytes = rows.checked_mul(cols).and_then(|n| n.checked_mul(4));
@@ -281,7 +342,7 @@ impl Backend for GpuBackend {
     }
 
     fn matrix(&self, stack: &[&StoredTensor]) -> Result<GpuMatrix> {
-        GpuMatrix::new(&self.gpu, stack, self.halves)
+        GpuMatrix::new(&self.gpu, stack, &self.ways)
     }
 
     fn cache(&self, heads: usize, head_dim: usize, context: usize) -> Result<GpuCache> {
@@ -289,10 +350,10 @@ impl Backend for GpuBackend {
             return Err(Error::Unsupported(format!("heads of {head_dim} on a GPU: at most 256")));
         }
         let context = context.next_multiple_of(TILE);
-        let bytes = 2 * heads * head_dim * context;
-        let limit = self.gpu.limits().binding;
+        let position = heads * if self.kv == KvFormat::Int8 { head_dim + 4 } else { 2 * head_dim };
+        let (bytes, limit) = (position * context, self.gpu.limits().binding);
         if bytes as u64 > limit {
-            let most = limit as usize / (2 * heads * head_dim);
+            let most = limit as usize / position;
             let message = format!("a context of {context} tokens: this GPU binds the keys of at most {most}");
             return Err(Error::Memory(message));
         }
@@ -309,6 +370,14 @@ impl Backend for GpuBackend {
         Ok(())
     }
 
+    fn tokens(&self, most: usize) -> Result<Buffer> {
+        self.gpu.buffer(4 * most)
+    }
+
+    fn write_tokens(&mut self, to: &mut Buffer, ids: &[u32]) {
+        self.gpu.upload(to, 0, ids);
+    }
+
     fn write(&mut self, to: &mut GpuTensor, values: &[f32]) {
         self.gpu.upload(&to.buffer, 0, values);
     }
@@ -317,14 +386,12 @@ impl Backend for GpuBackend {
         self.gpu.read(from.buffer.all(), out)
     }
 
-    fn embed(&mut self, out: &mut GpuTensor, table: &GpuMatrix, tokens: &[u32]) {
-        self.gpu.upload(&self.tokens, 0, tokens);
+    fn embed(&mut self, out: &mut GpuTensor, table: &GpuMatrix, ids: &Buffer, tokens: usize) {
         let words = (table.cols / matrix::WORD) as u32;
         for part in &table.parts {
-            let params =
-                [part.rows as u32, words, part.halves as u32, part.first as u32, tokens.len() as u32];
-            let bindings = [out.buffer.all(), part.weights(), part.scales(), self.tokens.all()];
-            let groups = [words.div_ceil(64), tokens.len() as u32, 1];
+            let params = [part.rows as u32, words, part.halves as u32, part.first as u32, tokens as u32];
+            let bindings = [out.buffer.all(), part.weights(), part.scales(), ids.all()];
+            let groups = [words.div_ceil(64), tokens as u32, 1];
             self.gpu.run(&table.kernels.embed, &bindings, &params, groups);
         }
     }

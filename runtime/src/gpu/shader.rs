@@ -30,6 +30,11 @@ pub struct Shader {
 }
 
 impl Shader {
+    /// Whether it needs a device that computes across subgroups.
+    pub fn needs_subgroups(&self) -> bool {
+        self.source.contains("subgroupAdd")
+    }
+
     /// What the compiler gets.
     pub fn text(&self) -> String {
         [PRELUDE, self.source].concat()

@@ -9,12 +9,14 @@ use crate::cpu::isa::Isa;
 use crate::cpu::threads::Threads;
 use crate::cpu::{Cache, CpuBackend, KvFormat};
 use crate::error::Result;
-use crate::model::{State, forward};
+use crate::model::{State, feed};
 
 #[cfg(feature = "gpu")]
 mod on_gpu;
 #[cfg(feature = "gpu")]
 pub(super) use on_gpu::OnGpu;
+#[cfg(all(feature = "gpu", not(target_family = "wasm")))]
+pub(crate) use on_gpu::nmse;
 
 /// What will be there later.
 pub(super) type Later<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -33,6 +35,10 @@ pub(super) trait Engine: Send {
     fn await_logits<'a>(&'a mut self, out: &'a mut [f32]) -> Later<'a, Result<()>> {
         Box::pin(std::future::ready(self.read_logits(out)))
     }
+    /// Machines that choose the likeliest token by themselves.
+    fn greedy(&mut self) -> Option<&mut dyn Greedy> {
+        None
+    }
     /// Where it computes: never [`Device::Auto`].
     fn device(&self) -> Device;
     /// One line for people.
@@ -42,6 +48,16 @@ pub(super) trait Engine: Send {
     /// Keys and values, where they can be saved.
     fn caches(&self) -> Option<&[Cache]>;
     fn caches_mut(&mut self) -> Option<&mut [Cache]>;
+}
+
+/// A machine that feeds itself the likeliest token, again and again, and tells later which they were.
+pub(super) trait Greedy {
+    /// Starts passes for `count` tokens from `position` on, of which the first is `token` (`None`: the last that was
+    /// found), and each other one the likeliest behind the one before. There is room for them.
+    fn start(&mut self, position: usize, token: Option<u32>, count: usize) -> Result<()>;
+    /// Waits for what the passes of the oldest start found: `count` ids, each the likeliest behind the token of its pass,
+    /// or none where logits were not numbers.
+    fn found(&mut self) -> Result<Vec<Option<u32>>>;
 }
 
 /// Starts what the options ask for.
@@ -115,7 +131,7 @@ impl Engine for OnCpu {
     fn feed(&mut self, position: usize, tokens: &[u32], wanted: Range<usize>) {
         let Self { model, backend, state, threads, .. } = self;
         state.position = position;
-        threads.run(|| forward(backend, &model.0.weights, state, tokens, wanted));
+        threads.run(|| feed(backend, &model.0.weights, state, tokens, wanted));
     }
 
     fn read_logits(&mut self, out: &mut [f32]) -> Result<()> {

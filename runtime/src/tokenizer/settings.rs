@@ -45,6 +45,11 @@ impl Tokenizer {
         };
     }
 
+    /// Takes another chat template, which [`save`](Self::save) writes, too.
+    pub fn set_chat_template(&mut self, template: &str) {
+        self.settings.chat_template = Some(template.to_owned());
+    }
+
     /// The tokenizer_config.json that transformers reads beside [`to_json`](Self::to_json).
     pub fn to_config_json(&self) -> String {
         let token = |id: Option<u32>| id.and_then(|id| self.inner.id_to_token(id));

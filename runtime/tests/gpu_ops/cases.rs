@@ -1,7 +1,8 @@
 //! Every operation of the GPU against f64, at shapes that fill no tile: cases for any device that can be awaited.
 
+use bonsai_runtime::KvFormat;
 use bonsai_runtime::backend::{Backend, Norm};
-use bonsai_runtime::gpu::{GpuBackend, GpuMatrix, GpuTensor};
+use bonsai_runtime::gpu::{GpuBackend, GpuMatrix, GpuTensor, NO_TOKEN};
 use bonsai_runtime::tensor::{Format, StoredTensor};
 use bonsai_runtime::ternary::Packing;
 
@@ -21,6 +22,11 @@ const GATES: f64 = 1e-10;
 /// Keys and values are f16: each is off by up to 2^-12 of itself, uniformly, hence 2^-24 / 3 of its energy, and scores
 /// by about as much.
 const F16: f64 = 2e-7;
+/// Keys and values are rounded to multiples of a 127th of the largest of a head, at most three deviations here: off by
+/// up to half of one, uniformly, hence (3 / 127)^2 / 12 of its energy for values, 5e-5. Errors of scores, which are sums
+/// of products with keys as far off, are as large relative to scores; weights are their exponentials, and scores here go
+/// up to ten.
+const INT8: f64 = 1e-3;
 
 /// Backends that must give the same bits, for passes of at most [`TOKENS`] tokens of at most [`WIDEST`] numbers.
 struct Machines<'a> {
@@ -30,8 +36,16 @@ struct Machines<'a> {
 }
 
 /// Every case.
-pub const NAMES: [&str; 6] =
-    ["embed", "norm_matmul", "norm_matmul_of_some_rows", "matmul_add", "norm_swiglu", "attend"];
+pub const NAMES: [&str; 8] = [
+    "embed",
+    "norm_matmul",
+    "norm_matmul_of_some_rows",
+    "matmul_add",
+    "norm_swiglu",
+    "attend",
+    "attend_int8",
+    "argmax",
+];
 
 /// Runs a case, and returns the largest normalised mean square error of its results.
 pub async fn run(name: &str, backends: &mut [GpuBackend]) -> f64 {
@@ -42,7 +56,13 @@ pub async fn run(name: &str, backends: &mut [GpuBackend]) -> f64 {
         "norm_matmul_of_some_rows" => norm_matmul_of_some_rows(machines).await,
         "matmul_add" => matmul_add(machines).await,
         "norm_swiglu" => norm_swiglu(machines).await,
-        "attend" => attend(machines).await,
+        "attend" => attend(machines, F16).await,
+        "attend_int8" => {
+            machines.keep(KvFormat::Int8);
+            attend(machines, INT8).await;
+            machines.keep(KvFormat::F16);
+        }
+        "argmax" => argmax(machines).await,
         _ => panic!("no case {name}"),
     }
     machines.worst
@@ -62,6 +82,11 @@ impl Machines<'_> {
             }
         }
         first.expect("a backend")
+    }
+
+    /// Has keys and values kept in another format from now on.
+    fn keep(&mut self, kv: KvFormat) {
+        self.backends.iter_mut().for_each(|b| b.keep(kv).unwrap());
     }
 
     fn close(&mut self, what: &str, got: &[f32], expected: &[f64], bound: f64) {
@@ -147,7 +172,9 @@ async fn embed(machines: &mut Machines<'_>) {
             let run = machines.run(|b| {
                 let mut out = tensor(b, table.cols, &[]);
                 let table = matrix(b, std::slice::from_ref(&table));
-                b.embed(&mut out, &table, ids);
+                let mut tokens = b.tokens(TOKENS).unwrap();
+                b.write_tokens(&mut tokens, ids);
+                b.embed(&mut out, &table, &tokens, ids.len());
                 (out, ids.len() * columns(format))
             });
             let got = run.await;
@@ -249,7 +276,7 @@ async fn norm_swiglu(machines: &mut Machines<'_>) {
 /// Heads, heads of keys and values, width of a head.
 const HEADS: [[usize; 3]; 6] = [[4, 2, 128], [3, 3, 16], [6, 2, 32], [8, 1, 64], [2, 1, 256], [5, 5, 48]];
 
-async fn attend(machines: &mut Machines<'_>) {
+async fn attend(machines: &mut Machines<'_>, bound: f64) {
     let mut random = Random(6);
     for ([heads, kv_heads, dim], with_norms) in HEADS.into_iter().zip([true, false].into_iter().cycle()) {
         let context = 150;
@@ -289,7 +316,7 @@ async fn attend(machines: &mut Machines<'_>) {
             });
             let got = run.await;
             let expected = &expected[last.start * heads * dim..last.end * heads * dim];
-            machines.close(&format!("{heads} / {kv_heads} x {dim}, {pieces:?}"), &got, expected, F16);
+            machines.close(&format!("{heads} / {kv_heads} x {dim}, {pieces:?}"), &got, expected, bound);
         }
     }
 }
@@ -330,4 +357,47 @@ fn attended(
         out.extend((0..dim).map(mix));
     }
     out
+}
+
+/// Rows of one number to several shares of a workgroup each; every place of the largest that a kernel could get wrong.
+async fn argmax(machines: &mut Machines<'_>) {
+    let mut random = Random(7);
+    for count in [1, 63, 65, 1030, 70_001] {
+        let row = random.normals(count);
+        let with = |at: &[usize], x: f32| {
+            let mut row = row.clone();
+            at.iter().for_each(|&at| row[at % count] = x);
+            row
+        };
+        let zeros = |x: f32| vec![x; count];
+        let (middle, last) = (count / 2, count - 1);
+        let rows = [
+            (row.clone(), place_of_largest(&row)),
+            (with(&[last], 9.0), last as u32),
+            (with(&[last, middle], 9.0), middle as u32),
+            (with(&[middle], f32::INFINITY), middle as u32),
+            (with(&[last], f32::NAN), NO_TOKEN),
+            (with(&[0], -f32::NAN), NO_TOKEN),
+            (zeros(f32::NEG_INFINITY), 0),
+            (zeros(-1.0), 0),
+            ([&zeros(-0.0)[1..], &[0.0]].concat(), 0),
+        ];
+        for (n, (row, expected)) in rows.iter().enumerate() {
+            for b in &mut *machines.backends {
+                let (mut logits, mut tokens) = (b.tensor(1, count).unwrap(), b.tokens(4).unwrap());
+                b.write(&mut logits, row);
+                b.write_tokens(&mut tokens, &[5, 6, 7, 8]);
+                let found = b.gpu().buffer_of(&[1u32; 4]).unwrap();
+                b.argmax(&mut tokens, &found, 2, &logits);
+                let mut got = [[0u32; 4]; 2];
+                b.gpu().read_async(tokens.all(), &mut got[0]).await.unwrap();
+                b.gpu().read_async(found.all(), &mut got[1]).await.unwrap();
+                assert_eq!(got, [[*expected, 6, 7, 8], [1, 1, *expected, 1]], "row {n} of {count}");
+            }
+        }
+    }
+}
+
+fn place_of_largest(row: &[f32]) -> u32 {
+    (1..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best }) as u32
 }

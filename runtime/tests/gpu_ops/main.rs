@@ -6,8 +6,10 @@ mod cases;
 #[path = "../support/mod.rs"]
 mod support;
 
-use bonsai_runtime::gpu::GpuBackend;
+use bonsai_runtime::KvFormat;
 use bonsai_runtime::gpu::device::{Gpu, GpuOptions};
+use bonsai_runtime::gpu::ways::{Way, Ways};
+use bonsai_runtime::gpu::{GpuBackend, keeps_subnormal_halves};
 use cases::{NAMES, TOKENS, WIDEST};
 
 /// Backends that check indices and that do not, with codes read in both ways: both must give the same bits.
@@ -23,5 +25,23 @@ fn every_operation_is_near_f64() {
         println!("{name}");
         let worst = gpu.block_on(async { Ok(cases::run(name, &mut backends).await) });
         println!("{name}: at most {:.1e}", worst.unwrap());
+    }
+}
+
+/// The other ways to compute a product of one token: their sums have another order, and each has its bits again.
+#[test]
+fn every_way_is_near_f64() {
+    let gpu = Gpu::open(&GpuOptions::default()).unwrap();
+    let halves = gpu.block_on(keeps_subnormal_halves(&gpu)).unwrap();
+    let ways = Way::all(&gpu, halves);
+    assert!(ways.contains(&Way::PORTABLE));
+    assert_eq!(ways.iter().any(|way| way.subgroups), gpu.adapter().subgroups.is_some());
+    for way in ways {
+        let ways = Ways { default: way, chosen: Vec::new() };
+        let mut backends = [GpuBackend::with(&gpu, TOKENS, WIDEST, ways, KvFormat::F16).unwrap()];
+        for name in ["norm_matmul_of_some_rows", "matmul_add", "norm_swiglu"] {
+            let worst = gpu.block_on(async { Ok(cases::run(name, &mut backends).await) });
+            println!("{}, {name}: at most {:.1e}", way.name(), worst.unwrap());
+        }
     }
 }

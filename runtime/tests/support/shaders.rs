@@ -3,7 +3,7 @@
 
 use bonsai_runtime::gpu::shader::{Access, Constants, Shader};
 use naga::back::{glsl, hlsl, msl, pipeline_constants::process_overrides, spv};
-use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use naga::valid::{Capabilities, ModuleInfo, SubgroupOperationSet, ValidationFlags, Validator};
 use naga::{AddressSpace, Module, ShaderStage, StorageAccess};
 
 /// Instructions that Apple's GPUs have not, and work through several others for.
@@ -20,7 +20,7 @@ pub fn check(shader: &Shader) -> String {
     }
     bindings(shader, &module);
     assert!(!shader.variants.is_empty(), "{name}: no variants");
-    let metal = shader.variants.iter().map(|constants| translate(name, &module, constants));
+    let metal = shader.variants.iter().map(|constants| translate(shader, &module, constants));
     metal.fold(String::new(), |_, text| text)
 }
 
@@ -44,10 +44,17 @@ fn bindings(shader: &Shader, module: &Module) {
     assert_eq!(found, declared, "{}: bindings", shader.name);
 }
 
-fn translate(name: &str, module: &Module, constants: Constants) -> String {
+fn translate(shader: &Shader, module: &Module, constants: Constants) -> String {
+    let (name, subgroups) = (shader.name, shader.needs_subgroups());
     let validate = |module: &Module| -> ModuleInfo {
-        let checked =
-            Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16_IN_FLOAT32).validate(module);
+        let portable = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+        let mut validator = Validator::new(ValidationFlags::all(), portable);
+        if subgroups {
+            validator = Validator::new(ValidationFlags::all(), portable | Capabilities::SUBGROUP);
+            validator.subgroup_stages(naga::valid::ShaderStages::COMPUTE);
+            validator.subgroup_operations(SubgroupOperationSet::BASIC | SubgroupOperationSet::ARITHMETIC);
+        }
+        let checked = validator.validate(module);
         checked.unwrap_or_else(|e| panic!("{name} {constants:?}: {e:?}"))
     };
     let entry = module.entry_points[0].name.clone();
@@ -69,7 +76,7 @@ fn translate(name: &str, module: &Module, constants: Constants) -> String {
     assert!(shared <= 16 << 10, "{name} {constants:?}: {shared} bytes of workgroup memory");
 
     let fail = |system: &str, e: &dyn std::fmt::Debug| panic!("{name} {constants:?} as {system}: {e:?}");
-    let options = spv::Options { lang_version: (1, 1), ..Default::default() };
+    let options = spv::Options { lang_version: (1, if subgroups { 3 } else { 1 }), ..Default::default() };
     if let Err(e) = spv::write_vec(&module, &info, &options, None) {
         fail("SPIR-V", &e);
     }

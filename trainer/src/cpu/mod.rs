@@ -15,6 +15,7 @@ mod rope;
 mod swiglu;
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use bonsai_runtime::Config;
 use bonsai_runtime::cpu::isa::vectorized;
@@ -25,6 +26,7 @@ use crate::backend::{
     AdamW, AttentionShape, Backend, Clip, Codes, Distillation, Losses, Muon, Projection, Tally, clip_factor,
 };
 use crate::error::Result;
+use crate::ledger::Ledger;
 
 pub use head::head_scratch_bytes;
 
@@ -58,19 +60,18 @@ impl Scratch {
 pub struct CpuBackend {
     angles: rope::Angles,
     scratch: [Scratch; 3],
-    sums: Tally,
+    sums: Ledger,
 }
 
 impl CpuBackend {
     /// A backend for models of this shape and sequences of up to `seq` tokens.
     pub fn new(config: &Config, seq: usize) -> Self {
         let angles = rope::Angles::new(config.rope, seq, config.head_dim);
-        Self { angles, scratch: Default::default(), sums: Tally::default() }
+        Self { angles, scratch: Default::default(), sums: Ledger::default() }
     }
 
     fn tally_losses(&mut self, losses: Losses) {
-        self.sums.loss += losses.cross_entropy;
-        self.sums.kl += losses.kl;
+        self.sums.add(Tally { loss: losses.cross_entropy, kl: losses.kl, ..Tally::default() });
     }
 
     /// Updates with the factor on the gradient that clipping asks for, or not at all.
@@ -79,12 +80,15 @@ impl CpuBackend {
             Clip::Factor(factor) => Some(factor),
             Clip::Own(limit) => {
                 let squares = sum_of_squares(grad);
-                self.sums.squares += squares;
+                self.sums.add(Tally { squares, ..Tally::default() });
                 squares.is_finite().then(|| clip_factor(limit, squares.sqrt()))
             }
         };
         match factor {
-            Some(factor) => self.sums.codes = self.sums.codes + update(grad, factor),
+            Some(factor) => {
+                let codes = update(grad, factor);
+                self.sums.add(Tally { codes, ..Tally::default() });
+            }
             None => grad.fill(0.0),
         }
     }
@@ -127,7 +131,15 @@ impl Backend for CpuBackend {
     }
 
     fn tally(&mut self) -> Result<Tally> {
-        Ok(std::mem::take(&mut self.sums))
+        Ok(self.sums.take())
+    }
+
+    fn tally_for(&mut self, parameter: usize) {
+        self.sums.tally_for(parameter);
+    }
+
+    fn tallies(&mut self) -> BTreeMap<usize, Tally> {
+        self.sums.taken()
     }
 
     fn immediate(&self) -> bool {
@@ -230,7 +242,8 @@ impl Backend for CpuBackend {
     }
 
     fn cross_entropy(&mut self, h: &Vec<f32>, w: &CpuMatrix, targets: &[u32]) {
-        self.sums.loss += cross_entropy::cross_entropy(h, w, targets, &mut self.scratch);
+        let loss = cross_entropy::cross_entropy(h, w, targets, &mut self.scratch);
+        self.sums.add(Tally { loss, ..Tally::default() });
     }
 
     fn cross_entropy_backward(
@@ -244,8 +257,8 @@ impl Backend for CpuBackend {
         z_loss: f32,
     ) {
         let scratch = &mut self.scratch;
-        self.sums.loss +=
-            cross_entropy::cross_entropy_backward((dh, dw), h, w, targets, (scale, z_loss), scratch);
+        let loss = cross_entropy::cross_entropy_backward((dh, dw), h, w, targets, (scale, z_loss), scratch);
+        self.sums.add(Tally { loss, ..Tally::default() });
     }
 
     fn distillation(
@@ -277,7 +290,8 @@ impl Backend for CpuBackend {
     }
 
     fn sum_of_squares(&mut self, buffer: &Vec<f32>) {
-        self.sums.squares += sum_of_squares(buffer);
+        let squares = sum_of_squares(buffer);
+        self.sums.add(Tally { squares, ..Tally::default() });
     }
 
     fn adamw(&mut self, w: &mut CpuMatrix, grad: &mut Vec<f32>, moments: &mut [Vec<f32>], step: AdamW) {

@@ -21,7 +21,7 @@ pub struct Batch {
     pub seq: usize,
     /// `[batch, seq]`
     pub tokens: Vec<u32>,
-    /// `[batch, seq]`: the token that follows, or [`IGNORE`].
+    /// `[batch, seq]`: the token that follows, or [`IGNORE`] where it is no target.
     pub targets: Vec<u32>,
 }
 
@@ -85,7 +85,7 @@ impl Order {
         for (row, (inputs, targets)) in (sequence..).zip(rows) {
             let start = self.start(tokens.len(), row, seq);
             tokens.read(start..start + seq, inputs);
-            tokens.read(start + 1..start + 1 + seq, targets);
+            tokens.read_targets(start + 1..start + 1 + seq, targets);
         }
     }
 

@@ -39,7 +39,13 @@ impl GpuBackend {
         groups: [u32; 3],
     ) {
         let bindings: Option<Vec<_>> = pieces.iter().map(|piece| piece.binding()).collect();
-        let (Some(bindings), None) = (bindings, self.fault.get()) else { return };
+        let Some(bindings) = bindings else {
+            // Its own backend knows more, where that is this one.
+            return self.fail(RuntimeError::Memory("a buffer of another model on this device".into()));
+        };
+        if self.fault.get().is_some() {
+            return;
+        }
         match self.gpu.kernel(shader, constants) {
             Ok(kernel) => self.gpu.run(&kernel, &bindings, params, groups),
             Err(error) => self.fail(error),

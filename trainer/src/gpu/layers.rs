@@ -1,12 +1,12 @@
-//! Norms, rope, attention, embedding and the loss.
+//! Norms, rope, attention and embedding.
 
 use bonsai_runtime::gpu::shader::Shader;
 
 use super::GpuBackend;
-use super::memory::{GpuBuffer, GpuMatrix, Rows, Weights, parts, row_parts};
+use super::memory::{GpuBuffer, GpuMatrix, parts, row_parts};
 use super::shaders::{
-    ADD_ROWS, ATTENTION, ATTENTION_BACKWARD_KV, ATTENTION_BACKWARD_Q, ATTENTION_SHIFT, CROSS_ENTROPY, EMBED,
-    EMBED_BACKWARD, RMS_NORM, RMS_NORM_BACKWARD, RMS_NORM_GAIN, ROPE,
+    ADD_ROWS, ATTENTION, ATTENTION_BACKWARD_KV, ATTENTION_BACKWARD_Q, ATTENTION_SHIFT, EMBED, EMBED_BACKWARD,
+    RMS_NORM, RMS_NORM_BACKWARD, RMS_NORM_GAIN, ROPE,
 };
 use crate::backend::AttentionShape;
 
@@ -139,15 +139,16 @@ impl GpuBackend {
     pub(super) fn look_up(&mut self, out: &GpuBuffer, table: &GpuMatrix, tokens: &[u32]) {
         let ids = self.ids("tokens", tokens);
         let w = table.weights();
-        let group = w.scales.map(|(_, group)| group);
-        let constants =
-            [("TERNARY", f64::from(u8::from(group.is_some()))), ("GROUP", group.unwrap_or(128) as f64)];
+        let (constants, share) = w.reader();
         for rows in w.parts(self.tuning.span) {
-            let [numbers, scales] = w.pieces(&rows);
+            let [numbers, scales, latents] = w.pieces(&rows);
             // Tokens are few enough for one binding: their activations are.
-            let params = [w.cols / 4, tokens.len(), rows.start, rows.len()].map(|n| n as u32);
+            let sizes = [w.cols / 4, tokens.len(), rows.start, rows.len()].map(|n| n as u32);
+            let mut params = [share.to_bits(); 5];
+            params[..4].copy_from_slice(&sizes);
             let groups = self.gpu.grid((tokens.len() * w.cols / 4).div_ceil(256));
-            self.run(&EMBED, &constants, &[&out.all(), &numbers, &scales, &ids.all()], &params, groups);
+            let pieces = [&out.all(), &numbers, &scales, &ids.all(), &latents];
+            self.run(&EMBED, &constants, &pieces, &params, groups);
         }
     }
 
@@ -155,56 +156,23 @@ impl GpuBackend {
     pub(super) fn look_up_backward(&mut self, d_table: &GpuBuffer, d_out: &GpuBuffer, tokens: &[u32]) {
         let cols = d_out.len / tokens.len();
         let (list, ids) = sorted(tokens);
-        let list = self.ids("token list", &list);
+        let room = self.scratch("token list", 4 * tokens.len()); // however many tokens are the same
+        self.upload(&room, 0, &list);
         for rows in row_parts(d_table.len / cols, cols, self.tuning.span) {
             let [first, end] =
                 [rows.start, rows.end].map(|row| ids.partition_point(|&id| (id as usize) < row));
             let params = [cols / 4, first, end - first, rows.start].map(|n| n as u32);
             let table = d_table.rows(cols).some(rows).piece();
             let groups = self.gpu.grid(end - first);
-            self.run(&EMBED_BACKWARD, &[], &[&table, &d_out.all(), &list.all()], &params, groups);
+            self.run(&EMBED_BACKWARD, &[], &[&table, &d_out.all(), &room.all()], &params, groups);
         }
     }
 
     /// A list of ids on the device.
-    fn ids(&mut self, name: &'static str, ids: &[u32]) -> GpuBuffer {
+    pub(super) fn ids(&mut self, name: &'static str, ids: &[u32]) -> GpuBuffer {
         let buffer = self.scratch(name, ids.len());
         self.upload(&buffer, 0, ids);
         buffer
-    }
-
-    /// Tallies the loss; with a scale also writes `dh` and adds to `dw`.
-    pub(super) fn head_loss(
-        &mut self,
-        h: &GpuBuffer,
-        w: Weights,
-        targets: &[u32],
-        backward: Option<(&GpuBuffer, &GpuBuffer, f32)>,
-    ) {
-        let (vocab, cols) = (w.rows, w.cols);
-        let stride = vocab.next_multiple_of(64);
-        let most = (self.tuning.span / stride / 16 * 16).clamp(16, 1 << 15).min(targets.len());
-        assert!(most * stride <= self.tuning.span, "16 rows of {vocab} logits do not fit into a binding");
-        let ids = self.ids("targets", targets);
-        let losses = self.place_losses(targets.len());
-        let logits = self.scratch("logits", most * stride);
-        for tokens in parts(targets.len(), most) {
-            let logits = Rows { rows: tokens.len(), ..logits.rows(stride) };
-            let rows = |buffer| Rows { buffer, first: tokens.start, rows: tokens.len(), stride: cols };
-            self.nt(logits, rows(h), w, 1.0);
-            let scale = backward.map_or(0.0, |(_, _, scale)| scale);
-            let first = losses + tokens.start;
-            let sizes =
-                [vocab, stride, tokens.start, first, usize::from(backward.is_some())].map(|n| n as u32);
-            let mut params = [scale.to_bits(); 6];
-            params[..5].copy_from_slice(&sizes);
-            let pieces = [&logits.piece(), &self.sums.all(), &ids.all()];
-            self.run(&CROSS_ENTROPY, &[], &pieces, &params, [tokens.len() as u32, 1, 1]);
-            if let Some((dh, dw, _)) = backward {
-                self.nn(rows(dh), logits, w, false, 1.0);
-                self.tn(dw.rows(cols), logits, rows(h), true);
-            }
-        }
     }
 }
 

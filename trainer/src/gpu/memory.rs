@@ -27,6 +27,11 @@ impl GpuBuffer {
         Piece { buffer: self, range }
     }
 
+    /// A few of its numbers, for a kernel that reads none.
+    pub(super) fn few(&self) -> Piece<'_> {
+        self.piece(0..self.len.min(4))
+    }
+
     /// As rows of `stride` numbers.
     pub(super) fn rows(&self, stride: usize) -> Rows<'_> {
         Rows { buffer: self, first: 0, rows: self.len / stride, stride }
@@ -75,7 +80,12 @@ pub struct GpuMatrix {
     pub(super) cols: usize,
     pub(super) latent: GpuBuffer,
     pub(super) ternary: Option<Ternary>,
+    /// Share of the rounded weights in what the forward pass sees; the rest are the latent ones.
+    pub(super) share: f32,
 }
+
+/// Weights that `rounding.wgsl` sorts at a time.
+const SORTED: usize = 2048;
 
 /// Codes, 16 in a word in the order of `TernaryMatrix`, and scales, as f32 that f16 can hold.
 pub(super) struct Ternary {
@@ -86,56 +96,72 @@ pub(super) struct Ternary {
 
 impl Ternary {
     /// The constants of the kernels that round.
-    pub(super) fn constants(&self) -> [(&'static str, f64); 2] {
-        let refit = match self.projection.rule {
-            ScaleRule::Absmean => false,
-            ScaleRule::Refit => true,
-            rule => unreachable!("a run with the scale rule {rule:?} is refused before it begins"),
-        };
-        [("GROUP", self.projection.group as f64), ("REFIT", f64::from(u8::from(refit)))]
+    pub(super) fn constants(&self) -> [(&'static str, f64); 3] {
+        let Projection { group, rule } = self.projection;
+        let number = ScaleRule::ALL.iter().position(|known| *known == rule).expect("ALL has every rule");
+        let sorted = if rule == ScaleRule::LeastSquares { SORTED } else { 1 };
+        [("GROUP", group as f64), ("RULE", number as f64), ("SORTED", sorted as f64)]
     }
 }
 
 impl GpuMatrix {
     /// What the forward pass multiplies with.
     pub(super) fn weights(&self) -> Weights<'_> {
-        let dense = Weights { rows: self.rows, cols: self.cols, numbers: &self.latent, scales: None };
+        let dense = Weights::dense(&self.latent, self.cols);
         match &self.ternary {
             None => dense,
-            Some(Ternary { projection, codes, scales }) => {
-                Weights { numbers: codes, scales: Some((scales, projection.group)), ..dense }
-            }
+            Some(Ternary { projection, codes, scales }) => Weights {
+                numbers: codes,
+                scales: Some((scales, projection.group)),
+                mixed: (self.share < 1.0).then_some((&self.latent, self.share)),
+                ..dense
+            },
         }
     }
 }
 
-/// The second factor of a product: dense, or codes with their scales and group.
+/// The second factor of a product: dense, or codes with their scales and group, and with what they are mixed with.
 #[derive(Clone, Copy)]
 pub(super) struct Weights<'a> {
     pub(super) rows: usize,
     pub(super) cols: usize,
     pub(super) numbers: &'a GpuBuffer,
     pub(super) scales: Option<(&'a GpuBuffer, usize)>,
+    /// Latent weights, and the share of the rounded ones.
+    pub(super) mixed: Option<(&'a GpuBuffer, f32)>,
 }
 
 impl<'a> Weights<'a> {
     /// A dense matrix of all of a buffer.
     pub(super) fn dense(numbers: &'a GpuBuffer, cols: usize) -> Self {
-        Self { rows: numbers.len / cols, cols, numbers, scales: None }
+        Self { rows: numbers.len / cols, cols, numbers, scales: None, mixed: None }
     }
 
     /// Parts of the rows that fit into bindings of `span` numbers.
     pub(super) fn parts(&self, span: usize) -> impl Iterator<Item = Range<usize>> + use<> {
-        row_parts(self.rows, if self.scales.is_some() { self.cols / 16 } else { self.cols }, span)
+        let packed = self.scales.is_some() && self.mixed.is_none();
+        row_parts(self.rows, if packed { self.cols / 16 } else { self.cols }, span)
     }
 
-    /// Numbers and scales of some rows.
-    pub(super) fn pieces(&self, rows: &Range<usize>) -> [Piece<'a>; 2] {
+    /// Numbers, scales and latent weights of some rows; for what there is not, something else that a kernel may be given.
+    pub(super) fn pieces(&self, rows: &Range<usize>) -> [Piece<'a>; 3] {
         let part = |per: usize| rows.start * self.cols / per..rows.end * self.cols / per;
-        match self.scales {
-            None => [self.numbers.piece(part(1)), self.numbers.piece(0..self.numbers.len.min(4))],
-            Some((scales, group)) => [self.numbers.piece(part(16)), scales.piece(part(group))],
-        }
+        let Some((scales, group)) = self.scales else {
+            return [self.numbers.piece(part(1)), self.numbers.few(), self.numbers.few()];
+        };
+        let latents = self.mixed.map_or(scales.few(), |(latents, _)| latents.piece(part(1)));
+        [self.numbers.piece(part(16)), scales.piece(part(group)), latents]
+    }
+
+    /// Constants and the share of what reads these weights.
+    pub(super) fn reader(&self) -> ([(&'static str, f64); 3], f32) {
+        let flag = |on: bool| f64::from(u8::from(on));
+        let constants = [
+            ("TERNARY", flag(self.scales.is_some())),
+            ("GROUP", self.scales.map_or(128, |(_, group)| group) as f64),
+            ("MIXED", flag(self.mixed.is_some())),
+        ];
+        (constants, self.mixed.map_or(1.0, |(_, share)| share))
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod launch;
 mod layers;
+mod losses;
 mod memory;
 mod products;
 mod shaders;
@@ -14,7 +15,7 @@ mod updates;
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bonsai_runtime::Config;
 use bonsai_runtime::gpu::device::{Counts, Gpu};
@@ -27,6 +28,7 @@ use crate::error::{Error, Result};
 pub use memory::{GpuBuffer, GpuMatrix};
 pub use shaders::SHADERS;
 
+use losses::{Head, HeadGradients};
 use memory::Ternary;
 
 /// The GPU backend.
@@ -72,12 +74,7 @@ impl GpuBackend {
 
     /// The same, cut in another way.
     pub fn with_tuning(gpu: Gpu, config: &Config, seq: usize, tuning: Tuning) -> Result<Self> {
-        let odd = [config.hidden, config.intermediate, config.head_dim].into_iter().find(|n| n % 4 != 0);
-        if let Some(n) = odd.or((config.head_dim > 256).then_some(config.head_dim)) {
-            return Err(Error::Config(format!(
-                "a width of {n}: on a GPU all are multiples of 4, and heads at most 256 wide; use --device cpu"
-            )));
-        }
+        check_shape(config, seq, tuning.span)?;
         let (frequencies, factor) = config.rope.frequencies(config.head_dim);
         let turns = (0..seq).flat_map(|p| frequencies.iter().map(move |f| p as f64 * f));
         let angles: Vec<f32> =
@@ -105,6 +102,34 @@ impl GpuBackend {
     }
 }
 
+/// A head and what it reads.
+fn head<'a>(h: &'a GpuBuffer, w: &'a GpuMatrix) -> Head<'a> {
+    Head { h, w: w.weights() }
+}
+
+/// Refuses what the kernels, which read four numbers at a time, do not know, and what no binding of `span` numbers holds.
+fn check_shape(config: &Config, seq: usize, span: usize) -> Result<()> {
+    let refused = |what: String| Err(Error::Config(format!("{what}; use --device cpu")));
+    let odd = [config.hidden, config.intermediate, config.head_dim].into_iter().find(|n| n % 4 != 0);
+    if let Some(n) = odd.or((config.head_dim > 256).then_some(config.head_dim)) {
+        return refused(format!(
+            "a width of {n}: on a GPU all are multiples of 4, and heads at most 256 wide"
+        ));
+    }
+    let longest = span / (config.heads * config.head_dim);
+    if seq > longest {
+        return refused(format!("sequences of {seq} tokens: on a GPU {longest} at most"));
+    }
+    if 16 * config.vocab.next_multiple_of(64) > span {
+        return refused(format!(
+            "a vocabulary of {}: on a GPU {} at most",
+            config.vocab,
+            span / 16 / 64 * 64
+        ));
+    }
+    Ok(())
+}
+
 impl Backend for GpuBackend {
     type Buffer = GpuBuffer;
     type Matrix = GpuMatrix;
@@ -130,7 +155,7 @@ impl Backend for GpuBackend {
             self.project(&latent, &ternary);
             ternary
         });
-        GpuMatrix { rows, cols, latent, ternary }
+        GpuMatrix { rows, cols, latent, ternary, share: 1.0 }
     }
 
     fn read<'a>(&self, buffer: &'a GpuBuffer) -> Result<Cow<'a, [f32]>> {
@@ -166,8 +191,16 @@ impl Backend for GpuBackend {
         false
     }
 
-    fn ramp(&self, _: &mut GpuMatrix, share: f32) {
-        assert!(share == 1.0, "a run with a ramp is refused before it begins");
+    fn tally_for(&mut self, parameter: usize) {
+        self.sums.read.tally_for(parameter);
+    }
+
+    fn tallies(&mut self) -> BTreeMap<usize, Tally> {
+        self.sums.read.taken()
+    }
+
+    fn ramp(&self, matrix: &mut GpuMatrix, share: f32) {
+        matrix.share = share;
     }
 
     fn embed(&mut self, out: &mut GpuBuffer, table: &GpuMatrix, tokens: &[u32]) {
@@ -258,7 +291,7 @@ impl Backend for GpuBackend {
     }
 
     fn cross_entropy(&mut self, h: &GpuBuffer, w: &GpuMatrix, targets: &[u32]) {
-        self.head_loss(h, w.weights(), targets, None);
+        self.head_loss(head(h, w), targets, None, 0.0);
     }
 
     fn cross_entropy_backward(
@@ -271,30 +304,30 @@ impl Backend for GpuBackend {
         scale: f32,
         z_loss: f32,
     ) {
-        assert!(z_loss == 0.0, "a run with a z-loss is refused before it begins");
-        self.head_loss(h, w.weights(), targets, Some((dh, dw, scale)));
+        self.head_loss(head(h, w), targets, Some(HeadGradients { dh, dw, scale }), z_loss);
     }
 
     fn distillation(
         &mut self,
-        _: (&GpuBuffer, &GpuMatrix),
-        _: (&GpuBuffer, &GpuMatrix),
-        _: &[u32],
-        _: Distillation,
+        (h, w): (&GpuBuffer, &GpuMatrix),
+        (teacher_h, teacher_w): (&GpuBuffer, &GpuMatrix),
+        targets: &[u32],
+        terms: Distillation,
     ) {
-        unreachable!("a run with a teacher is refused before it begins");
+        self.distill(head(h, w), head(teacher_h, teacher_w), targets, terms, None);
     }
 
     fn distillation_backward(
         &mut self,
-        _: (&mut GpuBuffer, &mut GpuBuffer),
-        _: (&GpuBuffer, &GpuMatrix),
-        _: (&GpuBuffer, &GpuMatrix),
-        _: &[u32],
-        _: Distillation,
-        _: f32,
+        (dh, dw): (&mut GpuBuffer, &mut GpuBuffer),
+        (h, w): (&GpuBuffer, &GpuMatrix),
+        (teacher_h, teacher_w): (&GpuBuffer, &GpuMatrix),
+        targets: &[u32],
+        terms: Distillation,
+        scale: f32,
     ) {
-        unreachable!("a run with a teacher is refused before it begins");
+        let gradients = Some(HeadGradients { dh, dw, scale });
+        self.distill(head(h, w), head(teacher_h, teacher_w), targets, terms, gradients);
     }
 
     fn sum_of_squares(&mut self, buffer: &GpuBuffer) {

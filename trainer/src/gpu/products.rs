@@ -11,7 +11,7 @@ const TILE: usize = 64;
 struct Product<'a> {
     out: Piece<'a>,
     a: Piece<'a>,
-    b: [Piece<'a>; 2],
+    b: [Piece<'a>; 3],
     /// `m`, `n`, `k`
     size: [usize; 3],
     /// Of a, b and out.
@@ -20,7 +20,8 @@ struct Product<'a> {
     firsts: [usize; 2],
     a_k_major: bool,
     b_n_major: bool,
-    group: Option<usize>,
+    /// How b is read: constants, and the share of its rounded weights.
+    reader: ([(&'static str, f64); 3], f32),
     accumulate: bool,
     alpha: f32,
 }
@@ -28,23 +29,19 @@ struct Product<'a> {
 impl GpuBackend {
     fn product(&self, p: &Product) {
         let flag = |on: bool| f64::from(u8::from(on));
-        let constants = [
-            ("A_K_MAJOR", flag(p.a_k_major)),
-            ("B_N_MAJOR", flag(p.b_n_major)),
-            ("TERNARY", flag(p.group.is_some())),
-            ("GROUP", p.group.unwrap_or(128) as f64),
-        ];
+        let (reader, share) = p.reader;
+        let orders = [("A_K_MAJOR", flag(p.a_k_major)), ("B_N_MAJOR", flag(p.b_n_major))];
+        let constants = [&orders[..], &reader[..]].concat();
         let [m, n, k] = p.size;
         let sizes = [p.size, p.strides].concat().into_iter().chain(p.firsts).map(|n| n as u32);
-        let mut params = [0; 10];
-        params
-            .iter_mut()
-            .zip(sizes.chain([u32::from(p.accumulate), p.alpha.to_bits()]))
-            .for_each(|(p, n)| *p = n);
+        let rest = [u32::from(p.accumulate), p.alpha.to_bits(), share.to_bits()];
+        let mut params = [0; 11];
+        params.iter_mut().zip(sizes.chain(rest)).for_each(|(p, n)| *p = n);
         let groups = [n.div_ceil(TILE) as u32, m.div_ceil(TILE) as u32, 1];
         if k > 0 {
             let kernel = if self.tuning.tiled { &MATMUL_TILE } else { &MATMUL };
-            self.run(kernel, &constants, &[&p.out, &p.a, &p.b[0], &p.b[1]], &params, groups);
+            let [numbers, scales, latents] = &p.b;
+            self.run(kernel, &constants, &[&p.out, &p.a, numbers, scales, latents], &params, groups);
         }
     }
 
@@ -61,7 +58,7 @@ impl GpuBackend {
                     firsts: [0, rows.start],
                     a_k_major: false,
                     b_n_major: true,
-                    group: b.scales.map(|(_, group)| group),
+                    reader: b.reader(),
                     accumulate: false,
                     alpha,
                 });
@@ -82,7 +79,7 @@ impl GpuBackend {
                     firsts: [rows.start, 0],
                     a_k_major: false,
                     b_n_major: false,
-                    group: b.scales.map(|(_, group)| group),
+                    reader: b.reader(),
                     accumulate: accumulate || rows.start > 0,
                     alpha,
                 });
@@ -97,13 +94,13 @@ impl GpuBackend {
                 self.product(&Product {
                     out: out.some(rows.clone()).piece(),
                     a: a.some(tokens.clone()).piece(),
-                    b: [b.some(tokens.clone()).piece(), b.buffer.piece(0..b.buffer.len.min(4))],
+                    b: [b.some(tokens.clone()).piece(), b.buffer.few(), b.buffer.few()],
                     size: [rows.len(), b.stride, tokens.len()],
                     strides: [a.stride, b.stride, out.stride],
                     firsts: [rows.start, 0],
                     a_k_major: true,
                     b_n_major: false,
-                    group: None,
+                    reader: Weights::dense(b.buffer, b.stride).reader(),
                     accumulate: accumulate || tokens.start > 0,
                     alpha: 1.0,
                 });

@@ -14,10 +14,14 @@ pub(super) const SWIGLU: Shader = shader!("swiglu", [Write, Read, Read], [&[]]);
 pub(super) const SWIGLU_BACKWARD: Shader = shader!("swiglu_backward", [Write, Write, Read], [&[]]);
 pub(super) const COPY: Shader = shader!("copy", [Write, Read], [&[]]);
 pub(super) const ADD: Shader = shader!("add", [Write, Read], [&[]]);
-pub(super) const EMBED: Shader =
-    shader!("embed", [Write, Read, Read, Read], [&[], &[("GROUP", 64.0)], &[("TERNARY", 0.0)]]);
+pub(super) const EMBED: Shader = shader!(
+    "embed",
+    [Write, Read, Read, Read, Read],
+    [&[], &[("GROUP", 64.0)], &[("TERNARY", 0.0)], &[("GROUP", 256.0), ("MIXED", 1.0)]]
+);
 pub(super) const EMBED_BACKWARD: Shader = shader!("embed_backward", [Write, Read, Read], [&[]]);
 pub(super) const CROSS_ENTROPY: Shader = shader!("cross_entropy", [Write, Write, Read], [&[]]);
+pub(super) const DISTILLATION: Shader = shader!("distillation", [Write, Write, Read, Read], [&[]]);
 pub(super) const SUM_OF_SQUARES: Shader = shader!("sum_of_squares", [Write, Read], [&[]]);
 pub(super) const CLIP: Shader = shader!("clip", [Write, Read], [&[]]);
 pub(super) const NORMALIZE: Shader = shader!("normalize", [Write, Read, Read], [&[]]);
@@ -38,9 +42,10 @@ macro_rules! behind {
     };
 }
 
-pub(super) const MATMUL: Shader = behind!("matmul_blocks", "matmul", [Write, Read, Read, Read], PRODUCTS);
+pub(super) const MATMUL: Shader =
+    behind!("matmul_blocks", "matmul", [Write, Read, Read, Read, Read], PRODUCTS);
 pub(super) const MATMUL_TILE: Shader =
-    behind!("matmul_blocks", "matmul_tile", [Write, Read, Read, Read], PRODUCTS);
+    behind!("matmul_blocks", "matmul_tile", [Write, Read, Read, Read, Read], PRODUCTS);
 pub(super) const ADAMW: Shader =
     behind!("rounding", "adamw", [Write, Write, Write, Write, Write, Write, Write, Read], UPDATES);
 pub(super) const MUON: Shader =
@@ -66,16 +71,22 @@ const PRODUCTS: &[&[(&str, f64)]] = &[
     &[("A_K_MAJOR", 0.0), ("B_N_MAJOR", 0.0), ("TERNARY", 1.0), ("GROUP", 64.0)],
     &[("A_K_MAJOR", 0.0), ("B_N_MAJOR", 0.0), ("TERNARY", 0.0), ("GROUP", 256.0)],
     &[("A_K_MAJOR", 1.0), ("B_N_MAJOR", 0.0), ("TERNARY", 0.0), ("GROUP", 128.0)],
+    &[("A_K_MAJOR", 0.0), ("B_N_MAJOR", 1.0), ("TERNARY", 1.0), ("GROUP", 128.0), ("MIXED", 1.0)],
+    &[("A_K_MAJOR", 0.0), ("B_N_MAJOR", 0.0), ("TERNARY", 1.0), ("GROUP", 64.0), ("MIXED", 1.0)],
 ];
 const ROUNDINGS: &[&[(&str, f64)]] = &[
-    &[("GROUP", 64.0), ("REFIT", 0.0)],
-    &[("GROUP", 128.0), ("REFIT", 1.0)],
-    &[("GROUP", 256.0), ("REFIT", 0.0)],
+    &[("GROUP", 64.0), ("RULE", 0.0)],
+    &[("GROUP", 128.0), ("RULE", 1.0)],
+    &[("GROUP", 256.0), ("RULE", 2.0)],
+    &[("GROUP", 64.0), ("RULE", 3.0), ("SORTED", 2048.0)],
+    &[("GROUP", 256.0), ("RULE", 3.0), ("SORTED", 2048.0)],
+    &[("GROUP", 128.0), ("RULE", 4.0)],
 ];
 const UPDATES: &[&[(&str, f64)]] = &[
-    &[("PROJECT", 0.0), ("GROUP", 128.0), ("REFIT", 0.0)],
-    &[("PROJECT", 1.0), ("GROUP", 64.0), ("REFIT", 0.0)],
-    &[("PROJECT", 1.0), ("GROUP", 256.0), ("REFIT", 1.0)],
+    &[("PROJECT", 0.0)],
+    &[("PROJECT", 1.0), ("GROUP", 64.0), ("RULE", 0.0)],
+    &[("PROJECT", 1.0), ("GROUP", 256.0), ("RULE", 1.0)],
+    &[("PROJECT", 1.0), ("GROUP", 128.0), ("RULE", 3.0), ("SORTED", 2048.0)],
 ];
 const HEADS: &[&[(&str, f64)]] = &[
     &[("HEAD_DIM", 32.0), ("SLICES", 2.0), ("BLOCK", 8.0)],
@@ -99,6 +110,7 @@ pub const SHADERS: &[Shader] = &[
     EMBED,
     EMBED_BACKWARD,
     CROSS_ENTROPY,
+    DISTILLATION,
     SUM_OF_SQUARES,
     CLIP,
     NORMALIZE,

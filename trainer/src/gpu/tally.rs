@@ -5,38 +5,39 @@ use super::memory::{GpuBuffer, Piece, parts};
 use super::shaders::SUM_OF_SQUARES;
 use crate::backend::{Codes, Tally};
 use crate::error::Result;
+use crate::ledger::Ledger;
 
 /// Numbers that the tally has room for before it must be read.
 pub(super) const ROOM: usize = 1 << 20;
-/// Numbers before the first sum: the counts of zeros, flips and weights.
-const COUNTS: usize = 64;
 /// Numbers of a partial sum of squares; `sum_of_squares.wgsl` says the same.
 const SQUARES: usize = 1 << 14;
 
+/// What the numbers of an entry are.
 #[derive(Clone, Copy, PartialEq)]
-enum Kind {
+pub(super) enum Kind {
+    /// Cross-entropies of tokens.
     Losses,
+    /// Divergences of tokens.
+    Divergences,
+    /// Partial sums of squares.
     Squares,
+    /// Zeros, flips and weights of an update: whole numbers.
+    Counts,
 }
 
 /// Where the tally is.
 pub(super) struct Sums {
     buffer: GpuBuffer,
-    /// Entries that lie in the buffer, one behind the other.
-    entries: Vec<(Kind, usize)>,
+    /// What lies in the buffer, one behind the other: kind, numbers, and for which parameter.
+    entries: Vec<(Kind, usize, Option<usize>)>,
     next: usize,
     /// Already read, because there was no more room.
-    read: Tally,
+    pub(super) read: Ledger,
 }
 
 impl Sums {
     pub(super) fn new(buffer: GpuBuffer) -> Self {
-        Self { buffer, entries: Vec::new(), next: COUNTS, read: Tally::default() }
-    }
-
-    /// The counts, for kernels that add to them.
-    pub(super) fn counts(&self) -> Piece<'_> {
-        self.buffer.piece(0..COUNTS)
+        Self { buffer, entries: Vec::new(), next: 0, read: Ledger::default() }
     }
 
     pub(super) fn all(&self) -> Piece<'_> {
@@ -45,22 +46,22 @@ impl Sums {
 }
 
 impl GpuBackend {
-    /// A place for `n` numbers of the tally.
-    fn place(&mut self, kind: Kind, n: usize) -> usize {
-        assert!(n <= ROOM - COUNTS, "{n} sums at once");
+    /// Makes room for `n` numbers in places to come. What was placed before must have been filled.
+    pub(super) fn make_room(&mut self, n: usize) {
+        assert!(n <= ROOM, "{n} sums at once");
         if self.sums.next + n > ROOM
             && let Err(error) = self.read_sums()
         {
             self.fail(bonsai_runtime::Error::Gpu(error.to_string()));
         }
-        self.sums.entries.push((kind, n));
-        self.sums.next += n;
-        self.sums.next - n
     }
 
-    /// A place for the losses of `n` tokens.
-    pub(super) fn place_losses(&mut self, n: usize) -> usize {
-        self.place(Kind::Losses, n)
+    /// A place for `n` numbers of the tally, zeros.
+    pub(super) fn place(&mut self, kind: Kind, n: usize) -> usize {
+        self.make_room(n);
+        self.sums.entries.push((kind, n, self.sums.read.parameter()));
+        self.sums.next += n;
+        self.sums.next - n
     }
 
     /// Tallies the squares of a buffer; where their partial sums are, and how many.
@@ -84,29 +85,37 @@ impl GpuBackend {
     /// Reads the buffer into what was read before, and begins anew.
     fn read_sums(&mut self) -> Result<()> {
         let words: Vec<u32> = self.fetch(&self.sums.buffer, 0..self.sums.next)?;
-        if let Some(raw) = &self.sums.buffer.raw {
-            self.gpu.clear(raw.slice(0..4 * COUNTS as u64));
+        if let (Some(raw), 1..) = (&self.sums.buffer.raw, self.sums.next) {
+            self.gpu.clear(raw.slice(0..4 * self.sums.next as u64));
         }
         let sums = &mut self.sums;
-        let mut rest = &words[COUNTS..];
-        for (kind, n) in sums.entries.drain(..) {
+        let mut rest = &words[..];
+        for (kind, n, parameter) in sums.entries.drain(..) {
             let (entry, behind) = rest.split_at(n);
             rest = behind;
-            let sum: f64 = entry.iter().map(|&bits| f64::from(f32::from_bits(bits))).sum();
-            match kind {
-                Kind::Losses => sums.read.loss += sum,
-                Kind::Squares => sums.read.squares += sum,
-            }
+            sums.read.add_for(parameter, tally_of(kind, entry));
         }
-        let [zeros, flips, total] = [0, 1, 2].map(|n| u64::from(words[n]));
-        sums.read.codes = sums.read.codes + Codes { total, zeros, flips };
-        sums.next = COUNTS;
+        sums.next = 0;
         Ok(())
     }
 
     /// See [`crate::backend::Backend::tally`].
     pub(super) fn take_tally(&mut self) -> Result<Tally> {
         self.read_sums()?;
-        Ok(std::mem::take(&mut self.sums.read))
+        Ok(self.sums.read.take())
+    }
+}
+
+/// What the numbers of an entry say.
+fn tally_of(kind: Kind, words: &[u32]) -> Tally {
+    let sum = || words.iter().map(|&bits| f64::from(f32::from_bits(bits))).sum();
+    match kind {
+        Kind::Losses => Tally { loss: sum(), ..Tally::default() },
+        Kind::Divergences => Tally { kl: sum(), ..Tally::default() },
+        Kind::Squares => Tally { squares: sum(), ..Tally::default() },
+        Kind::Counts => {
+            let [zeros, flips, total] = [0, 1, 2].map(|n| u64::from(words[n]));
+            Tally { codes: Codes { total, zeros, flips }, ..Tally::default() }
+        }
     }
 }

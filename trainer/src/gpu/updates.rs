@@ -5,10 +5,14 @@ use std::ops::Range;
 use super::GpuBackend;
 use super::memory::{GpuBuffer, GpuMatrix, Piece, Rows, Ternary, Weights, parts};
 use super::shaders::{ADAMW, CLIP, COPY, MUON, MUON_MOMENTUM, NORMALIZE, PROJECT};
+use super::tally::Kind;
 use crate::backend::{AdamW, Clip, Muon};
 
 /// Weights of a workgroup of the kernels that round.
 const ROUNDED: usize = 4096;
+
+/// Numbers that an update counts: zeros, flips, weights.
+const COUNTS: usize = 3;
 
 /// The factor on a gradient: whether it is in the buffer, and if not, what it is.
 struct Factor(bool, f32);
@@ -35,14 +39,16 @@ impl GpuBackend {
     ) {
         let [m, v] = moments else { panic!("AdamW keeps two moments") };
         let Factor(own, factor) = self.factor(grad, step.clip);
+        let counts = self.place(Kind::Counts, COUNTS);
         let [keep, rate, root] = step.factors();
         let floats = [factor, step.beta1, step.beta2, keep, rate, root, step.eps].map(f32::to_bits);
         for part in parts(w.latent.len, self.tuning.span) {
-            let mut params = [part.len().div_ceil(4) as u32, u32::from(own), 0, 0, 0, 0, 0, 0, 0];
-            params[2..].copy_from_slice(&floats);
+            let mut params = [counts as u32; 10];
+            params[..2].copy_from_slice(&[part.len().div_ceil(4) as u32, u32::from(own)]);
+            params[2..9].copy_from_slice(&floats);
             let [codes, scales] = self.codes_of(w, &part);
             let [latent, grad, m, v] = [&w.latent, grad, m, v].map(|buffer| buffer.piece(part.clone()));
-            let pieces = [&latent, &grad, &m, &v, &codes, &scales, &self.sums.counts(), &self.clip.all()];
+            let pieces = [&latent, &grad, &m, &v, &codes, &scales, &self.sums.all(), &self.clip.all()];
             let groups = self.gpu.grid(part.len().div_ceil(ROUNDED));
             self.run(&ADAMW, &constants(w), &pieces, &params, groups);
         }
@@ -58,6 +64,7 @@ impl GpuBackend {
     ) {
         let [momentum] = momentum else { panic!("Muon keeps one moment") };
         let Factor(own, factor) = self.factor(grad, step.clip);
+        let counts = self.place(Kind::Counts, COUNTS);
         for part in parts(grad.len, self.tuning.span) {
             let quads = part.len().div_ceil(4);
             let params = [quads as u32, u32::from(own), factor.to_bits(), step.momentum.to_bits()];
@@ -67,11 +74,12 @@ impl GpuBackend {
         let direction = self.orthogonalize(grad, w.rows, w.cols, step.iterations);
         let [keep, rate] = step.factors(w.rows, w.cols);
         for part in parts(w.latent.len, self.tuning.span) {
-            let params = [part.len().div_ceil(4) as u32, u32::from(own), keep.to_bits(), rate.to_bits()];
+            let quads = part.len().div_ceil(4) as u32;
+            let params = [quads, u32::from(own), keep.to_bits(), rate.to_bits(), counts as u32];
             let [codes, scales] = self.codes_of(w, &part);
             let [latent, grad, direction] =
                 [&w.latent, grad, &direction].map(|buffer| buffer.piece(part.clone()));
-            let pieces = [&latent, &grad, &direction, &codes, &scales, &self.sums.counts(), &self.clip.all()];
+            let pieces = [&latent, &grad, &direction, &codes, &scales, &self.sums.all(), &self.clip.all()];
             let groups = self.gpu.grid(part.len().div_ceil(ROUNDED));
             self.run(&MUON, &constants(w), &pieces, &params, groups);
         }

@@ -1,14 +1,17 @@
 //! What a run needs before its first step: text divided and tokenized, a vocabulary that fits, weights to start from.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use bonsai_runtime::{Config, ModelFile, Tokenizer};
+use bonsai_runtime::{Config, Error as RuntimeError, ModelFile, Tokenizer};
 
 use super::Watch;
 use crate::config::{RunConfig, preset};
-use crate::data::Dataset;
+use crate::corpus::{Corpus, Document, Facts, Side, Sink, Source};
+use crate::data::{Dataset, Progress};
+use crate::dialogue::Dialogue;
 use crate::error::{Error, Result};
-use crate::{bpe, corpus, data};
+use crate::{bpe, data, dialogue};
 
 /// Everything that a run needs before its first step.
 pub struct Prepared {
@@ -63,15 +66,16 @@ fn from_text(
     start: Option<&ModelFile>,
     watch: &Watch<'_>,
 ) -> Result<(Dataset, Tokenizer)> {
-    let split = read_split(&config.data, &config.valid, config.valid_fraction, config.seed, watch)?;
-    let tokenizer = match given_tokenizer(config, start)? {
+    let text = Text { files: &config.data, valid: &config.valid, column: &config.text_column };
+    let corpus = scan(text, (config.valid_fraction, config.seed), watch)?;
+    let mut tokenizer = match given_tokenizer(config, start)? {
         Some(tokenizer) => {
             check_vocabulary(tokenizer.vocab_size(), start.map(|file| &file.config))?;
             tokenizer
         }
-        None => learn_tokenizer(&split.train, config.vocab_size, watch)?,
+        None => learn_tokenizer(config.vocab_size, watch, |sink| training_text(&corpus, sink))?,
     };
-    let data = tokenize(&split, &tokenizer, &own_data(config), watch)?;
+    let data = tokenize(&corpus, &mut tokenizer, &own_data(config), watch)?;
     Ok((data, tokenizer))
 }
 
@@ -88,6 +92,10 @@ fn shape(
     };
     if let (None, Some(tokenizer)) = (start, tokenizer) {
         model.eos = tokenizer.eos().into_iter().collect();
+        if data.meta.dtype.is_masked() {
+            let turn = Dialogue::of(tokenizer)?.end_of_turn(tokenizer);
+            model.eos.extend(turn.filter(|&id| Some(id) != tokenizer.eos()));
+        }
         model.bos = tokenizer.bos();
     }
     check_vocabulary(data.meta.vocab, Some(&model))?;
@@ -97,53 +105,121 @@ fn shape(
     Ok(model)
 }
 
-/// Reads documents and divides them into training and validation text.
-pub fn read_split(
-    files: &[PathBuf],
-    valid: &[PathBuf],
-    fraction: f64,
-    seed: u64,
-    watch: &Watch<'_>,
-) -> Result<corpus::Split> {
-    let documents = corpus::read_documents(files)?;
-    let split = match valid {
-        [] => corpus::split(documents, fraction, seed)?,
-        valid => corpus::separate(documents, corpus::read_documents(valid)?)?,
+/// Files of text, and where in them it is.
+#[derive(Clone, Copy)]
+pub struct Text<'a> {
+    /// What is trained on.
+    pub files: &'a [PathBuf],
+    /// The validation text, if it has files of its own.
+    pub valid: &'a [PathBuf],
+    /// Field or column of the text.
+    pub column: &'a str,
+}
+
+/// Reads all text once and divides it into training and validation text: a share of it, chosen by a seed.
+pub fn scan(text: Text<'_>, share: (f64, u64), watch: &Watch<'_>) -> Result<Corpus> {
+    let bar = watch.bar(0, "reading the text: {bytes}");
+    let progress = |bytes: u64| {
+        bar.set_position(bytes);
+        if watch.is_cancelled() { Err(RuntimeError::Cancelled.into()) } else { Ok(()) }
     };
-    if split.dropped > 0 {
-        watch.say(&format!("{} training documents are validation documents too: left out", split.dropped));
+    let corpus = Corpus::scan((text.files, text.valid), text.column, share, &progress);
+    bar.finish_and_clear();
+    let corpus = corpus?;
+    let dropped = corpus.facts().dropped;
+    if dropped > 0 {
+        watch.say(&format!("{dropped} training documents are validation documents too: left out"));
     }
-    if split.cut {
-        let bytes = split.valid[0].len();
+    if let Some(bytes) = corpus.cut() {
         watch.say(&format!(
             "the text is a single document: its last {bytes} bytes are set aside for validation (--valid names another text)"
         ));
     }
-    Ok(split)
+    Ok(corpus)
 }
 
-/// Learns a byte-level BPE from documents.
-pub fn learn_tokenizer(documents: &[String], vocab_size: usize, watch: &Watch<'_>) -> Result<Tokenizer> {
+/// Receives documents.
+type Documents<'a> = &'a mut dyn FnMut(Document) -> Result<()>;
+
+/// Gives the training documents of a source to `sink`.
+fn training_text(source: &dyn Source, sink: Documents<'_>) -> Result<()> {
+    source.each(&mut |side, document| match side {
+        Side::Train => sink(document),
+        Side::Valid => Ok(()),
+    })
+}
+
+/// Learns a byte-level BPE from the documents that `read` gives, which are never all in memory.
+pub fn learn_tokenizer(
+    vocab_size: usize,
+    watch: &Watch<'_>,
+    read: impl FnOnce(Documents<'_>) -> Result<()> + Send,
+) -> Result<Tokenizer> {
     let bar = watch.spinner(format!("learning a tokenizer of {vocab_size} tokens"));
-    let tokenizer =
-        bpe::learn(documents.iter(), &bpe::BpeOptions { vocab_size, ..bpe::BpeOptions::default() });
+    let options = bpe::BpeOptions { vocab_size, ..bpe::BpeOptions::default() };
+    let (send, receive) = std::sync::mpsc::sync_channel(256);
+    let learned = std::thread::scope(|scope| {
+        let mut sink = move |document: Document| -> Result<()> {
+            let sent = !watch.is_cancelled() && send.send(document.into_words()).is_ok();
+            if sent { Ok(()) } else { Err(RuntimeError::Cancelled.into()) }
+        };
+        let reader = scope.spawn(move || read(&mut sink));
+        let learned = bpe::learn(receive.into_iter(), &options);
+        let read = reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        match read {
+            // It was hung up on: what was learnt says why.
+            Err(Error::Runtime(RuntimeError::Cancelled)) if !watch.is_cancelled() => learned,
+            read => read.and(learned),
+        }
+    });
     bar.finish_and_clear();
-    tokenizer
+    learned
 }
 
-/// Writes token shards, with a bar.
+/// Writes token shards, with a bar, or goes on with those of an interrupted run. Where there are conversations, a
+/// tokenizer without a chat template gets one.
 pub fn tokenize(
-    split: &corpus::Split,
-    tokenizer: &Tokenizer,
+    source: &dyn Source,
+    tokenizer: &mut Tokenizer,
     dir: &Path,
     watch: &Watch<'_>,
 ) -> Result<Dataset> {
-    let bar =
-        watch.bar((split.train.len() + split.valid.len()) as u64, "{bar:30} {pos}/{len} documents tokenized");
-    let written = data::prepare(split, tokenizer, dir, &|done, _| bar.set_position(done as u64));
+    if source.facts().conversations {
+        dialogue::adopt_template(tokenizer);
+    }
+    let bar = watch
+        .bar(source.facts().bytes, "{bar:30} {bytes}/{total_bytes} tokenized, {bytes_per_sec}, {eta} left");
+    let begun = AtomicBool::new(false);
+    let progress = |state: Progress| {
+        bar.set_position(state.done);
+        if !begun.swap(true, Ordering::Relaxed) && state.kept > 0 {
+            bar.reset_eta();
+            watch.say(&format!("going on: {} of {} bytes of text are tokenized", state.kept, state.total));
+        }
+    };
+    let written = data::prepare(&Stoppable { source, watch }, tokenizer, dir, &progress);
     bar.finish_and_clear();
     written?;
     Dataset::open(dir)
+}
+
+/// A source that ends when the user wants to stop; what was tokenized is kept.
+struct Stoppable<'a> {
+    source: &'a dyn Source,
+    watch: &'a Watch<'a>,
+}
+
+impl Source for Stoppable<'_> {
+    fn facts(&self) -> Facts {
+        self.source.facts()
+    }
+
+    fn each(&self, sink: Sink<'_>) -> Result<()> {
+        self.source.each(&mut |side, document| match self.watch.is_cancelled() {
+            false => sink(side, document),
+            true => Err(RuntimeError::Cancelled.into()),
+        })
+    }
 }
 
 fn given_tokenizer(config: &RunConfig, start: Option<&ModelFile>) -> Result<Option<Tokenizer>> {

@@ -22,7 +22,7 @@ pub fn dataset(dir: &Path) -> Dataset {
     let split = corpus::split(stories::corpus(1, 40_000), 0.1, 0).unwrap();
     let options = bpe::BpeOptions { vocab_size: VOCAB, ..bpe::BpeOptions::default() };
     let tokenizer = bpe::learn(split.train.iter(), &options).unwrap();
-    data::prepare(&split, &tokenizer, dir, &|_, _| ()).unwrap();
+    data::prepare(&split, &tokenizer, dir, &|_| ()).unwrap();
     Dataset::open(dir).unwrap()
 }
 

@@ -88,7 +88,7 @@ const tests = {
       const model = await bonsai.Model.load('/demo/stories.gguf', { device: 'gpu', cache: false });
       const [first, second] = [await write(model, prompt, { maxTokens: 120 }), await write(model, prompt, { maxTokens: 20 })];
       const long = await write(model, 'the '.repeat(300), { maxTokens: 1 });
-      const wrong = await failure(write({ session: () => model.session({ kv: 'int8' }) }, prompt));
+      const wrong = await failure(write({ session: () => model.session({ kv: 'f32' }) }, prompt));
       model.free();
       return { ...first, second: second.text, long: long.stats.promptTokens, wrong, backend: model.backend };
     }, PROMPT);

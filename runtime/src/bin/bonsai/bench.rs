@@ -22,6 +22,7 @@ Examples:
   bonsai bench -m model.gguf -p 512 -n 128       prompt of 512 tokens, then 128 tokens one by one
   bonsai bench -m model.gguf -p 0 -n 64 -d 0,4096    decoding behind 4096 tokens
   bonsai bench -m model.gguf --device gpu        the same on a GPU (built with --features gpu)
+  bonsai bench -m model.gguf --device gpu --autotune    the fastest kernels for this GPU, and what limits it
   bonsai bench -m model.gguf -o json > bench.json    all samples
 
 Tests are named as llama-bench does: pp512 (a prompt), tg128 (token by token), '@ d4096' (behind 4096 tokens).
@@ -61,6 +62,10 @@ pub struct Args {
     /// Keys and values of the context as f16, int8 or f32
     #[arg(long, value_name = "FORMAT", default_value = "f16")]
     kv: KvFormat,
+    /// Try every way of computing products on this GPU, remember the fastest, and print what limits a token there; -n
+    /// tokens are decoded for each number of tokens per submission
+    #[arg(long, conflicts_with_all = ["output", "json", "n_depth", "repetitions"])]
+    autotune: bool,
     /// Copy the weights into huge pages before, as `bonsai run --no-mmap` does
     #[arg(long)]
     no_mmap: bool,
@@ -104,6 +109,9 @@ struct Subject {
 
 pub fn run(args: &Args) -> Result<()> {
     let plan = Plan::new(args)?;
+    if args.autotune {
+        return autotune(args, &plan);
+    }
     let subject = args.subject()?;
     let bar = if args.quiet { ProgressBar::hidden() } else { output::progress(plan.runs(), "runs") };
     let (format, mut bandwidths) = (if args.json { Format::Json } else { args.output }, Vec::new());
@@ -143,6 +151,20 @@ pub fn run(args: &Args) -> Result<()> {
     }
 }
 
+#[cfg(feature = "gpu")]
+fn autotune(args: &Args, plan: &Plan) -> Result<()> {
+    if args.device != Device::Gpu {
+        return Err(Error::Argument("--autotune is for --device gpu".into()));
+    }
+    let subject = args.subject()?;
+    crate::autotune::run(&subject.model, &subject.name, args.kv, plan.decoded())
+}
+
+#[cfg(not(feature = "gpu"))]
+fn autotune(_: &Args, _: &Plan) -> Result<()> {
+    Err(Error::Unsupported("a GPU: this program was built without (cargo build --features gpu,cli)".into()))
+}
+
 /// Which tests to run: for each number of threads and each depth, every prompt length, then every decode.
 struct Plan {
     threads: Vec<usize>,
@@ -169,6 +191,13 @@ impl Plan {
     /// Tokens of the longest test.
     fn most(&self) -> usize {
         self.works.iter().map(|work| work.tokens()).max().unwrap_or(0)
+    }
+
+    /// Tokens of the longest decode.
+    #[cfg(feature = "gpu")]
+    fn decoded(&self) -> usize {
+        let decodes = self.works.iter().filter(|work| matches!(work, Work::Decode(_)));
+        decodes.map(|work| work.tokens()).max().unwrap_or(1)
     }
 
     fn runs(&self) -> usize {

@@ -1,5 +1,7 @@
 //! The program `bonsai`: runs ternary language models. Arguments and exit codes; each command has a file.
 
+#[cfg(feature = "gpu")]
+mod autotune;
 mod bench;
 mod chat;
 mod devices;

@@ -40,6 +40,8 @@ pub struct Adapter {
     pub kind: &'static str,
     /// What it offers.
     pub limits: Limits,
+    /// The smallest and the largest number of threads that it lets compute together, if it does.
+    pub subgroups: Option<[u32; 2]>,
     /// Why it cannot be used, if it cannot.
     pub refused: Option<String>,
 }
@@ -62,6 +64,7 @@ impl Adapter {
             groups: limits.max_compute_workgroups_per_dimension,
         };
         Self {
+            subgroups: subgroups(adapter, &info),
             name: if info.name.is_empty() { "a GPU without a name".into() } else { info.name }, // browsers hide it
             backend: format!("{:?}", info.backend),
             driver: [info.driver, info.driver_info].join(" ").trim().to_string(),
@@ -76,6 +79,12 @@ impl fmt::Display for Adapter {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "{} ({}, {}, {})", self.name, self.kind, self.backend, self.driver)
     }
+}
+
+/// See [`Adapter::subgroups`]. Browsers are not asked: wgpu cannot switch subgroups on there.
+fn subgroups(adapter: &wgpu::Adapter, info: &wgpu::AdapterInfo) -> Option<[u32; 2]> {
+    let has = adapter.features().contains(wgpu::Features::SUBGROUP) && !cfg!(target_family = "wasm");
+    has.then_some([info.subgroup_min_size, info.subgroup_max_size])
 }
 
 /// Best first.
@@ -131,6 +140,7 @@ pub(super) async fn open(options: &GpuOptions) -> Result<Gpu> {
     let (device, queue) = raw
         .request_device(&wgpu::DeviceDescriptor {
             label: Some("bonsai"),
+            required_features: raw.features() & wgpu::Features::SUBGROUP,
             required_limits: raw.limits(),
             ..Default::default()
         })

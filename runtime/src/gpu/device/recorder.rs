@@ -9,6 +9,8 @@ use super::{Binding, Inner, Kernel, PARAMS_BYTES};
 const SLOTS: usize = 1024;
 /// So many of the last parameters are looked through for equal ones: layers repeat themselves.
 const LOOK_BACK: usize = 16;
+/// Writes of so many bytes go along with a batch, by way of its parameters; larger ones end it.
+const SMALL: usize = 8 * PARAMS_BYTES;
 
 /// The recorder of a [`super::Gpu`].
 pub(super) struct Recorder {
@@ -31,7 +33,7 @@ impl Recorder {
         let params = device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("params"),
             size: (SLOTS * PARAMS_BYTES) as u64,
-            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC,
             mapped_at_creation: false,
         });
         let params_layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
@@ -117,6 +119,22 @@ impl Recorder {
             });
             self.groups.insert(self.key.clone(), group);
         }
+    }
+
+    /// Records a small write behind the dispatches of a batch. False if there is no batch, or no room in it.
+    pub(super) fn write(&mut self, bytes: &[u8], to: &wgpu::Buffer, offset: u64) -> bool {
+        let slots = bytes.len().div_ceil(PARAMS_BYTES);
+        if self.encoder.is_none() || bytes.len() > SMALL || self.slots.len() + slots > SLOTS {
+            return false;
+        }
+        let from = (self.slots.len() * PARAMS_BYTES) as u64;
+        self.slots.resize(self.slots.len() + slots, [0; PARAMS_BYTES]);
+        self.slots.as_flattened_mut()[from as usize..][..bytes.len()].copy_from_slice(bytes);
+        self.pass = None;
+        if let Some(encoder) = &mut self.encoder {
+            encoder.copy_buffer_to_buffer(&self.params, from, to, offset, bytes.len() as u64);
+        }
+        true
     }
 
     pub(super) fn copy(&mut self, gpu: &Inner, from: Binding, to: &wgpu::Buffer, offset: u64) {

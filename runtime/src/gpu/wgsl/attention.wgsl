@@ -19,6 +19,7 @@ struct Params {
 @group(0) @binding(3) var<storage, read> values: array<u32>;
 @group(1) @binding(0) var<uniform> p: Params;
 
+override INT8: bool = false;   // keys and values as store_heads.wgsl rounds them
 const TILE = 64u;
 const WIDEST = 256u;      // dimensions
 const LOWEST = -1e30;
@@ -27,11 +28,41 @@ var<workgroup> found: array<vec4<f32>, WIDEST>;
 var<workgroup> weights: array<vec4<f32>, TILE>;
 var<workgroup> reduced: array<vec4<f32>, TILE>;
 
+var<workgroup> value_scales: array<f32, TILE>;
+
+// Scores of the position whose key begins at `at`.
+fn scores(at: u32) -> vec4<f32> {
+    var score = vec4<f32>();
+    if INT8 {
+        for (var i = 0u; i < p.dim / 4u; i++) {
+            let key = vec4<f32>(unpack4xI8(keys[at + i * TILE]));
+            score += query[4u * i] * key.x + query[4u * i + 1u] * key.y;
+            score += query[4u * i + 2u] * key.z + query[4u * i + 3u] * key.w;
+        }
+        return score * bitcast<f32>(keys[at + p.dim / 4u * TILE]);
+    }
+    for (var i = 0u; i < p.dim / 2u; i++) {
+        let key = unpack2x16float(keys[at + i * TILE]);
+        score += query[2u * i] * key.x + query[2u * i + 1u] * key.y;
+    }
+    return score;
+}
+
+// Pair `i` of the value that begins at `at`, position `j` of the tile.
+fn value_of(at: u32, j: u32, i: u32) -> vec2<f32> {
+    if INT8 {
+        let four = unpack4xI8(values[at + i / 2u]);
+        return vec2<f32>(select(four.xy, four.zw, (i & 1u) != 0u)) * value_scales[j];
+    }
+    return unpack2x16float(values[at + i]);
+}
+
 @compute @workgroup_size(TILE)
 fn attention(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
     let pairs = p.dim / 2u;
     let shared_by = p.heads / p.kv_heads;
-    let cache = group.x * p.context * pairs;
+    let words = select(pairs, p.dim / 4u + 1u, INT8);
+    let cache = group.x * p.context * words;
     let first = group.y * 4u;
     let last = p.tokens * shared_by - 1u;
     let row = min(first + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(last));
@@ -49,10 +80,9 @@ fn attention(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_
         let visible = vec4<u32>(tile + thread) < seen;
         var score = vec4<f32>();
         if tile + thread < seen.w {
-            let at = cache + tile * pairs + thread;
-            for (var i = 0u; i < pairs; i++) {
-                let key = unpack2x16float(keys[at + i * TILE]);
-                score += query[2u * i] * key.x + query[2u * i + 1u] * key.y;
+            score = scores(cache + tile * words + thread);
+            if INT8 {
+                value_scales[thread] = bitcast<f32>(values[cache + (tile + thread + 1u) * words - 1u]);
             }
         }
         score = select(vec4<f32>(LOWEST), score, visible);
@@ -83,7 +113,7 @@ fn attention(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_
             var even = found[2u * i] * shrink;
             var odd = found[2u * i + 1u] * shrink;
             for (var j = 0u; j < count; j++) {
-                let value = unpack2x16float(values[cache + (tile + j) * pairs + i]);
+                let value = value_of(cache + (tile + j) * words, j, i);
                 even += weights[j] * value.x;
                 odd += weights[j] * value.y;
             }

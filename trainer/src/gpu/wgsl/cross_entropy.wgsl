@@ -1,4 +1,5 @@
-// Loss of each row of logits: log(sum(exp(x))) - x[target]. With a scale, the logits become scale (softmax - one hot).
+// Loss of each row of logits: lse - x[target], lse = log(sum(exp(x))). With a scale, the logits become their gradient:
+// scale (softmax (1 + 2 z_loss lse) - one hot).
 
 struct Params {
     vocab: u32,
@@ -10,6 +11,7 @@ struct Params {
     losses: u32,
     backward: u32,
     scale: f32,
+    z_loss: f32,
 }
 
 @group(0) @binding(0) var<storage, read_write> logits: array<f32>;
@@ -59,7 +61,8 @@ fn cross_entropy(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
         losses[p.losses + row] = select(0.0, (largest - of_target) + log(total), counts);
     }
     if p.backward == 1u {
-        let factor = select(0.0, p.scale / total, counts);
+        let penalty = 1.0 + 2.0 * p.z_loss * (largest + log(total));
+        let factor = select(0.0, p.scale * penalty / total, counts);
         for (var i = thread; i < p.stride; i += 256u) {
             var d = 0.0;
             if i < p.vocab {

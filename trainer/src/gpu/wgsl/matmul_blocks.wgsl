@@ -14,12 +14,15 @@ struct Params {
     out_first: u32,
     accumulate: u32,
     alpha: f32,
+    // Of the rounded weights in b; the rest are the latent ones.
+    share: f32,
 }
 
 @group(0) @binding(0) var<storage, read_write> out: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> a: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read> b: array<u32>;
 @group(0) @binding(3) var<storage, read> scales: array<f32>;
+@group(0) @binding(4) var<storage, read> latents: array<vec4<f32>>;
 @group(1) @binding(0) var<uniform> p: Params;
 
 // a is stored `[k, m]`.
@@ -29,6 +32,8 @@ override B_N_MAJOR: bool = true;
 // b is codes and scales.
 override TERNARY: bool = true;
 override GROUP: u32 = 128;
+// b is a mixture of its codes and its latent weights.
+override MIXED: bool = false;
 
 const SIDE: u32 = 8;
 alias Sums = array<vec4<f32>, 16>;
@@ -38,7 +43,11 @@ fn load_b(at: u32) -> vec4<f32> {
     if TERNARY {
         let byte = b[at >> 4u] >> ((at & 12u) * 2u);
         let codes = vec4<u32>(byte, byte >> 2u, byte >> 4u, byte >> 6u) & vec4<u32>(3u);
-        return (vec4<f32>(codes) - 1.0) * scales[at / GROUP];
+        let rounded = (vec4<f32>(codes) - 1.0) * scales[at / GROUP];
+        if MIXED {
+            return (1.0 - p.share) * latents[at / 4u] + p.share * rounded;
+        }
+        return rounded;
     }
     return bitcast<vec4<f32>>(vec4<u32>(b[at], b[at + 1u], b[at + 2u], b[at + 3u]));
 }

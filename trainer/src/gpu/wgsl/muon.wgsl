@@ -6,6 +6,8 @@ struct Params {
     own: u32,
     keep: f32,
     rate: f32,
+    // Where zeros, flips and weights are counted.
+    counts: u32,
 }
 
 @group(0) @binding(0) var<storage, read_write> weights: array<vec4<f32>>;
@@ -60,9 +62,9 @@ fn muon(
         }
         workgroupBarrier();
         if thread == 0u {
-            atomicAdd(&tally[0], atomicLoad(&zeros));
-            atomicAdd(&tally[1], atomicLoad(&flips));
-            atomicAdd(&tally[2], select(0u, 4u * min(max(p.quads, at) - at, 1024u), live));
+            atomicAdd(&tally[p.counts], atomicLoad(&zeros));
+            atomicAdd(&tally[p.counts + 1u], atomicLoad(&flips));
+            atomicAdd(&tally[p.counts + 2u], select(0u, 4u * min(max(p.quads, at) - at, 1024u), live));
         }
     }
 }

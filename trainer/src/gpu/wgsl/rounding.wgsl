@@ -6,15 +6,24 @@
 // than 2^-47 of the sum.
 
 override GROUP: u32 = 128;
-// The mean of the weights that are not zero instead of that of all.
-override REFIT: bool = false;
+// The scale rule, by its place in `ScaleRule::ALL`.
+override RULE: u32 = 0;
+// Weights that are sorted at a time, 2048 for least squares.
+override SORTED: u32 = 1;
 
-// Of each group: the largest exponent, 20, 20 and the other bits of the sum, and how many weights it has.
+const REFIT: u32 = 1u;
+const TWN: u32 = 2u;
+const LEAST_SQUARES: u32 = 3u;
+const ABSMAX: u32 = 4u;
+
+// Of each group: the largest magnitude, 20, 20 and the other bits of the sum, and how many weights it has.
 var<workgroup> top: array<atomic<u32>, 64>;
 var<workgroup> low_sum: array<atomic<u32>, 64>;
 var<workgroup> middle_sum: array<atomic<u32>, 64>;
 var<workgroup> high_sum: array<atomic<u32>, 64>;
 var<workgroup> members: array<atomic<u32>, 64>;
+// Magnitudes, each group's largest first; then what threads tell their neighbours.
+var<workgroup> sorted: array<u32, SORTED>;
 
 alias Sixteen = array<vec4<f32>, 4>;
 
@@ -33,19 +42,24 @@ fn significand(magnitude: u32) -> u32 {
     return (magnitude & 0x7fffffu) | select(0u, 0x800000u, magnitude >= 0x800000u);
 }
 
-// (low, high) += significand 2^31 >> (largest exponent - own), and one more member, if above the threshold.
+// (low, high) += significand 2^31 >> (largest exponent - own), and one more member.
+fn add_in(sum: ptr<function, vec3<u32>>, magnitude: u32, largest: u32) {
+    let m = significand(magnitude);
+    let down = largest - exponent(magnitude);
+    let left = 31u - min(down, 31u);
+    let low = select(select(0u, m >> min(down - 31u, 31u), down < 63u), m << left, down <= 31u);
+    let high = select(0u, m >> (32u - max(left, 1u)), down <= 31u && left > 0u);
+    let total = (*sum).x + low;
+    (*sum).y += high + select(0u, 1u, total < low);
+    (*sum).x = total;
+    (*sum).z += 1u;
+}
+
+// The same, if it is above the threshold.
 fn count_in(sum: ptr<function, vec3<u32>>, value: f32, largest: u32, threshold: u32) {
     let magnitude = bitcast<u32>(value) & 0x7fffffffu;
     if magnitude > threshold {
-        let m = significand(magnitude);
-        let down = largest - exponent(magnitude);
-        let left = 31u - min(down, 31u);
-        let low = select(select(0u, m >> min(down - 31u, 31u), down < 63u), m << left, down <= 31u);
-        let high = select(0u, m >> (32u - max(left, 1u)), down <= 31u && left > 0u);
-        let total = (*sum).x + low;
-        (*sum).y += high + select(0u, 1u, total < low);
-        (*sum).x = total;
-        (*sum).z += 1u;
+        add_in(sum, magnitude, largest);
     }
 }
 
@@ -143,7 +157,169 @@ fn four_codes(w: vec4<f32>, threshold: u32) -> u32 {
 
 fn highest(w: vec4<f32>) -> u32 {
     let m = bitcast<vec4<u32>>(w) & vec4<u32>(0x7fffffffu);
-    return exponent(max(max(m.x, m.y), max(m.z, m.w)));
+    return max(max(m.x, m.y), max(m.z, m.w));
+}
+
+// Nobody has added to the sums yet.
+fn begin_sums(group: u32) {
+    atomicStore(&low_sum[group], 0u);
+    atomicStore(&middle_sum[group], 0u);
+    atomicStore(&high_sum[group], 0u);
+    atomicStore(&members[group], 0u);
+}
+
+// a b: low and high bits.
+fn multiplied(a: u32, b: u32) -> vec2<u32> {
+    let low = (a & 0xffffu) * (b & 0xffffu);
+    let left = (a >> 16u) * (b & 0xffffu);
+    let right = (a & 0xffffu) * (b >> 16u);
+    let middle = (low >> 16u) + (left & 0xffffu) + (right & 0xffffu);
+    let high = (a >> 16u) * (b >> 16u) + (left >> 16u) + (right >> 16u) + (middle >> 16u);
+    return vec2<u32>((middle << 16u) | (low & 0xffffu), high);
+}
+
+// a + b and what carries over.
+fn added(a: u32, b: u32) -> vec2<u32> {
+    return vec2<u32>(a + b, select(0u, 1u, a + b < a));
+}
+
+// Where a group's mean is m, 0.7 m as f32: the product of the significands, rounded once.
+fn seven_tenths(mean: u32) -> u32 {
+    let product = multiplied(significand(mean), 0xb33333u); // 0.7 is 0xb33333 2^-24
+    return nearest(product.x, product.y, i32(exponent(mean)) - 24 - 23, false);
+}
+
+// The mean magnitude, as f32, of a sum of so many.
+fn mean_of(sum: vec3<u32>, largest: u32) -> u32 {
+    let quotient = divided(sum.x, sum.y, max(sum.z, 1u));
+    return nearest(quotient.x, quotient.y, i32(largest) - 54, quotient.z != 0u);
+}
+
+// (sum / 16)^2 times, in 128 bits: a division by 16 so that they hold it, which is 2^-50 of the largest weight.
+fn weighed(low: u32, high: u32, times: u32) -> vec4<u32> {
+    let a = (low >> 4u) | (high << 28u);
+    let b = high >> 4u;
+    let squares = array<vec2<u32>, 3>(multiplied(a, a), multiplied(a, b), multiplied(b, b));
+    // a^2 + 2^33 a b + 2^64 b^2
+    let second = added(squares[0].y, squares[1].x << 1u);
+    let third = added((squares[1].x >> 31u) | (squares[1].y << 1u), squares[2].x);
+    let carried = added(third.x, second.y);
+    let square = vec4<u32>(squares[0].x, second.x, carried.x, squares[2].y + (squares[1].y >> 31u) + third.y + carried.y);
+    let p = array<vec2<u32>, 4>(
+        multiplied(square.x, times),
+        multiplied(square.y, times),
+        multiplied(square.z, times),
+        multiplied(square.w, times),
+    );
+    let one = added(p[0].y, p[1].x);
+    let two = added(p[1].y + one.y, p[2].x);
+    return vec4<u32>(p[0].x, one.x, two.x, p[3].x + p[2].y + two.y);
+}
+
+// Whether keeping the weights of one sum lowers the squared error more than keeping those of another: c^2 / k, with c the
+// sum and k how many.
+fn better(one: vec3<u32>, other: vec3<u32>) -> bool {
+    let a = weighed(one.x, one.y, other.z);
+    let b = weighed(other.x, other.y, one.z);
+    if a.w != b.w { return a.w > b.w; }
+    if a.z != b.z { return a.z > b.z; }
+    if a.y != b.y { return a.y > b.y; }
+    return a.x > b.x;
+}
+
+// Sorts each group of `sorted`, its largest first (Batcher's bitonic network). All threads of the workgroup.
+fn sort_groups(thread: u32) {
+    for (var run = 2u; run <= GROUP; run *= 2u) {
+        for (var apart = run / 2u; apart > 0u; apart /= 2u) {
+            workgroupBarrier();
+            for (var i = thread; i < SORTED / 2u; i += 256u) {
+                let low = 2u * i - (i & (apart - 1u));
+                let a = sorted[low];
+                let b = sorted[low + apart];
+                let falls = run == GROUP || (low & run) == 0u;
+                if (a < b) == falls {
+                    sorted[low] = b;
+                    sorted[low + apart] = a;
+                }
+            }
+        }
+    }
+    workgroupBarrier();
+}
+
+fn keep_four(at: u32, w: vec4<f32>) {
+    let m = bitcast<vec4<u32>>(w) & vec4<u32>(0x7fffffffu);
+    sorted[at] = m.x;
+    sorted[at + 1u] = m.y;
+    sorted[at + 2u] = m.z;
+    sorted[at + 3u] = m.w;
+}
+
+// Of sixteen neighbours in the sorted group, behind weights that add up to `before`: the best sum of all up to one of them.
+fn best_of(own: array<u32, 16>, before: vec3<u32>, largest: u32) -> vec3<u32> {
+    var magnitudes = own;
+    var sum = before;
+    var best = vec3<u32>(0u, 0u, 1u);
+    for (var i = 0u; i < 16u; i += 1u) {
+        add_in(&sum, magnitudes[i], largest);
+        if better(sum, best) {
+            best = sum;
+        }
+    }
+    return best;
+}
+
+// What the kept weights of the smallest squared error add up to, and how many they are. Half of the workgroup's weights
+// at a time, for so much memory there is; every thread takes part in the sorting.
+fn least_squares(w: Sixteen, largest: u32, thread: u32) -> vec3<u32> {
+    let at = thread % 128u * 16u;
+    let first = at / GROUP * GROUP; // of the group
+    var result = vec3<u32>(0u, 0u, 1u);
+    for (var half = 0u; half < 2u; half += 1u) {
+        let mine = thread / 128u == half;
+        if mine {
+            keep_four(at, w[0]);
+            keep_four(at + 4u, w[1]);
+            keep_four(at + 8u, w[2]);
+            keep_four(at + 12u, w[3]);
+        }
+        sort_groups(thread);
+        var own: array<u32, 16>;
+        var sum = vec3<u32>(0u);
+        for (var i = 0u; i < 16u; i += 1u) {
+            own[i] = sorted[at + i];
+            add_in(&sum, own[i], largest);
+        }
+        workgroupBarrier();
+        if mine {
+            sorted[at] = sum.x;
+            sorted[at + 1u] = sum.y;
+        }
+        workgroupBarrier();
+        var before = vec3<u32>(0u, 0u, at - first);
+        for (var i = first; i < at; i += 16u) {
+            let low = added(before.x, sorted[i]);
+            before.x = low.x;
+            before.y += sorted[i + 1u] + low.y;
+        }
+        if mine {
+            let best = best_of(own, before, largest);
+            sorted[at + 2u] = best.x;
+            sorted[at + 3u] = best.y;
+            sorted[at + 4u] = best.z;
+        }
+        workgroupBarrier();
+        if mine {
+            for (var i = first; i < first + GROUP; i += 16u) {
+                let best = vec3<u32>(sorted[i + 2u], sorted[i + 3u], sorted[i + 4u]);
+                if better(best, result) {
+                    result = best;
+                }
+            }
+        }
+        workgroupBarrier();
+    }
+    return result;
 }
 
 // Rounds this thread's sixteen weights, which are a part of a group that its neighbours have, too. Every thread of the
@@ -153,36 +329,37 @@ fn round_sixteen(w: Sixteen, thread: u32) -> Rounded {
     let first = thread % (GROUP / 16u) == 0u;
     if first {
         atomicStore(&top[group], 0u);
-        atomicStore(&low_sum[group], 0u);
-        atomicStore(&middle_sum[group], 0u);
-        atomicStore(&high_sum[group], 0u);
-        atomicStore(&members[group], 0u);
+        begin_sums(group);
     }
     workgroupBarrier();
     atomicMax(&top[group], max(max(highest(w[0]), highest(w[1])), max(highest(w[2]), highest(w[3]))));
     workgroupBarrier();
-    let largest = atomicLoad(&top[group]);
+    var mean = atomicLoad(&top[group]);
     // Significands count from 2^(largest - 150 - 31).
-    let sum = group_sum(w, group, largest, 0u);
-    let mean = nearest(sum.x, sum.y, i32(largest) - 54 - i32(firstLeadingBit(GROUP)), false);
+    let largest = exponent(mean);
+    if RULE == LEAST_SQUARES {
+        mean = mean_of(least_squares(w, largest, thread), largest);
+    } else if RULE != ABSMAX {
+        let sum = group_sum(w, group, largest, 0u);
+        mean = nearest(sum.x, sum.y, i32(largest) - 54 - i32(firstLeadingBit(GROUP)), false);
+    }
     var scale = to_half(mean);
     var threshold = bitcast<u32>(scale) - 0x800000u; // half of it
-    if REFIT {
+    let keeps = RULE == REFIT || RULE == TWN;
+    if keeps {
         workgroupBarrier();
         if first {
-            atomicStore(&low_sum[group], 0u);
-            atomicStore(&middle_sum[group], 0u);
-            atomicStore(&high_sum[group], 0u);
-            atomicStore(&members[group], 0u);
+            begin_sums(group);
         }
         workgroupBarrier();
         threshold = select(0u, mean - 0x800000u, mean >= 0x1000000u);
-        let kept = group_sum(w, group, largest, threshold);
-        let quotient = divided(kept.x, kept.y, max(kept.z, 1u));
-        scale = to_half(nearest(quotient.x, quotient.y, i32(largest) - 54, quotient.z != 0u));
+        if RULE == TWN {
+            threshold = seven_tenths(mean);
+        }
+        scale = to_half(mean_of(group_sum(w, group, largest, threshold), largest));
     }
-    // All zeros; so is, under the plain mean, what f16 cannot hold.
-    if scale == 0.0 || (!REFIT && mean >= 0x477ff000u) {
+    // All zeros; so is, where the threshold is half of it, a scale that f16 cannot hold.
+    if scale == 0.0 || (!keeps && mean >= 0x477ff000u) {
         threshold = 0x7fffffffu;
     }
     let codes = four_codes(w[0], threshold) | (four_codes(w[1], threshold) << 8u)

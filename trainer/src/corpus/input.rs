@@ -1,0 +1,93 @@
+//! Text files, read one after another, a document at a time.
+
+use std::path::{Path, PathBuf};
+
+use bonsai_runtime::Error as RuntimeError;
+
+use super::{Document, columns, compressed, lines, text};
+use crate::error::{Error, Result};
+
+/// Receives the documents of files.
+pub(super) type Documents<'a> = &'a mut (dyn FnMut(Document) -> Result<()> + 'a);
+
+/// Files in the order in which their documents come, and the field that holds the text.
+#[derive(Debug, Clone)]
+pub struct Input {
+    /// All files, one by one.
+    pub files: Vec<PathBuf>,
+    /// Field of a `.jsonl` line, or column of a `.parquet` file.
+    pub column: String,
+    /// What was asked for.
+    named: PathBuf,
+}
+
+/// How a file is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Text,
+    Lines,
+    Columns,
+}
+
+impl Kind {
+    /// By the end of the name, that of a compression aside; `None` for what is no name of text.
+    fn of(path: &Path) -> Option<Self> {
+        match compressed::inner_extension(path).as_str() {
+            "txt" => Some(Self::Text),
+            "jsonl" | "ndjson" => Some(Self::Lines),
+            "parquet" => Some(Self::Columns),
+            _ => None,
+        }
+    }
+}
+
+impl Input {
+    /// The files of `paths`. A directory stands for its files of text, sorted by name.
+    pub fn new(paths: &[PathBuf], column: &str) -> Result<Self> {
+        let mut all = Vec::new();
+        for path in paths {
+            all.extend(files(path)?);
+        }
+        let named = paths.first().cloned().unwrap_or_default();
+        Ok(Self { files: all, column: column.into(), named })
+    }
+
+    /// Gives every document of every file to `sink`. Documents without any text are left out.
+    pub fn each(&self, mut sink: impl FnMut(Document) -> Result<()>) -> Result<()> {
+        self.files.iter().try_for_each(|file| self.each_of(file, &mut sink))
+    }
+
+    /// The documents of one of the files.
+    pub(super) fn each_of(&self, file: &Path, sink: Documents<'_>) -> Result<()> {
+        let mut sink = |document: Document| match document.text.trim() {
+            "" => Ok(()),
+            _ => sink(document),
+        };
+        match Kind::of(file).unwrap_or(Kind::Text) {
+            Kind::Text => text::read(file, &mut sink),
+            Kind::Lines => lines::read(file, &self.column, &mut sink),
+            Kind::Columns => columns::read(file, &self.column, &mut sink),
+        }
+    }
+
+    /// What is said when all files together have no document.
+    pub(super) fn nothing(&self) -> Error {
+        let message = "there is no text: name .txt, .jsonl or .parquet files, or directories of them";
+        Error::Data { path: self.named.clone(), message: message.into() }
+    }
+}
+
+fn files(path: &Path) -> Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_path_buf()]);
+    }
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(RuntimeError::io(path))? {
+        let file = entry.map_err(RuntimeError::io(path))?.path();
+        if file.is_file() && Kind::of(&file).is_some() {
+            files.push(file);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
