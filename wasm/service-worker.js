@@ -1,9 +1,9 @@
 // The demo's service worker, above demo/ and npm/ so that it serves both: what was fetched once is there without a network.
 // Models are not its business: the package keeps them itself.
 const CACHE = 'bonsai-demo-1';
-const DEMO = ['demo/', 'demo/app.js', 'demo/style.css'];
+const DEMO = ['demo/', 'demo/app.js', 'demo/history.js', 'demo/missing.js', 'demo/style.css', 'demo/tree.svg'];
 const MODULES = ['text', 'plain', 'simd128', 'simd128-threads'];
-const PACKAGE = ['index', 'cache', 'connection', 'errors', 'worker', 'builds', 'conversation', 'download', 'engine', ...MODULES.map((name) => `build/${name}`)];
+const PACKAGE = ['index', 'cache', 'connection', 'errors', 'worker', 'builds', 'conversation', 'download', 'engine', ...[...MODULES, 'gpu'].map((name) => `build/${name}`)];
 const FILES = [...DEMO, ...PACKAGE.map((name) => `npm/${name}.js`), ...MODULES.map((name) => `npm/build/${name}.wasm`)];
 
 oninstall = (event) => event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(FILES)).then(() => skipWaiting()));

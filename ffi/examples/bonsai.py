@@ -14,6 +14,18 @@ from ctypes import POINTER, byref, c_char_p, c_float, c_int32, c_uint8, c_uint32
 
 ABI_VERSION = 1
 OK, BUFFER, END = 0, 36, 64
+AUTO, CPU, GPU = 0, 1, 2
+
+
+class ModelOptions(ctypes.Structure):
+    _fields_ = [
+        ("size", c_uint32),
+        ("device", c_uint32),
+        ("preload", c_uint32),
+        ("reserved", c_uint32),
+        ("progress", c_void_p),
+        ("user", c_void_p),
+    ]
 
 
 class SamplingOptions(ctypes.Structure):
@@ -103,11 +115,12 @@ def _handle(call):
 
 
 class Model:
-    """A model out of a GGUF file."""
+    """A model out of a GGUF file, on a device: AUTO, CPU or GPU."""
 
-    def __init__(self, path):
+    def __init__(self, path, device=AUTO):
         name = os.fspath(path).encode()
-        self.handle = _handle(lambda out: _lib.bonsai_model_open(name, len(name), None, out))
+        options = ModelOptions(size=ctypes.sizeof(ModelOptions), device=device)
+        self.handle = _handle(lambda out: _lib.bonsai_model_open(name, len(name), byref(options), out))
 
     def __del__(self):
         _lib.bonsai_model_free(getattr(self, "handle", 0))

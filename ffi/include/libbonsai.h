@@ -166,7 +166,7 @@
 #define BONSAI_STRLEN 18446744073709551615ull
 
 /**
- * The best device there is.
+ * A graphics card, if the library was built for them and one computes what the processor does; else the processor.
  */
 #define BONSAI_DEVICE_AUTO 0
 
@@ -176,7 +176,7 @@
 #define BONSAI_DEVICE_CPU 1
 
 /**
- * A graphics processor.
+ * A graphics processor, or an error. It computes with f32 activations: nearly the processor's numbers, not its bits.
  */
 #define BONSAI_DEVICE_GPU 2
 
@@ -281,7 +281,8 @@ typedef struct bonsai_model_options {
      */
     uint32_t size;
     /**
-     * `BONSAI_DEVICE_*`.
+     * `BONSAI_DEVICE_*`, for all sessions of the model. A GPU is opened, given the weights and tested before this call
+     * returns.
      */
     uint32_t device;
     /**
@@ -349,11 +350,11 @@ typedef struct bonsai_session_options {
      */
     uint32_t threads;
     /**
-     * `BONSAI_KV_*`: how keys and values are kept.
+     * `BONSAI_KV_*`: how keys and values are kept. On a GPU not as f32.
      */
     uint32_t kv;
     /**
-     * Not 0: activations in f32 instead of i8. Several times slower.
+     * Not 0: activations in f32 instead of i8. Several times slower. A GPU always has them so.
      */
     uint32_t exact;
 } bonsai_session_options;
@@ -400,8 +401,8 @@ int32_t bonsai_sampling_options_init(struct bonsai_sampling_options *options,
                                      uint32_t size);
 
 /**
- * Opens a GGUF file, or a directory in Hugging Face's form. Files are mapped, not copied. Free the model with
- * `bonsai_model_free`.
+ * Opens a GGUF file, or a directory in Hugging Face's form. Files are mapped, not copied. The path is not kept. You own
+ * the model: free it with `bonsai_model_free`.
  */
 int32_t bonsai_model_open(const char *path,
                           uint64_t path_length,
@@ -409,8 +410,8 @@ int32_t bonsai_model_open(const char *path,
                           uint64_t *model);
 
 /**
- * Opens a GGUF file that is in memory. The bytes are copied and can be freed when this returns. Free the model with
- * `bonsai_model_free`.
+ * Opens a GGUF file that is in memory. The bytes are copied and can be freed when this returns. You own the model: free
+ * it with `bonsai_model_free`.
  */
 int32_t bonsai_model_open_bytes(const uint8_t *bytes,
                                 uint64_t length,
@@ -418,14 +419,14 @@ int32_t bonsai_model_open_bytes(const uint8_t *bytes,
                                 uint64_t *model);
 
 /**
- * Frees a model. Sessions and texts made from it live on.
+ * Frees a model. Sessions and texts made from it live on. Nothing happens for 0, a freed handle, or one of another kind.
  */
 void bonsai_model_free(uint64_t model);
 
 /**
- * Facts about a model, as a JSON object: `description`, `backend`, `parameters`, `bytes` (of the matrices), `layers`,
- * `vocab` (length of the logits), `context` (longest), `eos` (ids that end an answer), `tokenizer` and `chat_template`
- * (whether it has one).
+ * Facts about a model, as a JSON object: `description`, `backend` (where it computes, and why there), `parameters`,
+ * `bytes` (of the matrices), `layers`, `vocab` (length of the logits), `context` (longest), `eos` (ids that end an
+ * answer), `tokenizer` and `chat_template` (whether it has one). The text is copied into your buffer.
  */
 int32_t bonsai_model_info(uint64_t model,
                           char *buffer,
@@ -434,7 +435,8 @@ int32_t bonsai_model_info(uint64_t model,
 
 /**
  * Token ids of a text. With `specials` not 0, special tokens written in it (`<|im_end|>`) become their ids, and a token
- * that begins texts is put in front where the model wants one; use 0 for text by strangers within a prompt.
+ * that begins texts is put in front where the model wants one; use 0 for text by strangers within a prompt. The text is
+ * not kept; the ids are copied into your buffer.
  */
 int32_t bonsai_model_encode(uint64_t model,
                             const char *text,
@@ -446,7 +448,7 @@ int32_t bonsai_model_encode(uint64_t model,
 
 /**
  * The text of token ids, special tokens left out unless `specials` is not 0. Bytes that are no character give U+FFFD; for
- * ids that come one by one there is `bonsai_text_new`.
+ * ids that come one by one there is `bonsai_text_new`. The ids are not kept; the text is copied into your buffer.
  */
 int32_t bonsai_model_decode(uint64_t model,
                             const uint32_t *ids,
@@ -460,7 +462,7 @@ int32_t bonsai_model_decode(uint64_t model,
  * A conversation as the text to feed, by the model's own template. `messages` is a JSON array of objects with `role`
  * (`system`, `user`, `assistant`, `tool`) and `content`; `tool_calls`, `reasoning_content` and others reach the template,
  * too. Templates run in a sandbox. Encode the text with `specials`; what users wrote in it can then name special tokens,
- * as with every program that uses such templates.
+ * as with every program that uses such templates. Messages and options are not kept; the text is copied into your buffer.
  */
 int32_t bonsai_model_chat(uint64_t model,
                           const char *messages,
@@ -471,26 +473,28 @@ int32_t bonsai_model_chat(uint64_t model,
                           uint64_t *length);
 
 /**
- * Starts a conversation. Free it with `bonsai_session_free`.
+ * Starts a conversation. The options are not kept. You own the session: free it with `bonsai_session_free`.
  */
 int32_t bonsai_session_new(uint64_t model,
                            const struct bonsai_session_options *options,
                            uint64_t *session);
 
 /**
- * Frees a session.
+ * Frees a session. Nothing happens for 0, a freed handle, or one of another kind.
  */
 void bonsai_session_free(uint64_t session);
 
 /**
- * Says how tokens are chosen from now on, and begins the random numbers again. Null: the defaults.
+ * Says how tokens are chosen from now on, and begins the random numbers again. Null: the defaults. The options are not
+ * kept.
  */
 int32_t bonsai_session_set_sampling(uint64_t session,
                                     const struct bonsai_sampling_options *options);
 
 /**
  * Feeds tokens, behind those that are there; what `bonsai_session_next` gave last is fed before them by itself.
- * Long prompts are fed in chunks of 128, and cancellation is noticed between them: the chunks that were fed stay.
+ * Long prompts are fed in chunks of 128, and cancellation is noticed between them: the chunks that were fed stay. The
+ * ids are not kept.
  */
 int32_t bonsai_session_prompt(uint64_t session,
                               const uint32_t *ids,
@@ -498,7 +502,8 @@ int32_t bonsai_session_prompt(uint64_t session,
 
 /**
  * Makes these tokens the whole conversation, and feeds only those after the first that differs from what is there: for
- * chats, where each turn begins with all turns before. `fed` gets the number of tokens that were fed; it may be null.
+ * chats, where each turn begins with all turns before. `fed` gets the number of tokens that were fed; it may be null. The
+ * ids are not kept.
  */
 int32_t bonsai_session_set_tokens(uint64_t session,
                                   const uint32_t *ids,
@@ -539,7 +544,8 @@ int32_t bonsai_session_reset(uint64_t session);
 int32_t bonsai_session_position(uint64_t session, uint64_t *position, uint64_t *context);
 
 /**
- * Logits of the token behind the last one that was fed: as many as the vocabulary has ids, none before a prompt.
+ * Logits of the token behind the last one that was fed, copied into your buffer: as many as the vocabulary has ids, none
+ * before a prompt.
  */
 int32_t bonsai_session_logits(uint64_t session,
                               float *buffer,
@@ -547,8 +553,9 @@ int32_t bonsai_session_logits(uint64_t session,
                               uint64_t *length);
 
 /**
- * The conversation as bytes, to go on with it later without feeding it again. They hold what was said and the model's
- * state, not how tokens are chosen. A token that was chosen but not fed is not in it.
+ * The conversation as bytes, copied into your buffer, to go on with it later without feeding it again. They hold what was
+ * said and the model's state, not how tokens are chosen. A token that was chosen but not fed is not in it. Sessions on a
+ * GPU cannot be saved.
  */
 int32_t bonsai_session_save(uint64_t session,
                             uint8_t *buffer,
@@ -558,21 +565,21 @@ int32_t bonsai_session_save(uint64_t session,
 /**
  * Goes on with a saved conversation, in place of the present one. Bytes that are damaged, of another model or of a
  * session with another KV format or mode are refused and change nothing. Feeds one token. Begins the random numbers
- * again.
+ * again. The bytes are not kept.
  */
 int32_t bonsai_session_restore(uint64_t session,
                                const uint8_t *bytes,
                                uint64_t length);
 
 /**
- * Begins a text. A character whose bytes are spread over several tokens comes out with the last of them. Free it with
- * `bonsai_text_free`.
+ * Begins a text. A character whose bytes are spread over several tokens comes out with the last of them. You own it: free
+ * it with `bonsai_text_free`.
  */
 int32_t bonsai_text_new(uint64_t model,
                         uint64_t *text);
 
 /**
- * Adds a token; gives the text that is now certain: often a word, sometimes nothing.
+ * Adds a token; gives the text that is now certain, copied into your buffer: often a word, sometimes nothing.
  */
 int32_t bonsai_text_push(uint64_t text,
                          uint32_t id,
@@ -581,7 +588,8 @@ int32_t bonsai_text_push(uint64_t text,
                          uint64_t *length);
 
 /**
- * Ends a text: gives U+FFFD for bytes that cannot become a character any more, and begins a new one.
+ * Ends a text: gives U+FFFD, copied into your buffer, for bytes that cannot become a character any more, and begins a new
+ * one.
  */
 int32_t bonsai_text_finish(uint64_t text,
                            char *buffer,
@@ -589,7 +597,7 @@ int32_t bonsai_text_finish(uint64_t text,
                            uint64_t *length);
 
 /**
- * Frees a text.
+ * Frees a text. Nothing happens for 0, a freed handle, or one of another kind.
  */
 void bonsai_text_free(uint64_t text);
 

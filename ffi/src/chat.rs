@@ -2,9 +2,9 @@
 
 use std::ffi::c_char;
 
-use bonsai_runtime::{ChatTemplate, Error, Message, Model, Tool};
+use bonsai_runtime::{ChatTemplate, Error, Message, Tool};
 
-use crate::model::tokenizer;
+use crate::model::{Model, tokenizer};
 use crate::options::{self, ChatOptions};
 use crate::pointers::{self, Buffer};
 use crate::registry;
@@ -13,7 +13,7 @@ use crate::status::{Result, guard};
 /// A conversation as the text to feed, by the model's own template. `messages` is a JSON array of objects with `role`
 /// (`system`, `user`, `assistant`, `tool`) and `content`; `tool_calls`, `reasoning_content` and others reach the template,
 /// too. Templates run in a sandbox. Encode the text with `specials`; what users wrote in it can then name special tokens,
-/// as with every program that uses such templates.
+/// as with every program that uses such templates. Messages and options are not kept; the text is copied into your buffer.
 ///
 /// # Safety
 /// As the head of the header says.
@@ -43,7 +43,7 @@ pub unsafe extern "C" fn bonsai_model_chat(
 }
 
 fn render(model: &Model, messages: &str, tools: &str, options: &ChatOptions) -> Result<String> {
-    let template = match ChatTemplate::of(tokenizer(model)?)? {
+    let template = match ChatTemplate::of(tokenizer(&model.inner)?)? {
         Some(template) => template,
         None if options.plain != 0 => ChatTemplate::plain(),
         None => {

@@ -4,8 +4,7 @@ use std::ffi::{c_char, c_void};
 use std::hint::black_box;
 use std::path::Path;
 
-use bonsai_runtime::cpu::isa::Isa;
-use bonsai_runtime::{Error, ModelFile, Tokenizer};
+use bonsai_runtime::{Device, Error, ModelFile, SessionOptions, Tokenizer};
 
 use crate::log;
 use crate::options::{self, ModelOptions, ProgressCallback};
@@ -18,7 +17,16 @@ const PIECE: usize = 8 << 20;
 /// The smallest page of a system: touching a byte of each reads all of it.
 const PAGE: usize = 4096;
 
-impl Object for bonsai_runtime::Model {
+/// A model, and where its sessions compute.
+pub(crate) struct Model {
+    pub(crate) inner: bonsai_runtime::Model,
+    /// Never [`Device::Auto`].
+    pub(crate) device: Device,
+    /// The device for people, and why this one.
+    status: String,
+}
+
+impl Object for Model {
     const KIND: u8 = 1;
     const NAME: &'static str = "model";
 }
@@ -41,8 +49,8 @@ impl Progress {
     }
 }
 
-/// Opens a GGUF file, or a directory in Hugging Face's form. Files are mapped, not copied. Free the model with
-/// `bonsai_model_free`.
+/// Opens a GGUF file, or a directory in Hugging Face's form. Files are mapped, not copied. The path is not kept. You own
+/// the model: free it with `bonsai_model_free`.
 ///
 /// # Safety
 /// As the head of the header says.
@@ -58,15 +66,15 @@ pub unsafe extern "C" fn bonsai_model_open(
         // SAFETY: the caller's promise.
         let (path, options) =
             unsafe { (pointers::text(path, path_length, "the path")?, options::read(options)?) };
-        check(&options)?;
-        let opened = open(ModelFile::open(Path::new(path))?, &options)?;
+        let device = check(&options)?;
+        let opened = open(ModelFile::open(Path::new(path))?, device, &options)?;
         // SAFETY: the caller's promise.
         unsafe { pointers::write(model, opened, "the pointer to the model") }
     })
 }
 
-/// Opens a GGUF file that is in memory. The bytes are copied and can be freed when this returns. Free the model with
-/// `bonsai_model_free`.
+/// Opens a GGUF file that is in memory. The bytes are copied and can be freed when this returns. You own the model: free
+/// it with `bonsai_model_free`.
 ///
 /// # Safety
 /// As the head of the header says.
@@ -82,34 +90,43 @@ pub unsafe extern "C" fn bonsai_model_open_bytes(
         // SAFETY: the caller's promise.
         let (bytes, options) =
             unsafe { (pointers::slice(bytes, length, "the bytes")?, options::read(options)?) };
-        check(&options)?;
+        let device = check(&options)?;
         let mut copy = Vec::new();
         let too_large = |_| Error::Memory(format!("{} MiB for the model", bytes.len() >> 20));
         copy.try_reserve_exact(bytes.len()).map_err(too_large)?;
         copy.extend_from_slice(bytes);
-        let opened = open(ModelFile::from_bytes(&copy.into(), Path::new("model.gguf"))?, &options)?;
+        let file = ModelFile::from_bytes(&copy.into(), Path::new("model.gguf"))?;
+        let opened = open(file, device, &options)?;
         // SAFETY: the caller's promise.
         unsafe { pointers::write(model, opened, "the pointer to the model") }
     })
 }
 
-fn check(options: &ModelOptions) -> Result<()> {
-    options::check_device(options.device)?;
-    options::check_reserved(options.reserved)
+fn check(options: &ModelOptions) -> Result<Device> {
+    options::check_reserved(options.reserved)?;
+    options::device(options.device)
 }
 
 /// Makes a model of a file; gives its handle.
-fn open(file: ModelFile, options: &ModelOptions) -> Result<u64> {
+fn open(file: ModelFile, device: Device, options: &ModelOptions) -> Result<u64> {
     let total = file.tensors.values().map(|tensor| tensor.bytes.len()).sum();
     let progress = Progress { callback: options.progress, user: options.user, total };
     progress.report(0)?;
     if options.preload != 0 {
         preload(&file, &progress)?;
     }
-    let model = bonsai_runtime::Model::from_file(file)?;
+    let model = on(device, bonsai_runtime::Model::from_file(file)?)?;
     progress.report(total)?;
-    log::info(&format!("{}; cpu, kernel {}", model.description(), Isa::detect().name()));
+    log::info(&format!("{}; {}", model.inner.description(), model.status));
     registry::insert(model)
+}
+
+/// Takes the model to a device, by way of a first session.
+fn on(device: Device, inner: bonsai_runtime::Model) -> Result<Model> {
+    let first = inner.session(SessionOptions { device, context: Some(1), ..Default::default() })?;
+    let (device, status) = (first.device(), first.status());
+    drop(first);
+    Ok(Model { inner, device, status })
 }
 
 /// Touches every page of the weights.
@@ -123,18 +140,18 @@ fn preload(file: &ModelFile, progress: &Progress) -> Result<()> {
     Ok(())
 }
 
-/// Frees a model. Sessions and texts made from it live on.
+/// Frees a model. Sessions and texts made from it live on. Nothing happens for 0, a freed handle, or one of another kind.
 #[unsafe(no_mangle)]
 pub extern "C" fn bonsai_model_free(model: u64) {
     guard(|| {
-        registry::remove::<bonsai_runtime::Model>(model);
+        registry::remove::<Model>(model);
         Ok(())
     });
 }
 
-/// Facts about a model, as a JSON object: `description`, `backend`, `parameters`, `bytes` (of the matrices), `layers`,
-/// `vocab` (length of the logits), `context` (longest), `eos` (ids that end an answer), `tokenizer` and `chat_template`
-/// (whether it has one).
+/// Facts about a model, as a JSON object: `description`, `backend` (where it computes, and why there), `parameters`,
+/// `bytes` (of the matrices), `layers`, `vocab` (length of the logits), `context` (longest), `eos` (ids that end an
+/// answer), `tokenizer` and `chat_template` (whether it has one). The text is copied into your buffer.
 ///
 /// # Safety
 /// As the head of the header says.
@@ -146,18 +163,18 @@ pub unsafe extern "C" fn bonsai_model_info(
     length: *mut u64,
 ) -> i32 {
     guard(|| {
-        let model = registry::get::<bonsai_runtime::Model>(model)?;
+        let model = registry::get::<Model>(model)?;
         let buffer = Buffer::new(buffer, capacity, length)?;
         // SAFETY: the caller's promise.
         unsafe { buffer.fill_text(&info(&model)?) }
     })
 }
 
-fn info(model: &bonsai_runtime::Model) -> Result<String> {
+fn info(Model { inner: model, status, .. }: &Model) -> Result<String> {
     let (config, tokenizer) = (model.config(), model.tokenizer()?);
     let info = serde_json::json!({
         "description": model.description(),
-        "backend": format!("cpu, kernel {}", Isa::detect().name()),
+        "backend": status,
         "parameters": config.parameters(),
         "bytes": model.matrices().map(|matrix| matrix.bytes.len()).sum::<usize>(),
         "layers": config.layers,
@@ -171,7 +188,8 @@ fn info(model: &bonsai_runtime::Model) -> Result<String> {
 }
 
 /// Token ids of a text. With `specials` not 0, special tokens written in it (`<|im_end|>`) become their ids, and a token
-/// that begins texts is put in front where the model wants one; use 0 for text by strangers within a prompt.
+/// that begins texts is put in front where the model wants one; use 0 for text by strangers within a prompt. The text is
+/// not kept; the ids are copied into your buffer.
 ///
 /// # Safety
 /// As the head of the header says.
@@ -186,11 +204,11 @@ pub unsafe extern "C" fn bonsai_model_encode(
     length: *mut u64,
 ) -> i32 {
     guard(|| {
-        let model = registry::get::<bonsai_runtime::Model>(model)?;
+        let model = registry::get::<Model>(model)?;
         let buffer = Buffer::new(buffer, capacity, length)?;
         // SAFETY: the caller's promise.
         let text = unsafe { pointers::text(text, text_length, "the text")? };
-        let tokenizer = tokenizer(&model)?;
+        let tokenizer = tokenizer(&model.inner)?;
         let ids = if specials != 0 { tokenizer.encode(text)? } else { tokenizer.encode_plain(text)? };
         // SAFETY: the caller's promise.
         unsafe { buffer.fill(&ids) }
@@ -198,7 +216,7 @@ pub unsafe extern "C" fn bonsai_model_encode(
 }
 
 /// The text of token ids, special tokens left out unless `specials` is not 0. Bytes that are no character give U+FFFD; for
-/// ids that come one by one there is `bonsai_text_new`.
+/// ids that come one by one there is `bonsai_text_new`. The ids are not kept; the text is copied into your buffer.
 ///
 /// # Safety
 /// As the head of the header says.
@@ -213,11 +231,11 @@ pub unsafe extern "C" fn bonsai_model_decode(
     length: *mut u64,
 ) -> i32 {
     guard(|| {
-        let model = registry::get::<bonsai_runtime::Model>(model)?;
+        let model = registry::get::<Model>(model)?;
         let buffer = Buffer::new(buffer, capacity, length)?;
         // SAFETY: the caller's promise.
         let ids = unsafe { pointers::slice(ids, count, "the ids")? };
-        let tokenizer = tokenizer(&model)?;
+        let tokenizer = tokenizer(&model.inner)?;
         let text =
             if specials != 0 { tokenizer.decode(ids)? } else { tokenizer.decode_skipping_specials(ids)? };
         // SAFETY: the caller's promise.

@@ -4,15 +4,15 @@ use std::ffi::{c_char, c_void};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use bonsai_runtime::{KvFormat, SamplerOptions};
+use bonsai_runtime::{Device, KvFormat, SamplerOptions};
 
 use crate::status::{BONSAI_ERROR_OPTIONS, BONSAI_ERROR_POINTER, BONSAI_ERROR_UNSUPPORTED, Failure, Result};
 
-/// The best device there is.
+/// A graphics card, if the library was built for them and one computes what the processor does; else the processor.
 pub const BONSAI_DEVICE_AUTO: u32 = 0;
 /// The processor.
 pub const BONSAI_DEVICE_CPU: u32 = 1;
-/// A graphics processor.
+/// A graphics processor, or an error. It computes with f32 activations: nearly the processor's numbers, not its bits.
 pub const BONSAI_DEVICE_GPU: u32 = 2;
 
 /// Keys and values as f16, or f32 in exact mode.
@@ -40,7 +40,8 @@ pub type ProgressCallback = Option<unsafe extern "C" fn(user: *mut c_void, done:
 pub struct ModelOptions {
     /// `sizeof(bonsai_model_options)`.
     pub size: u32,
-    /// `BONSAI_DEVICE_*`.
+    /// `BONSAI_DEVICE_*`, for all sessions of the model. A GPU is opened, given the weights and tested before this call
+    /// returns.
     pub device: u32,
     /// Not 0: read all weights now, so that the first token comes as fast as the others. They are mapped in any case.
     pub preload: u32,
@@ -62,9 +63,9 @@ pub struct SessionOptions {
     pub context: u32,
     /// Threads of its own; 0 shares one per core with all sessions. Never changes a result.
     pub threads: u32,
-    /// `BONSAI_KV_*`: how keys and values are kept.
+    /// `BONSAI_KV_*`: how keys and values are kept. On a GPU not as f32.
     pub kv: u32,
-    /// Not 0: activations in f32 instead of i8. Several times slower.
+    /// Not 0: activations in f32 instead of i8. Several times slower. A GPU always has them so.
     pub exact: u32,
 }
 
@@ -191,13 +192,15 @@ pub(crate) unsafe fn read<T: Options>(options: *const T) -> Result<T> {
     Ok(all)
 }
 
-/// Refuses what this version must not be asked for.
-pub(crate) fn check_device(device: u32) -> Result<()> {
+/// Where to compute. A library without GPUs refuses to be asked for one.
+pub(crate) fn device(device: u32) -> Result<Device> {
     match device {
-        BONSAI_DEVICE_AUTO | BONSAI_DEVICE_CPU => Ok(()),
+        BONSAI_DEVICE_AUTO if cfg!(feature = "gpu") => Ok(Device::Auto),
+        BONSAI_DEVICE_AUTO | BONSAI_DEVICE_CPU => Ok(Device::Cpu),
+        BONSAI_DEVICE_GPU if cfg!(feature = "gpu") => Ok(Device::Gpu),
         BONSAI_DEVICE_GPU => Err(Failure::new(
             BONSAI_ERROR_UNSUPPORTED,
-            "the GPU is not built into this library: use BONSAI_DEVICE_CPU or BONSAI_DEVICE_AUTO",
+            "this library was built without GPUs (feature `gpu`): use BONSAI_DEVICE_CPU or BONSAI_DEVICE_AUTO",
         )),
         other => Err(Failure::new(BONSAI_ERROR_OPTIONS, format!("options: there is no device {other}"))),
     }
@@ -212,7 +215,11 @@ pub(crate) fn check_reserved(reserved: u32) -> Result<()> {
 }
 
 impl SessionOptions {
-    pub(crate) fn to_runtime(self, cancel: Arc<AtomicBool>) -> Result<bonsai_runtime::SessionOptions> {
+    pub(crate) fn to_runtime(
+        self,
+        device: Device,
+        cancel: Arc<AtomicBool>,
+    ) -> Result<bonsai_runtime::SessionOptions> {
         let kv = match self.kv {
             BONSAI_KV_DEFAULT => None,
             BONSAI_KV_F16 => Some(KvFormat::F16),
@@ -229,6 +236,7 @@ impl SessionOptions {
             exact: self.exact != 0,
             kv,
             threads: some(self.threads),
+            device,
             cancel: Some(cancel),
             ..Default::default()
         })

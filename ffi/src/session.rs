@@ -4,11 +4,11 @@ use std::ffi::{c_char, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
-use bonsai_runtime::Model;
 use bonsai_runtime::tokenizer::Characters;
 
 use crate::conversation::Conversation;
 use crate::log;
+use crate::model::Model;
 use crate::options::{self, SamplingOptions, SessionOptions};
 use crate::pointers::{self, Buffer};
 use crate::registry::{self, Object};
@@ -58,7 +58,7 @@ fn with(session: u64, f: impl FnOnce(&mut Conversation) -> Result<()>) -> i32 {
     })
 }
 
-/// Starts a conversation. Free it with `bonsai_session_free`.
+/// Starts a conversation. The options are not kept. You own the session: free it with `bonsai_session_free`.
 ///
 /// # Safety
 /// As the head of the header says.
@@ -73,15 +73,15 @@ pub unsafe extern "C" fn bonsai_session_new(
         let model = registry::get::<Model>(model)?;
         let cancel = Arc::new(AtomicBool::new(false));
         // SAFETY: the caller's promise.
-        let options = unsafe { options::read(options)? }.to_runtime(cancel.clone())?;
-        let conversation = Mutex::new(Conversation::new(&model, options)?);
+        let options = unsafe { options::read(options)? }.to_runtime(model.device, cancel.clone())?;
+        let conversation = Mutex::new(Conversation::new(&model.inner, options)?);
         let made = registry::insert(Session { conversation, cancel })?;
         // SAFETY: the caller's promise.
         unsafe { pointers::write(session, made, "the pointer to the session") }
     })
 }
 
-/// Frees a session.
+/// Frees a session. Nothing happens for 0, a freed handle, or one of another kind.
 #[unsafe(no_mangle)]
 pub extern "C" fn bonsai_session_free(session: u64) {
     guard(|| {
@@ -90,7 +90,8 @@ pub extern "C" fn bonsai_session_free(session: u64) {
     });
 }
 
-/// Says how tokens are chosen from now on, and begins the random numbers again. Null: the defaults.
+/// Says how tokens are chosen from now on, and begins the random numbers again. Null: the defaults. The options are not
+/// kept.
 ///
 /// # Safety
 /// As the head of the header says.
@@ -107,7 +108,8 @@ pub unsafe extern "C" fn bonsai_session_set_sampling(session: u64, options: *con
 }
 
 /// Feeds tokens, behind those that are there; what `bonsai_session_next` gave last is fed before them by itself.
-/// Long prompts are fed in chunks of 128, and cancellation is noticed between them: the chunks that were fed stay.
+/// Long prompts are fed in chunks of 128, and cancellation is noticed between them: the chunks that were fed stay. The
+/// ids are not kept.
 ///
 /// # Safety
 /// As the head of the header says.
@@ -120,7 +122,8 @@ pub unsafe extern "C" fn bonsai_session_prompt(session: u64, ids: *const u32, co
 }
 
 /// Makes these tokens the whole conversation, and feeds only those after the first that differs from what is there: for
-/// chats, where each turn begins with all turns before. `fed` gets the number of tokens that were fed; it may be null.
+/// chats, where each turn begins with all turns before. `fed` gets the number of tokens that were fed; it may be null. The
+/// ids are not kept.
 ///
 /// # Safety
 /// As the head of the header says.
@@ -262,7 +265,8 @@ pub unsafe extern "C" fn bonsai_session_position(session: u64, position: *mut u6
     })
 }
 
-/// Logits of the token behind the last one that was fed: as many as the vocabulary has ids, none before a prompt.
+/// Logits of the token behind the last one that was fed, copied into your buffer: as many as the vocabulary has ids, none
+/// before a prompt.
 ///
 /// # Safety
 /// As the head of the header says.
@@ -280,8 +284,9 @@ pub unsafe extern "C" fn bonsai_session_logits(
     })
 }
 
-/// The conversation as bytes, to go on with it later without feeding it again. They hold what was said and the model's
-/// state, not how tokens are chosen. A token that was chosen but not fed is not in it.
+/// The conversation as bytes, copied into your buffer, to go on with it later without feeding it again. They hold what was
+/// said and the model's state, not how tokens are chosen. A token that was chosen but not fed is not in it. Sessions on a
+/// GPU cannot be saved.
 ///
 /// # Safety
 /// As the head of the header says.
@@ -301,7 +306,7 @@ pub unsafe extern "C" fn bonsai_session_save(
 
 /// Goes on with a saved conversation, in place of the present one. Bytes that are damaged, of another model or of a
 /// session with another KV format or mode are refused and change nothing. Feeds one token. Begins the random numbers
-/// again.
+/// again. The bytes are not kept.
 ///
 /// # Safety
 /// As the head of the header says.

@@ -1,9 +1,10 @@
 //! What calls return, and the message that goes with it.
 
 use std::any::Any;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ffi::{CString, c_char};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
 
 use bonsai_runtime::{Error, ErrorCode};
 
@@ -52,6 +53,8 @@ pub const BONSAI_END: i32 = 64;
 
 thread_local! {
     static LAST_ERROR: RefCell<CString> = RefCell::default();
+    /// Exported functions that this thread is in the middle of: a callback may call another one.
+    static DEPTH: Cell<u32> = const { Cell::new(0) };
 }
 
 /// A status other than `BONSAI_OK`, and why.
@@ -92,7 +95,11 @@ impl From<Error> for Failure {
 /// Runs the body of an exported function: its failure becomes a status and a message, and so does a panic, which must
 /// not unwind into C.
 pub(crate) fn guard(body: impl FnOnce() -> Result<()>) -> i32 {
-    let failure = match catch_unwind(AssertUnwindSafe(body)) {
+    hush();
+    let _ = DEPTH.try_with(|depth| depth.set(depth.get() + 1)); // fails in a thread that is ending
+    let result = catch_unwind(AssertUnwindSafe(body));
+    let _ = DEPTH.try_with(|depth| depth.set(depth.get() - 1));
+    let failure = match result {
         Ok(Ok(())) => return BONSAI_OK,
         Ok(Err(failure)) => failure,
         Err(panic) => {
@@ -103,6 +110,20 @@ pub(crate) fn guard(body: impl FnOnce() -> Result<()>) -> i32 {
     let message = CString::new(failure.message.replace('\0', "\u{fffd}")).unwrap_or_default();
     let _ = LAST_ERROR.try_with(|last| last.replace(message)); // fails in a thread that is ending
     failure.status
+}
+
+/// Keeps Rust from printing a panic that becomes a status, here or on a thread that computes for this one.
+fn hush() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            let computes = std::thread::current().name().is_some_and(|name| name.starts_with("bonsai-"));
+            if !computes && DEPTH.try_with(Cell::get).unwrap_or(0) == 0 {
+                before(info);
+            }
+        }));
+    });
 }
 
 fn reason(panic: &(dyn Any + Send)) -> &str {
@@ -122,14 +143,23 @@ pub extern "C" fn bonsai_last_error() -> *const c_char {
 mod tests {
     use super::*;
     use std::ffi::CStr;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    /// Panics that were printed.
+    static PRINTED: AtomicU32 = AtomicU32::new(0);
 
     #[test]
     fn panics_and_failures_become_a_status_and_a_message() {
         // SAFETY: the pointer is good until the next failure on this thread.
         let last = || unsafe { CStr::from_ptr(bonsai_last_error()) }.to_str().unwrap().to_string();
+        // In the place of the hook that prints. No other test of this crate calls `guard`, which wraps it.
+        panic::set_hook(Box::new(|_| _ = PRINTED.fetch_add(1, Ordering::Relaxed)));
         assert_eq!((last().as_str(), guard(|| Ok(()))), ("", BONSAI_OK));
         assert_eq!(guard(|| panic!("number {}", 7)), BONSAI_ERROR_PANIC);
         assert_eq!(last(), "a fault in the library: number 7");
+        assert_eq!(PRINTED.load(Ordering::Relaxed), 0, "the library prints nothing");
+        assert!(catch_unwind(|| panic!("the program's own")).is_err());
+        assert_eq!(PRINTED.load(Ordering::Relaxed), 1, "what is not ours is printed");
         assert_eq!(guard(|| Err(Error::Argument("a\0b".into()).into())), BONSAI_ERROR_ARGUMENT);
         assert_eq!(last(), "a\u{fffd}b");
         assert_eq!(guard(|| Ok(())), BONSAI_OK);

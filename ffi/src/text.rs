@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use bonsai_runtime::tokenizer::Characters;
 use bonsai_runtime::{Error, Model};
 
-use crate::model::tokenizer;
+use crate::model::{self, tokenizer};
 use crate::pointers::{self, Buffer};
 use crate::registry::{self, Object};
 use crate::session::try_lock;
@@ -29,8 +29,8 @@ pub(crate) fn token_bytes(model: &Model, id: u32) -> Result<&[u8]> {
     Ok(tokenizer(model)?.token_bytes(id).ok_or(Error::Token { id, vocab })?)
 }
 
-/// Begins a text. A character whose bytes are spread over several tokens comes out with the last of them. Free it with
-/// `bonsai_text_free`.
+/// Begins a text. A character whose bytes are spread over several tokens comes out with the last of them. You own it: free
+/// it with `bonsai_text_free`.
 ///
 /// # Safety
 /// As the head of the header says.
@@ -38,7 +38,7 @@ pub(crate) fn token_bytes(model: &Model, id: u32) -> Result<&[u8]> {
 pub unsafe extern "C" fn bonsai_text_new(model: u64, text: *mut u64) -> i32 {
     guard(|| {
         pointers::check(text, "the pointer to the text")?;
-        let model = Model::clone(&*registry::get(model)?);
+        let model = registry::get::<model::Model>(model)?.inner.clone();
         tokenizer(&model)?;
         let made = registry::insert(Text { model, characters: Mutex::default() })?;
         // SAFETY: the caller's promise.
@@ -46,7 +46,7 @@ pub unsafe extern "C" fn bonsai_text_new(model: u64, text: *mut u64) -> i32 {
     })
 }
 
-/// Adds a token; gives the text that is now certain: often a word, sometimes nothing.
+/// Adds a token; gives the text that is now certain, copied into your buffer: often a word, sometimes nothing.
 ///
 /// # Safety
 /// As the head of the header says.
@@ -71,7 +71,8 @@ pub unsafe extern "C" fn bonsai_text_push(
     })
 }
 
-/// Ends a text: gives U+FFFD for bytes that cannot become a character any more, and begins a new one.
+/// Ends a text: gives U+FFFD, copied into your buffer, for bytes that cannot become a character any more, and begins a new
+/// one.
 ///
 /// # Safety
 /// As the head of the header says.
@@ -93,7 +94,7 @@ pub unsafe extern "C" fn bonsai_text_finish(
     })
 }
 
-/// Frees a text.
+/// Frees a text. Nothing happens for 0, a freed handle, or one of another kind.
 #[unsafe(no_mangle)]
 pub extern "C" fn bonsai_text_free(text: u64) {
     guard(|| {

@@ -39,7 +39,8 @@ def bits(floats):
 
 
 def main(program, path):
-    model = bonsai.Model(path)
+    model = bonsai.Model(path, device=bonsai.CPU)
+    assert model.info()["backend"].startswith("CPU, "), model.info()
     session = model.session(temperature=0)
     expected = rows_of_the_program(program, path)
     assert len(set(expected)) == len(IDS), "rows differ, or this shows nothing"

@@ -22,6 +22,9 @@ static=(-I"$out/prefix/include" "$out/prefix/lib/libbonsai.a" "${native[@]:1}") 
 step "exported symbols are those of symbols.txt"
 nm -D --defined-only "$out/prefix/lib/libbonsai.so" | awk '$2 != "A" { print $3 }' | sort | diff ffi/symbols.txt -
 
+step "programs note the number of the ABI"
+readelf -d "$out/prefix/lib/libbonsai.so" | grep -F 'soname: [libbonsai.so.1]'
+
 step "chat.c as C and as C++, shared and static, against the program"
 gcc -std=c11 "${strict[@]}" ffi/examples/chat.c "${shared[@]}" -o "$out/chat-c"
 g++ -x c++ -std=c++17 "${strict[@]}" ffi/examples/chat.c -x none "${shared[@]}" -o "$out/chat-cpp"
@@ -51,6 +54,13 @@ cmake --build "$out/app/build" >"$out/log" || { cat "$out/log"; exit 1; }
 for program in with_shared with_static; do
     "$out/app/build/$program" "$model" "he heard the hero: café" 60 | cmp - "$out/expected"
 done
+
+step "the three lines of README.md"
+sed -n '/^cargo build --release -p bonsai-ffi$/,/^\.\/chat /p' ffi/README.md | sed -e "s|\"\$PWD/target/release\"|$CARGO_TARGET_DIR/release|" \
+    -e "s|-Ltarget/release|-L$CARGO_TARGET_DIR/release|" -e "s|-o chat|-o $out/chat|" -e "s|^\./chat model.gguf|$out/chat $model|" >"$out/readme.sh"
+[ "$(wc -l <"$out/readme.sh")" = 3 ]
+"$bonsai" run -m "$model" -p "Once upon a time" -n 128 --temp 0 --quiet >"$out/expected"
+env -u LD_LIBRARY_PATH bash -e "$out/readme.sh" | cmp - "$out/expected"
 
 step "hostile.c: plain, with the address sanitizer, and under valgrind"
 gcc -std=c11 "${strict[@]}" -pthread ffi/tests/hostile.c "${shared[@]}" -o "$out/hostile"

@@ -26,7 +26,7 @@ mod write;
 pub use export::{ModelTensor, PackedFormat, metadata_for, write_model};
 pub use layout::{Evidence, TensorInfo, TensorType};
 pub use metadata::Metadata;
-pub use model::{open, open_bytes, open_without_tokenizer};
+pub use model::{open, open_bytes, open_parts, open_without_tokenizer};
 pub use read::Gguf;
 pub use value::{Array, Value, ValueType};
 pub use write::{NewTensor, Source, write};

@@ -168,8 +168,9 @@ impl<'a> Tensors<'a> {
         b: &mut B,
         names: [impl AsRef<str>; N],
     ) -> Result<B::Matrix> {
-        let stack = names.iter().map(|name| self.get(name.as_ref())).collect::<Result<Vec<_>>>()?;
-        b.matrix(&stack)
+        // Clones: what is read of a file that lies elsewhere is let go with them.
+        let stack = names.iter().map(|name| self.get(name.as_ref()).cloned()).collect::<Result<Vec<_>>>()?;
+        b.matrix(&stack.iter().collect::<Vec<_>>())
     }
 
     fn norm<B: Backend>(&self, b: &mut B, name: &str, eps: f32) -> Result<Norm<B::Tensor>> {

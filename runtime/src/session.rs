@@ -167,6 +167,11 @@ impl Model {
         &self.0.file.description
     }
 
+    /// Logits (`[vocab]`) that a GPU must find: those behind a few tokens, on the CPU with f32 activations.
+    pub fn test_logits(&self) -> Result<Vec<f32>> {
+        engine::test_logits(self)
+    }
+
     #[cfg(all(feature = "gpu", not(target_family = "wasm")))]
     pub(crate) fn file(&self) -> &ModelFile {
         &self.0.file
@@ -179,11 +184,11 @@ impl Model {
     }
 
     /// Opens the best GPU, uploads the model and tests what it computes, for sessions on [`Device::Gpu`] to come;
-    /// `software` also takes a program that plays one. Sessions do this themselves where they may wait; in a browser it
-    /// comes first.
+    /// `software` also takes a program that plays one, `expected` is what [`Model::test_logits`] says of the same model.
+    /// Sessions do this themselves where they may wait; in a browser it comes first.
     #[cfg(feature = "gpu")]
-    pub async fn open_gpu(&self, software: bool) -> Result<()> {
-        engine::OnGpu::open_async(self, software).await
+    pub async fn open_gpu(&self, software: bool, expected: &[f32]) -> Result<()> {
+        engine::OnGpu::open_async(self, software, expected).await
     }
 
     /// Starts a conversation.

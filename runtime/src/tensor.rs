@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs::File;
 use std::ops::{Deref, Range};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use half::{bf16, f16};
 
@@ -14,16 +14,18 @@ use crate::quantized::Quantized;
 use crate::ternary::Packing;
 
 /// A shared piece of a file (memory-mapped) or of a buffer. Cloning and slicing copy nothing.
-#[derive(Clone)]
 pub struct Bytes {
     owner: Arc<Owner>,
     range: Range<usize>,
+    /// Of bytes that lie elsewhere: these, once they were looked at.
+    read: OnceLock<Vec<u8>>,
 }
 
 enum Owner {
     Map(memmap2::Mmap),
     Buffer(Vec<u8>),
     Pages(Pages),
+    Elsewhere(Box<dyn Fn(Range<usize>) -> Vec<u8> + Send + Sync>),
 }
 
 impl Bytes {
@@ -41,28 +43,55 @@ impl Bytes {
         #[expect(unsafe_code, reason = "the mmap: one of the few places that may be unsafe")]
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path))?;
         let range = 0..map.len();
-        Ok(Self { owner: Arc::new(Owner::Map(map)), range })
+        Ok(Self::of(Owner::Map(map), range))
+    }
+
+    /// `len` bytes that lie where only `read` can get them. What is looked at is read then, once for each clone and slice,
+    /// which keep it as long as they live.
+    pub fn elsewhere(len: usize, read: impl Fn(Range<usize>) -> Vec<u8> + Send + Sync + 'static) -> Self {
+        Self::of(Owner::Elsewhere(Box::new(read)), 0..len)
+    }
+
+    fn of(owner: Owner, range: Range<usize>) -> Self {
+        Self { owner: Arc::new(owner), range, read: OnceLock::new() }
+    }
+
+    /// How many there are, without looking at them.
+    pub fn len(&self) -> usize {
+        self.range.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.range.is_empty()
     }
 
     /// The bytes `range` of these bytes. Panics when they are not there: readers check first.
     pub fn slice(&self, range: Range<usize>) -> Self {
         assert!(range.start <= range.end && range.end <= self.range.len(), "slice outside of the bytes");
         let start = self.range.start + range.start;
-        Self { owner: self.owner.clone(), range: start..start + (range.end - range.start) }
+        let range = start..start + (range.end - range.start);
+        Self { owner: self.owner.clone(), range, read: OnceLock::new() }
     }
 }
 
 impl From<Vec<u8>> for Bytes {
     fn from(buffer: Vec<u8>) -> Self {
         let range = 0..buffer.len();
-        Self { owner: Arc::new(Owner::Buffer(buffer)), range }
+        Self::of(Owner::Buffer(buffer), range)
     }
 }
 
 impl From<Pages> for Bytes {
     fn from(pages: Pages) -> Self {
         let range = 0..pages.bytes().len();
-        Self { owner: Arc::new(Owner::Pages(pages)), range }
+        Self::of(Owner::Pages(pages), range)
+    }
+}
+
+impl Clone for Bytes {
+    fn clone(&self) -> Self {
+        self.slice(0..self.len())
     }
 }
 
@@ -86,6 +115,11 @@ impl Deref for Bytes {
             Owner::Map(map) => &map[self.range.clone()],
             Owner::Buffer(buffer) => &buffer[self.range.clone()],
             Owner::Pages(pages) => &pages.bytes()[self.range.clone()],
+            Owner::Elsewhere(read) => self.read.get_or_init(|| {
+                let bytes = read(self.range.clone());
+                assert_eq!(bytes.len(), self.len(), "bytes that lie elsewhere");
+                bytes
+            }),
         }
     }
 }
@@ -191,5 +225,27 @@ fn read<const N: usize>(bytes: &[u8], out: &mut [f32], decode: impl Fn([u8; N]) 
     assert!(rest.is_empty() && numbers.len() == out.len());
     for (value, number) in out.iter_mut().zip(numbers) {
         *value = decode(*number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    #[test]
+    fn bytes_elsewhere_are_read_when_looked_at_and_forgotten_with_their_piece() {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let log = asked.clone();
+        let bytes = Bytes::elsewhere(100, move |range| {
+            log.lock().unwrap().push(range.clone());
+            range.map(|n| n as u8).collect()
+        });
+        let piece = bytes.slice(10..90).slice(5..8);
+        assert_eq!((bytes.len(), piece.len(), piece.is_empty()), (100, 3, false));
+        assert!(asked.lock().unwrap().is_empty(), "nobody has looked yet");
+        assert_eq!((&piece[..], piece[1]), (&[15u8, 16, 17][..], 16));
+        assert_eq!(piece.clone()[2], 17);
+        assert_eq!(*asked.lock().unwrap(), [15..18, 15..18], "once for the piece, once for its clone");
     }
 }

@@ -1,17 +1,31 @@
 // The demo page: a model, a conversation, and what it runs on.
 import { Model, cache } from '../npm/index.js';
+import { conversations } from './history.js';
+import { missing } from './missing.js';
 
 const $ = (id) => document.getElementById(id);
 const megabytes = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`;
 
 let model;
 let session;
-let messages = [];
+let conversation = fresh();
 let running; // the controller of what can be stopped
 
 function say(text, error = false, where = 'status') {
   $(where).textContent = text;
   $(where).className = error ? 'error' : '';
+}
+
+function make(tag, properties, ...children) {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
+}
+
+/** A row of a list: words, and buttons for what can be done. */
+function row(words, ...actions) {
+  const button = ([text, onclick, label = text]) => make('button', { type: 'button', textContent: text, ariaLabel: label, onclick });
+  return make('li', {}, make('span', { textContent: words }), ...actions.map(button));
 }
 
 // The model.
@@ -28,7 +42,7 @@ async function load(source, options = {}) {
   say('');
   try {
     model = await Model.load(source, { ...options, device: $('device').value, signal: controller.signal, onProgress: show });
-    begin();
+    begin(conversation.messages.length ? conversation : undefined); // what was said stays
     await describe();
   } catch (error) {
     say(controller.signal.aborted ? 'Stopped. What has arrived is kept, and loading goes on from there.' : `This did not work: ${error.message}.`, !controller.signal.aborted);
@@ -57,11 +71,8 @@ async function describe() {
     'Runs on': backend.description,
     Because: backend.reasons.join(' '),
   };
-  $('info').replaceChildren(...Object.entries(facts).flatMap(([name, value]) => {
-    const [term, data] = [document.createElement('dt'), document.createElement('dd')];
-    [term.textContent, data.textContent] = [name, value];
-    return value ? [term, data] : [];
-  }));
+  const pair = ([name, value]) => [make('dt', { textContent: name }), make('dd', { textContent: value })];
+  $('info').replaceChildren(...Object.entries(facts).filter(([, value]) => value).flatMap(pair));
   $('info').hidden = false;
   say([`Ready: ${facts.Model}.`, ...source.notes].join(' '));
 }
@@ -70,16 +81,10 @@ async function listModels() {
   const stored = await cache.list().catch(() => []);
   $('stored').hidden = stored.length === 0;
   $('models').replaceChildren(...stored.map(({ url, name, bytes, stored: size, complete }) => {
-    const item = document.createElement('li');
-    const remove = document.createElement('button');
-    remove.textContent = 'Delete';
-    remove.setAttribute('aria-label', `Delete ${name}`);
-    remove.onclick = () => cache.remove(url).catch((error) => say(error.message, true)).finally(listModels);
-    const open = document.createElement('button');
-    open.textContent = complete ? 'Load' : 'Go on loading';
-    open.onclick = () => load(url);
-    item.append(`${name}, ${complete ? megabytes(bytes) : `${megabytes(size)} of ${megabytes(bytes)}`} `, open, ' ', remove);
-    return item;
+    const remove = () => cache.remove(url).catch((error) => say(error.message, true)).finally(listModels);
+    const open = complete ? 'Load' : 'Go on loading';
+    return row(`${name}, ${complete ? megabytes(bytes) : `${megabytes(size)} of ${megabytes(bytes)}`}`,
+      [open, () => load(url), `${open}: ${name}`], ['Delete', remove, `Delete ${name}`]);
   }));
 }
 
@@ -88,26 +93,56 @@ async function listModels() {
 /** A model without a chat template goes on with the text; one with a template answers. */
 const talks = () => model.info.chatTemplate;
 
-function begin() {
+function begin(next = fresh()) {
   session?.free();
   session = model.session();
-  messages = [];
-  $('log').replaceChildren();
+  present(next);
   $('prompt-label').textContent = talks() ? 'Your message' : 'Beginning of a text, for the model to go on with';
   $('send').textContent = talks() ? 'Send' : 'Write';
   $('send').disabled = false;
   $('forget').disabled = false;
+  say('', false, 'outcome');
 }
 
-function bubble(role, text) {
-  const paragraph = document.createElement('p');
-  paragraph.className = role;
-  const who = document.createElement('strong');
-  who.textContent = { user: 'You', assistant: model.info.name ?? 'Model' }[role];
+/** A conversation that has not begun. */
+function fresh() {
+  return { id: `${Date.now()}`, model: model?.info.name ?? 'Model', talks: model !== undefined && talks(), messages: [] };
+}
+
+function bubble(role, text, beginning = '') {
   const words = document.createTextNode(text);
-  paragraph.append(who, words);
-  $('log').append(paragraph);
+  const who = make('strong', { textContent: { user: 'You', assistant: conversation.model }[role] });
+  $('log').append(make('p', { className: role }, who, ...(beginning ? [make('em', { textContent: beginning })] : []), words));
   return words;
+}
+
+/** Puts a conversation on the page, in place of the present one. */
+function present(next) {
+  conversation = next;
+  $('log').replaceChildren();
+  let beginning = '';
+  for (const { role, content } of next.messages) {
+    if (next.talks || role === 'assistant') bubble(role, content, beginning);
+    beginning = next.talks || role === 'assistant' ? '' : content;
+  }
+}
+
+function listConversations() {
+  const all = conversations.list();
+  $('earlier').hidden = all.length === 0;
+  $('conversations').replaceChildren(...all.map((earlier) => {
+    const title = earlier.messages.map(({ content }) => content).join(' ').slice(0, 60);
+    const open = () => {
+      running?.abort();
+      present(earlier);
+      say(model ? '' : 'Load a model to go on.', false, 'outcome');
+    };
+    const remove = () => {
+      conversations.remove(earlier.id);
+      listConversations();
+    };
+    return row(title, ['Open', open, `Open: ${title}`], ['Delete', remove, `Delete: ${title}`]);
+  }));
 }
 
 function settings() {
@@ -118,7 +153,7 @@ function settings() {
 function pieces(prompt, options) {
   if (!talks()) return session.generate(prompt, options);
   const system = $('system').value ? [{ role: 'system', content: $('system').value }] : [];
-  return session.chat([...system, ...messages], options);
+  return session.chat([...system, ...conversation.messages], options);
 }
 
 async function answer(prompt) {
@@ -126,10 +161,11 @@ async function answer(prompt) {
   $('send').disabled = true;
   $('stop').disabled = false;
   say('', false, 'outcome');
-  messages.push({ role: 'user', content: prompt });
+  const mine = conversation; // another one may take its place
+  mine.messages.push({ role: 'user', content: prompt });
   if (talks()) bubble('user', prompt);
   else await session.reset();
-  const words = bubble('assistant', talks() ? '' : prompt);
+  const words = bubble('assistant', '', talks() ? '' : prompt);
   let text = '';
   try {
     for await (const piece of pieces(prompt, { ...settings(), signal: controller.signal })) {
@@ -144,7 +180,9 @@ async function answer(prompt) {
     const stopped = controller.signal.aborted;
     say(stopped ? 'Stopped.' : `This did not work: ${error.message}.`, !stopped, 'outcome');
   } finally {
-    messages.push({ role: 'assistant', content: text });
+    mine.messages.push({ role: 'assistant', content: text });
+    if (text) conversations.keep(mine);
+    listConversations();
     running = undefined;
     $('send').disabled = false;
     $('stop').disabled = true;
@@ -159,8 +197,8 @@ const OUTCOMES = {
 
 function speed() {
   const { promptTokens, promptSeconds, tokens, seconds } = session.stats;
-  const rate = (count, time) => (time > 0 ? `${(count / time).toFixed(0)}/s` : '');
-  $('speed').value = `prompt ${promptTokens} tokens ${rate(promptTokens, promptSeconds)} · written ${tokens} tokens ${rate(tokens, seconds)}`;
+  const rate = (count, time) => (time > 0 ? ` at ${(count / time).toFixed(0)}/s` : '');
+  $('speed').value = `Prompt: ${promptTokens} tokens${rate(promptTokens, promptSeconds)} · written: ${tokens} tokens${rate(tokens, seconds)}`;
 }
 
 // What people do.
@@ -169,6 +207,7 @@ $('sample').onclick = () => load('stories.gguf');
 $('file').onchange = ({ target }) => target.files[0] && load(target.files[0]);
 $('address').onsubmit = (event) => {
   event.preventDefault();
+  cache.persist(); // somebody wants this one: the browser should not delete it by itself
   load($('url').value);
 };
 $('cancel').onclick = $('stop').onclick = () => running?.abort();
@@ -190,7 +229,7 @@ document.ondragover = (event) => {
   event.preventDefault();
   document.body.classList.add('dropping');
 };
-document.ondragleave = () => document.body.classList.remove('dropping');
+document.ondragleave = ({ relatedTarget }) => relatedTarget ?? document.body.classList.remove('dropping');
 document.ondrop = (event) => {
   event.preventDefault();
   document.body.classList.remove('dropping');
@@ -198,4 +237,9 @@ document.ondrop = (event) => {
   if (file) load(file);
 };
 navigator.serviceWorker?.register('../service-worker.js').catch(() => {}); // without it, the page needs its server
+missing().then((sentences) => {
+  $('missing').replaceChildren(...sentences.map((words) => make('li', { textContent: words })));
+  $('missing').hidden = sentences.length === 0;
+});
 listModels();
+listConversations();

@@ -1,5 +1,5 @@
 // node serve.mjs [PORT]: serves the demo page, and the package beside it, with the headers that threads need.
-// With --plain it leaves these headers out; /slow/PATH sends PATH slowly, for tests of stopping and resuming.
+// With --plain it leaves these headers out. For tests, /slow/PATH sends PATH slowly, and /cut/PATH hangs up after 200 kB.
 import { createReadStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { createServer } from 'node:http';
@@ -20,10 +20,14 @@ function range(header, size) {
   return [Number(first), last ? Math.min(Number(last), size - 1) : size - 1];
 }
 
-async function slowly(stream, response) {
+/** Sends in the manner of a bad connection: `slow` or `cut`. */
+async function badly(manner, stream, response) {
+  let sent = 0;
   for await (const piece of stream) {
     response.write(piece);
-    await new Promise((resolve) => setTimeout(resolve, 100));
+    sent += piece.length;
+    await new Promise((resolve) => setTimeout(resolve, manner === 'slow' ? 100 : 10));
+    if (manner === 'cut' && sent >= 200_000) return response.destroy();
   }
   response.end();
 }
@@ -32,8 +36,8 @@ async function slowly(stream, response) {
 export function serve({ port = 0, isolated = true, mounts = {} } = {}) {
   const server = createServer(async (request, response) => {
     let path = decodeURIComponent(new URL(request.url, 'http://localhost').pathname);
-    const slow = path.startsWith('/slow/');
-    if (slow) path = path.slice(5);
+    const [, manner] = /^\/(slow|cut)\//.exec(path) ?? [];
+    if (manner) path = path.slice(manner.length + 1);
     if (path === '/') return response.writeHead(302, { Location: '/demo/' }).end();
     if (path.endsWith('/')) path += 'index.html';
     path = normalize(path); // no way out by ..
@@ -52,7 +56,7 @@ export function serve({ port = 0, isolated = true, mounts = {} } = {}) {
       ...(wanted ? { 'Content-Range': `bytes ${first}-${last}/${about.size}` } : {}),
     });
     const stream = createReadStream(file, { start: first, end: last });
-    if (slow) slowly(stream, response).catch(() => {});
+    if (manner) badly(manner, stream, response).catch(() => {});
     else stream.pipe(response);
   });
   return new Promise((resolve) => server.listen(port, '127.0.0.1', () => resolve(server)));

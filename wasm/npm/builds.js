@@ -50,19 +50,19 @@ async function findGpu(software) {
   return { is: `gpu, WebGPU, ${name}${fallback ? ' (a program on the CPU)' : ''}` };
 }
 
-/** The module for WebGPU, if it is wanted and there. */
+/** The GPU in words, if one is wanted and there. */
 async function gpu(device, build, reasons) {
-  if (device === 'cpu' || (device === 'auto' && build)) return [];
+  if (device === 'cpu' || (device === 'auto' && build)) return undefined;
   const { is, why } = build && build !== 'simd128' ? { why: 'WebGPU is in the build simd128' } : await findGpu(device === 'gpu');
-  if (is) return [{ device: 'gpu', build: 'simd128', threads: 1, description: is }];
+  if (is) return is;
   if (device === 'gpu') throw new BonsaiError('unsupported', `${why}: use device "auto" or "cpu"`);
   reasons.push(`CPU, because ${why}.`);
-  return [];
+  return undefined;
 }
 
 /**
- * The modules to try, the best first, how many threads for each, and why, as sentences. `wanted` has what the caller asked
- * for: `device`, `threads` and `build`.
+ * The modules to try, the best first, how many threads for each, and why, as sentences; and the GPU to go to from there, in
+ * words. `wanted` has what the caller asked for: `device`, `threads` and `build`.
  */
 export async function choose({ device = 'auto', threads, build } = {}) {
   const reasons = [];
@@ -73,18 +73,16 @@ export async function choose({ device = 'auto', threads, build } = {}) {
   if (build !== undefined && !(build in BUILDS)) {
     throw new BonsaiError('argument', `build '${build}': expected one of ${Object.keys(BUILDS).join(', ')}`);
   }
-  const onGpu = await gpu(device, build, reasons);
-  if (device === 'gpu') return { candidates: onGpu, reasons: ['GPU, because it was asked for.'] };
+  const found = await gpu(device, build, reasons);
   const builds = instructionSets(reasons);
   const count = threadCount(builds, threads, reasons);
   const all = [
-    ...onGpu,
-    ...builds.filter((name) => count > 1 && name !== 'plain').map((name) => ({ device: 'cpu', build: `${name}-threads`, threads: count })),
-    ...builds.map((name) => ({ device: 'cpu', build: name, threads: 1 })),
+    ...builds.filter((name) => count > 1 && name !== 'plain').map((name) => ({ build: `${name}-threads`, threads: count })),
+    ...builds.map((name) => ({ build: name, threads: 1 })),
   ];
-  if (build === undefined) return { candidates: all, reasons };
-  const asked = { device: 'cpu', build, threads: build.endsWith('-threads') ? count : 1 };
-  return { candidates: [asked], reasons: [`${build}, because it was asked for.`] };
+  if (build === undefined) return { candidates: all, gpu: found, reasons };
+  const asked = { build, threads: build.endsWith('-threads') ? count : 1 };
+  return { candidates: [asked], gpu: found, reasons: [`${build}, because it was asked for.`] };
 }
 
 function instructionSets(reasons) {

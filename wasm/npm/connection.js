@@ -42,8 +42,9 @@ export class Connection {
     how(waiting);
   }
 
-  #receive({ call, result, error, progress, threads }) {
+  #receive({ call, result, error, progress, threads, endThreads }) {
     if (threads) return this.#startThreads(threads);
+    if (endThreads) return this.#endThreads();
     if (progress) return this.#calls.get(call)?.onProgress?.(progress);
     if (!error) return this.#settle(call, ({ resolve }) => resolve(result));
     this.#settle(call, ({ fail }) => fail(error.aborted ? error : fromWire(error)));
@@ -63,9 +64,13 @@ export class Connection {
       this.#threads.forEach((thread) => this.#watch(thread));
       this.#worker.postMessage({ threadsStarted: undefined });
     } catch (error) {
-      this.#threads.splice(0).forEach((thread) => thread.terminate());
+      this.#endThreads();
       this.#worker.postMessage({ threadsStarted: error.message });
     }
+  }
+
+  #endThreads() {
+    this.#threads.splice(0).forEach((thread) => thread.terminate());
   }
 
   /** A worker that dies takes everything with it: the others may wait for it for ever. */
@@ -80,7 +85,7 @@ export class Connection {
     this.#over ??= why;
     for (const call of [...this.#calls.keys()]) this.#settle(call, ({ fail }) => fail(why));
     this.#worker.terminate();
-    this.#threads.forEach((thread) => thread.terminate());
+    this.#endThreads();
   }
 
   /** Ends the workers, which gives all memory back; after `grace` milliseconds. */

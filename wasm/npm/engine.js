@@ -1,11 +1,13 @@
 // Starts the modules: the engine that fits, threads for it, and the module that knows text.
 import { BUILDS, choose, sharedMemory } from './builds.js';
 import { BonsaiError } from './errors.js';
+import * as gpu from './build/gpu.js';
 import * as plain from './build/plain.js';
 import * as simd128 from './build/simd128.js';
 import * as shared from './build/simd128-threads.js';
 import * as text from './build/text.js';
 
+const API = { plain, simd128, 'simd128-threads': shared };
 const TEXT = new URL('./build/text.wasm', import.meta.url);
 /** Pages that a module with threads begins with; see wasm/build. */
 const FIRST_PAGES = 64;
@@ -21,18 +23,20 @@ async function compile(url) {
 }
 
 /**
- * Starts the best engine that works. `startThreads(module, memory, count)` starts the others. Returns `api` (its classes),
- * `memory` and `backend`, which says what was chosen and why. Whether a GPU is any good shows with the model.
+ * Starts the best engine that works. `others` starts more threads, `start(module, memory, count)`, and ends them, `end()`.
+ * Returns `api` (its classes), `memory`, `end()`, which lets all of it go, `backend`, which says what was chosen and why, and
+ * `gpu`: the one to try, in words. Whether it is any good shows with the model.
  */
-export async function startEngine(wanted, startThreads) {
-  const { candidates, reasons } = await choose(wanted);
+export async function startEngine(wanted, others) {
+  const { candidates, gpu: found, reasons } = await choose(wanted);
   let last;
-  for (const { device, build, threads, description } of candidates) {
+  for (const { build, threads } of candidates) {
     try {
-      const engine = await start(build, threads, startThreads);
-      return { ...engine, backend: { device, build, threads, description, reasons } };
+      const engine = await start(build, threads, others);
+      return { ...engine, gpu: found, backend: { device: 'cpu', build, threads, reasons } };
     } catch (error) {
       if (error.code === 'network') throw error;
+      API[build].forget();
       reasons.push(`Not ${build}: ${error.message}.`);
       last = error;
     }
@@ -40,21 +44,29 @@ export async function startEngine(wanted, startThreads) {
   throw new BonsaiError('unsupported', `no build of the engine works here: ${reasons.join(' ')}`, { cause: last });
 }
 
-async function start(build, threads, startThreads) {
+/** Starts the engine for WebGPU: the module of simd128 once more, since that one may hold the model. */
+export const startGpu = async () => single(gpu, await compile(BUILDS.simd128));
+
+function single(api, module) {
+  const { memory } = api.initSync({ module });
+  api.selfTest();
+  return { api, memory, end: api.forget };
+}
+
+async function start(build, threads, others) {
   const module = await compile(BUILDS[build]);
-  if (!build.endsWith('-threads')) {
-    const api = build === 'plain' ? plain : simd128;
-    const { memory } = api.initSync({ module });
-    api.selfTest();
-    return { api, memory };
-  }
+  if (!build.endsWith('-threads')) return single(API[build], module);
   const memory = sharedMemory(FIRST_PAGES);
   if (!memory) throw new BonsaiError('memory', 'no room for memory that threads share');
   shared.initSync({ module, memory });
   shared.selfTest();
   shared.threads(threads);
-  await startThreads(module, memory, threads - 1);
-  return { api: shared, memory };
+  await others.start(module, memory, threads - 1);
+  const end = () => {
+    others.end();
+    shared.forget();
+  };
+  return { api: shared, memory, end };
 }
 
 /** What a thread does: it works for the engine, and never comes back. */

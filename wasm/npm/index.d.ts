@@ -104,7 +104,7 @@ export interface SessionOptions extends Sampling {
   context?: number;
   /** f32 activations: several times slower. */
   exact?: boolean;
-  /** How keys and values are kept: on a GPU always as f16. Default: f16. */
+  /** How keys and values are kept: on a GPU not as f32. Default: f16. */
   kv?: 'f16' | 'int8' | 'f32';
 }
 

@@ -2,12 +2,13 @@
 // threads run.
 import { Conversation } from './conversation.js';
 import { receive } from './download.js';
-import { serve, startEngine, startText } from './engine.js';
+import { serve, startEngine, startGpu, startText } from './engine.js';
 import { BonsaiError, toWire } from './errors.js';
 
 let engine;
 let textApi;
 let model;
+let info;
 let text;
 const sessions = new Map();
 
@@ -36,29 +37,32 @@ const sink = {
   },
 };
 
-const startThreads = (module, memory, count) => new Promise((resolve, reject) => {
-  threadsStarted = (error) => (error ? reject(new BonsaiError('internal', error)) : resolve());
-  postMessage({ threads: { module, memory, count } });
-});
+/** Further threads: the page starts and ends them. */
+const threads = {
+  start: (module, memory, count) => new Promise((resolve, reject) => {
+    threadsStarted = (error) => (error ? reject(new BonsaiError('internal', error)) : resolve());
+    postMessage({ threads: { module, memory, count } });
+  }),
+  end: () => postMessage({ endThreads: true }),
+};
 let threadsStarted;
 
 const calls = {
   async load({ source, wanted, cache, sha256 }, signal, progress) {
-    [engine, textApi] = await Promise.all([startEngine(wanted, startThreads), startText()]);
+    [engine, textApi] = await Promise.all([startEngine(wanted, threads), startText()]);
     signal.throwIfAborted();
     const file = await receive(source, { cache, sha256, signal, progress }, sink);
     progress({ phase: 'open', loaded: 0 });
     await open(file);
     const cached = await file.keep(true); // whatever a GPU makes of it, it is a model
-    await openGpu(wanted);
+    if (engine.gpu) await toGpu(wanted.device === 'gpu');
     return facts(file, cached);
   },
   encode: ({ text: words, plain }) => (plain ? needText().encodePlain(words) : needText().encode(words)),
   decode: ({ ids }) => needText().decode(ids),
   template: ({ messages, options }) => template(messages, options),
   session({ id, options }) {
-    const gpu = engine.backend.device === 'gpu';
-    sessions.set(id, new Conversation(model, needText(), textApi, { ...options, gpu }));
+    sessions.set(id, new Conversation(model, needText(), textApi, options));
   },
   async generate({ id, prompt, options }, signal) {
     const ids = typeof prompt === 'string' ? needText().encode(prompt) : Uint32Array.from(prompt);
@@ -80,9 +84,9 @@ const calls = {
 async function open(file) {
   try {
     model = sink.finish();
-    const { vocab } = JSON.parse(model.info());
+    info = JSON.parse(model.info());
     try {
-      text = new textApi.Text(model.header(), vocab);
+      text = new textApi.Text(model.header(), info.vocab);
     } catch (error) {
       if (error.code !== 3) throw error; // without a tokenizer there is still model.info
     }
@@ -92,32 +96,33 @@ async function open(file) {
   }
 }
 
-/** Takes the model to the GPU, if the engine is the one for it. If that fails: the next best, unless it has to be the GPU. */
-async function openGpu(wanted) {
-  if (engine.backend.device !== 'gpu') return;
-  const byName = wanted.device === 'gpu';
+/**
+ * Takes the model to the GPU, tensor by tensor, out of the memory of the engine that received it: that engine then ends, and
+ * the browser gets the memory back. If the GPU is no good, it stays where it is, unless the GPU was asked for by name.
+ */
+async function toGpu(byName) {
+  let gpu;
   try {
-    await model.openGpu(byName);
+    gpu = await startGpu();
+    const [{ memory }, at] = [engine, model.address() >>> 0];
+    const read = (from, to) => new Uint8Array(memory.buffer, at + from, to - from);
+    const onGpu = await gpu.api.GpuModel.open(model.header(), info.bytes, read, model.testLogits(), byName);
+    model.free();
+    engine.end();
+    const reasons = [byName ? 'GPU, because it was asked for.' : 'GPU, because it finds what the CPU finds.'];
+    engine = { ...gpu, backend: { device: 'gpu', build: 'simd128', threads: 1, description: engine.gpu, reasons } };
+    model = onGpu;
   } catch (error) {
+    gpu?.end();
     if (byName) throw error;
-    await leaveGpu(wanted, `Not on a GPU: ${error.message}.`);
+    engine.backend.reasons.unshift(`Not on a GPU: ${error.message}.`);
   }
 }
 
-/** Copies the model into an engine for the CPU. */
-async function leaveGpu(wanted, why) {
-  const { bytes } = JSON.parse(model.info());
-  const file = new Uint8Array(engine.memory.buffer, model.address() >>> 0, bytes).slice(); // the same module may start anew
-  model.free();
-  const onCpu = await startEngine({ ...wanted, device: 'cpu' }, startThreads);
-  engine = { ...onCpu, backend: { ...onCpu.backend, reasons: [why, ...onCpu.backend.reasons] } };
-  model = new engine.api.Model(file);
-}
-
 function facts({ from, resumed, sha256, notes }, cached) {
-  const { backend: description, ...info } = JSON.parse(model.info());
+  const { backend: description, ...about } = info;
   return {
-    info: { ...info, tokenizer: text !== undefined, chatTemplate: text?.hasTemplate ?? false },
+    info: { ...about, tokenizer: text !== undefined, chatTemplate: text?.hasTemplate ?? false },
     backend: { ...engine.backend, description: engine.backend.description ?? description },
     source: { from, resumed: resumed ?? false, sha256, cached, notes },
   };

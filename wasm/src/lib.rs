@@ -17,6 +17,8 @@
 //! `Error` with a number `code`, see [`bonsai_runtime::ErrorCode`].
 
 mod error;
+#[cfg(feature = "gpu")]
+mod gpu_model;
 #[cfg(feature = "engine")]
 mod machine;
 #[cfg(feature = "engine")]
@@ -27,6 +29,8 @@ mod settings;
 #[cfg(feature = "text")]
 mod text;
 
+#[cfg(feature = "gpu")]
+pub use gpu_model::GpuModel;
 #[cfg(feature = "engine")]
 pub use machine::{self_test, serve, threads};
 #[cfg(feature = "engine")]

@@ -15,7 +15,7 @@ use crate::session::Session;
 use crate::settings;
 
 /// What error messages call the file.
-const NAME: &str = "model.gguf";
+pub(crate) const NAME: &str = "model.gguf";
 
 /// A GGUF file on its way into WebAssembly's memory, piece by piece, so that JavaScript need not hold all of it.
 #[wasm_bindgen]
@@ -122,22 +122,19 @@ impl Model {
         self.header.to_vec()
     }
 
-    /// Where the file lies in WebAssembly's memory: `bytes` of them, for another engine to copy.
-    #[cfg(feature = "gpu")]
+    /// Where the file lies in WebAssembly's memory, for another engine to read.
     pub fn address(&self) -> *const u8 {
         self.header.as_ptr()
     }
 
-    /// Opens WebGPU for sessions with `gpu` among their settings: uploads the model, and compares a few tokens with the
-    /// CPU's. `software` also takes a program that plays a GPU.
-    #[cfg(feature = "gpu")]
-    #[wasm_bindgen(js_name = openGpu)]
-    pub async fn open_gpu(&self, software: bool) -> Result<()> {
-        Ok(self.inner.open_gpu(software).await?)
+    /// Logits that a GPU must find.
+    #[wasm_bindgen(js_name = testLogits)]
+    pub fn test_logits(&self) -> Result<Vec<f32>> {
+        Ok(self.inner.test_logits()?)
     }
 
-    /// Starts a conversation. Settings are JSON: `context`, `exact`, `kv` (`"f16"`, `"int8"`, `"f32"`), `gpu` (true: on
-    /// the one that `Model::openGpu` opened), and `sampling` as [`Session::sampling`] takes it.
+    /// Starts a conversation. Settings are JSON: `context`, `exact`, `kv` (`"f16"`, `"int8"`, `"f32"`), and `sampling` as
+    /// [`Session::sampling`] takes it.
     pub fn session(&self, settings: Option<String>) -> Result<Session> {
         Session::new(&self.inner, settings::parse(settings.as_deref())?)
     }

@@ -18,8 +18,6 @@ pub(crate) struct Settings {
     exact: bool,
     /// `f16`, `int8` or `f32`.
     kv: Option<String>,
-    /// On the GPU that `Model::open_gpu` opened.
-    gpu: bool,
     sampling: Sampling,
 }
 
@@ -37,9 +35,8 @@ struct Sampling {
 }
 
 impl Settings {
-    fn options(&self) -> Result<SessionOptions> {
+    fn options(&self, device: Device) -> Result<SessionOptions> {
         let kv = self.kv.as_deref().map(str::parse).transpose()?;
-        let device = if self.gpu { Device::Gpu } else { Device::Cpu };
         let Self { context, exact, .. } = *self;
         Ok(SessionOptions { context, exact, kv, device, ..SessionOptions::default() })
     }
@@ -74,7 +71,16 @@ pub struct Session {
 
 impl Session {
     pub(crate) fn new(model: &bonsai_runtime::Model, settings: Settings) -> Result<Self> {
-        let inner = model.session(settings.options()?)?;
+        Self::on(Device::Cpu, model, settings)
+    }
+
+    #[cfg(feature = "gpu")]
+    pub(crate) fn on_gpu(model: &bonsai_runtime::Model, settings: Settings) -> Result<Self> {
+        Self::on(Device::Gpu, model, settings)
+    }
+
+    fn on(device: Device, model: &bonsai_runtime::Model, settings: Settings) -> Result<Self> {
+        let inner = model.session(settings.options(device)?)?;
         let sampler = Sampler::new(settings.sampling.over(&SamplerOptions::default()));
         Ok(Self { inner, sampler, eos: model.config().eos.clone(), logits: Vec::new(), sampled: None })
     }

@@ -5,7 +5,7 @@
 //! block size reproduces the stored offsets (docs/formats.md).
 
 use crate::quantized::Quantized;
-use crate::tensor::Format;
+use crate::tensor::{Bytes, Format};
 use crate::ternary::Packing;
 
 /// How the numbers of a tensor are written, as files name it.
@@ -162,7 +162,7 @@ impl Evidence {
 pub(super) fn settle(
     tensors: &mut [TensorInfo],
     alignment: usize,
-    data: &[u8],
+    data: &Bytes,
 ) -> Result<Option<Evidence>, String> {
     let walk = |group| Walk { tensors, alignment, group }.run(data.len());
     if !tensors.iter().any(|t| t.kind.id() == 42) {
@@ -202,9 +202,10 @@ impl Ends {
 
 /// Are all bytes that groups of 64 would use, and groups of 128 would not, zero? Eight zero bits and more are
 /// the code of -1 again and again: in true weights that does not happen tensor after tensor, in padding always.
-fn only_zeros_left(tensors: &[TensorInfo], ends_64: &Ends, ends_128: &Ends, data: &[u8]) -> bool {
+fn only_zeros_left(tensors: &[TensorInfo], ends_64: &Ends, ends_128: &Ends, data: &Bytes) -> bool {
     let ternary = tensors.iter().zip(ends_64.0.iter().zip(&ends_128.0)).filter(|(t, _)| t.kind.id() == 42);
-    ternary.into_iter().all(|(_, (&long, &short))| data[short.min(long)..long].iter().all(|&byte| byte == 0))
+    let zeros = |piece: Bytes| piece.iter().all(|&byte| byte == 0);
+    ternary.into_iter().all(|(_, (&long, &short))| zeros(data.slice(short.min(long)..long)))
 }
 
 /// One pass over the directory under the assumption that type 42 has this group.

@@ -34,7 +34,13 @@ pub fn open_bytes(bytes: &Bytes, name: &Path) -> Result<ModelFile> {
 /// Like [`open_bytes`], but leaves the tokenizer out: a program that calls neither that nor
 /// [`Metadata::tokenizer`] has no code for tokenizers in it. Gives the container, too.
 pub fn open_without_tokenizer(bytes: &Bytes, name: &Path) -> Result<(ModelFile, Gguf)> {
-    let gguf = Gguf::parse(bytes, name, refuse_foreign)?;
+    open_parts(bytes, bytes, name)
+}
+
+/// Like [`open_without_tokenizer`], of a file of which only the first [`Gguf::header_bytes`] need be here, as `header`; of
+/// `bytes`, the whole file, no tensor is read before it is used.
+pub fn open_parts(header: &Bytes, bytes: &Bytes, name: &Path) -> Result<(ModelFile, Gguf)> {
+    let gguf = Gguf::parse(header, bytes, name, refuse_foreign)?;
     let metadata = gguf.metadata();
     let architecture = Architecture::of(metadata)?;
     let mut directory: HashMap<&str, &TensorInfo> =

@@ -35,17 +35,19 @@ impl Gguf {
 
     /// Checks bytes that are already in memory; `name` is for error messages.
     pub fn from_bytes(bytes: Bytes, name: &Path) -> Result<Self> {
-        Self::parse(&bytes, name, |_| Ok(()))
+        Self::parse(&bytes, &bytes, name, |_| Ok(()))
     }
 
     /// Like [`Gguf::from_bytes`], with a say of the caller once the metadata is known: a file of a foreign
-    /// architecture should be refused for that, not for the number formats that come with it.
+    /// architecture should be refused for that, not for the number formats that come with it. `header` is a beginning of
+    /// the file that has at least [`Gguf::header_bytes`]; the rest of `bytes` need not be here.
     pub(super) fn parse(
+        header: &Bytes,
         bytes: &Bytes,
         name: &Path,
         accept: impl FnOnce(&Metadata) -> Result<()>,
     ) -> Result<Self> {
-        let mut cursor = Cursor::new(bytes, name);
+        let mut cursor = Cursor::new(header, name);
         let (version, tensor_count, metadata) = read_beginning(&mut cursor, name)?;
         accept(&metadata)?;
         let alignment = read_alignment(&metadata)?;

@@ -70,6 +70,25 @@ pub(super) fn start(model: &Model, options: &SessionOptions, context: usize) -> 
     }
 }
 
+/// Tokens that a GPU is tested with.
+fn test_tokens(model: &Model) -> Vec<u32> {
+    const MOST: usize = 5;
+    let count = MOST.min(model.config().context).min(model.config().vocab);
+    (0..count as u32).collect()
+}
+
+/// See [`Model::test_logits`].
+pub(super) fn test_logits(model: &Model) -> Result<Vec<f32>> {
+    let tokens = test_tokens(model);
+    let options = SessionOptions { exact: true, context: Some(tokens.len()), ..Default::default() };
+    let mut cpu = OnCpu::start(model, &options, tokens.len(), "")?;
+    cpu.reserve(tokens.len())?;
+    cpu.feed(0, &tokens, tokens.len() - 1..tokens.len());
+    let mut logits = vec![0.0; model.config().vocab];
+    cpu.read_logits(&mut logits)?;
+    Ok(logits)
+}
+
 struct OnCpu {
     model: Model,
     backend: CpuBackend,

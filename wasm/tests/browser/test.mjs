@@ -1,6 +1,7 @@
 // node test.mjs CLI-TEXT: the package in Chromium. CLI-TEXT is a file with what `bonsai run --temp 0` wrote for PROMPT
 // with the demo's model: every build has to write the same. PLAYWRIGHT names the folder of playwright-core, VITE what Vite
-// made of samples/vite, GPU_OPS where the module of examples/gpu_ops.rs lies. SCREENSHOTS names a folder for pictures of the demo page.
+// made of samples/vite, GPU_OPS where the module of examples/gpu_ops.rs lies. SCREENSHOTS names a folder for pictures of the
+// demo page, ONLY a part of the names of the tests to run.
 import assert from 'node:assert/strict';
 import { readFileSync, mkdtempSync, rmSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -8,20 +9,26 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { serve } from '../../demo/serve.mjs';
 
-const { chromium } = createRequire(join(process.env.PLAYWRIGHT ?? process.cwd(), 'x.js'))('playwright-core');
+const require = createRequire(join(process.env.PLAYWRIGHT ?? process.cwd(), 'x.js'));
+const { chromium } = require('playwright-core');
+const axe = require.resolve('axe-core');
 const PROMPT = 'Once upon a time';
 const expected = readFileSync(process.argv[2], 'utf8').replace(/\n$/, '');
 const folder = mkdtempSync(join(tmpdir(), 'bonsai-browser-'));
 const executablePath = process.env.CHROMIUM ?? '/usr/bin/chromium';
 const args = ['--headless', '--no-sandbox', '--disable-quic', '--no-first-run', '--disable-background-networking',
-  '--disable-component-update', '--disable-sync'];
+  '--disable-component-update', '--disable-sync', '--js-flags=--expose-gc', '--enable-blink-features=ForceEagerMeasureMemory'];
 const WEBGPU = ['--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader']; // a program that plays a GPU
 const context = await chromium.launchPersistentContext(folder, { executablePath, args: [...args, ...WEBGPU] });
+const PATIENCE = 120_000; // milliseconds: the machine may have much else to do
+context.setDefaultTimeout(PATIENCE);
 
 /** A page in a browser that has no GPU to offer, and what closes it. */
 async function withoutGpu(server) {
   const browser = await chromium.launch({ executablePath, args });
-  return [await open(server, await browser.newContext()), () => browser.close()];
+  const without = await browser.newContext();
+  without.setDefaultTimeout(PATIENCE);
+  return [await open(server, without), () => browser.close()];
 }
 
 /** A page that is empty but for the package, as `bonsai`, and what tests need. */
@@ -49,6 +56,16 @@ const patchWorker = (code) => context.route('**/npm/worker.js', async (route) =>
   await route.fulfill({ response, body: code + await response.text() });
 });
 
+/** The last text of the demo page, without the name above it. */
+const written = (page) => page.evaluate(() => [...document.querySelector('#log p:last-child').childNodes].slice(1).map((node) => node.textContent).join(''));
+
+/** What axe finds wrong with a page for people who see or hear it otherwise, contrast included. */
+async function barriers(page) {
+  await page.addScriptTag({ path: axe });
+  const { violations } = await page.evaluate(() => window.axe.run());
+  return violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(' ')}`);
+}
+
 const tests = {
   async 'every build writes what the native program writes'({ isolated, plain }) {
     const cases = [[isolated, {}, 'simd128-threads', 2], [isolated, { threads: 1 }, 'simd128', 1], [plain, {}, 'simd128', 1], [isolated, { build: 'plain' }, 'plain', 1]];
@@ -71,7 +88,7 @@ const tests = {
       const model = await bonsai.Model.load('/demo/stories.gguf', { device: 'gpu', cache: false });
       const [first, second] = [await write(model, prompt, { maxTokens: 120 }), await write(model, prompt, { maxTokens: 20 })];
       const long = await write(model, 'the '.repeat(300), { maxTokens: 1 });
-      const wrong = await failure(write({ session: () => model.session({ kv: 'int8' }) }, prompt));
+      const wrong = await failure(write({ session: () => model.session({ kv: 'f32' }) }, prompt));
       model.free();
       return { ...first, second: second.text, long: long.stats.promptTokens, wrong, backend: model.backend };
     }, PROMPT);
@@ -82,6 +99,63 @@ const tests = {
     assert.deepEqual([got.backend.device, got.backend.build, got.backend.threads], ['gpu', 'simd128', 1]);
     assert.match(got.backend.description, /^gpu, WebGPU, google swiftshader \(a program on the CPU\)$/);
     console.log(`  ${got.backend.description}: ${Math.round(120 / got.stats.seconds)} tokens/s`);
+  },
+
+  async 'the memory that held the file is given back once the GPU has it'({ isolated, plain }) {
+    await patchWorker(`self.memories = [];
+      for (const name of ['Instance', 'Memory']) {
+        const make = WebAssembly[name];
+        WebAssembly[name] = new Proxy(make, { construct(_, given) {
+          const made = new make(...given);
+          const memory = made.exports?.memory ?? made;
+          if (memory instanceof WebAssembly.Memory) memories.push(new WeakRef(memory));
+          return made;
+        } });
+      }`);
+    for (const page of [isolated, plain]) {
+      await page.evaluate(async () => { window.kept = await bonsai.Model.load('/demo/stories.gguf', { device: 'gpu', cache: false }); });
+      const workers = page.workers();
+      assert.equal(workers.length, 1, 'threads of the engine that held it are gone');
+      const [made, alive] = await workers[0].evaluate(async () => {
+        for (let n = 0; n < 5; n++) {
+          await new Promise((resolve) => setTimeout(resolve, 20));
+          gc();
+        }
+        const still = memories.map((memory) => memory.deref()).filter(Boolean);
+        return [memories.length, new Set(still).size];
+      });
+      assert.equal(alive, 2, 'text and GPU stay');
+      assert(made > alive, 'and what held the file goes');
+      await page.evaluate(() => kept.free());
+    }
+    await context.unroute('**/npm/worker.js');
+  },
+
+  async 'a model that was freed gives all of its memory back'({ isolated }) {
+    const measure = () => isolated.evaluate(async () => (await performance.measureUserAgentSpecificMemory()).bytes);
+    const use = (times) => isolated.evaluate(async ([times, prompt]) => {
+      for (let n = 0; n < times; n++) {
+        const model = await bonsai.Model.load('/demo/stories.gguf', { device: 'cpu', cache: false });
+        await write(model, prompt, { maxTokens: 4 });
+        window.last?.free();
+        window.last = model;
+      }
+    }, [times, PROMPT]);
+    const freed = async () => {
+      await isolated.evaluate(() => window.last.free());
+      await isolated.waitForTimeout(200); // workers need a moment to end
+      return measure();
+    };
+    await use(2);
+    const before = await freed();
+    await use(1);
+    const loaded = await measure();
+    await use(12);
+    const after = await freed();
+    assert.equal(isolated.workers().length, 0);
+    console.log(`  with a model ${(loaded / 1e6).toFixed(1)} MB, before it ${(before / 1e6).toFixed(1)}, after 13 of them ${(after / 1e6).toFixed(1)}`);
+    assert(loaded > before + 6e5, 'a model takes memory');
+    assert(after < before + 3e5, 'and gives it back');
   },
 
   async 'every GPU kernel against f64, at odd shapes'(_, servers) {
@@ -240,16 +314,118 @@ const tests = {
     assert.deepEqual(await isolated.evaluate(() => bonsai.cache.list()), []);
   },
 
+  async 'a connection that breaks is taken up again'({ isolated }) {
+    const got = await isolated.evaluate(async (prompt) => {
+      const sizes = [];
+      const onProgress = ({ phase, loaded }) => phase === 'download' && sizes.push(loaded);
+      const model = await bonsai.Model.load('/cut/demo/stories.gguf', { onProgress, device: 'cpu' });
+      const { text } = await write(model, prompt, { maxTokens: 120 });
+      model.free();
+      await bonsai.cache.clear();
+      return { text, forward: sizes.every((size, n) => n === 0 || size > sizes[n - 1]), ...model.source };
+    }, PROMPT);
+    assert.deepEqual([got.text, got.forward, got.from, got.cached], [expected, true, 'network', true]);
+  },
+
+  async 'a damaged copy in the cache is found by its hash, and downloaded anew'({ isolated }) {
+    const got = await isolated.evaluate(async (prompt) => {
+      const load = async () => {
+        const model = await bonsai.Model.load('/demo/stories.gguf', { device: 'cpu' });
+        const { text } = await write(model, prompt, { maxTokens: 120 });
+        model.free();
+        await new Promise((resolve) => setTimeout(resolve, 100)); // its worker lets go of the file
+        return { ...model.source, text };
+      };
+      const first = await load();
+      const folder = await (await navigator.storage.getDirectory()).getDirectoryHandle('bonsai-models');
+      for await (const [name, handle] of folder.entries()) {
+        if (!name.endsWith('.gguf')) continue;
+        const file = await handle.createWritable({ keepExistingData: true });
+        await file.write({ type: 'write', position: 400_000, data: Uint8Array.of(1, 2, 3, 4, 5, 6, 7, 8) });
+        await file.close();
+      }
+      const [damaged, again] = [await load(), await load()];
+      await bonsai.cache.clear();
+      return [first, damaged, again];
+    }, PROMPT);
+    assert.deepEqual(got.map(({ from }) => from), ['network', 'network', 'cache']);
+    assert.match(got[1].notes.join(), /damaged/);
+    for (const { text, sha256 } of got) assert.deepEqual([text, sha256], [expected, got[0].sha256]);
+  },
+
+  async 'without space the model stays in memory'({ isolated }) {
+    const full = `throw new DOMException('full', 'QuotaExceededError')`;
+    const patches = {
+      'too little from the start': 'StorageManager.prototype.estimate = async () => ({ usage: 0, quota: 1000 });',
+      'used up on the way': `const write = FileSystemSyncAccessHandle.prototype.write;
+        FileSystemSyncAccessHandle.prototype.write = function (bytes, options) {
+          if (this.getSize() > 200_000) ${full};
+          return write.call(this, bytes, options);
+        };`,
+    };
+    for (const [name, patch] of Object.entries(patches)) {
+      await patchWorker(patch);
+      const got = await isolated.evaluate(async (prompt) => {
+        const model = await bonsai.Model.load('/demo/stories.gguf', { device: 'cpu' });
+        const { text } = await write(model, prompt, { maxTokens: 120 });
+        model.free();
+        return { ...model.source, text, list: await bonsai.cache.list() };
+      }, PROMPT);
+      await context.unroute('**/npm/worker.js');
+      assert.deepEqual([got.text, got.cached, got.list], [expected, false, []], name);
+      assert.match(got.notes.join(), /too little space, so the model stays in memory/, name);
+    }
+  },
+
   async 'samples: bundled by Vite, and a script in a page'({ isolated }, servers) {
     for (const path of ['/vite/', '/samples/plain/']) {
       const page = await context.newPage();
       await page.goto(`http://localhost:${servers.isolated.address().port}${path}`);
-      await page.waitForFunction(() => document.title.startsWith('done'), null, { timeout: 30_000 });
+      await page.waitForFunction(() => document.title.startsWith('done'));
       assert.equal(await page.textContent('#out'), expected);
       assert.match(await page.title(), /2 threads/);
       await page.close();
     }
     await isolated.evaluate(() => bonsai.cache.clear());
+  },
+
+  async 'the demo page: a dropped file, stop, earlier conversations, models kept, and words for what is missing'(_, servers) {
+    const [page, close] = await withoutGpu(servers.plain);
+    const text = (id) => page.textContent(id);
+    await page.goto(`http://localhost:${servers.plain.address().port}/demo/`);
+    await page.waitForSelector('#missing li');
+    assert.match(await text('#missing'), /No graphics card is used: .*Only one core/s);
+    assert.deepEqual(await barriers(page), []);
+    if (process.env.SCREENSHOTS) await page.screenshot({ path: join(process.env.SCREENSHOTS, 'missing.png'), fullPage: true });
+    await page.evaluate(async () => {
+      const dataTransfer = new DataTransfer();
+      dataTransfer.items.add(new File([await (await fetch('stories.gguf')).blob()], 'dropped.gguf'));
+      for (const type of ['dragover', 'drop']) document.dispatchEvent(new DragEvent(type, { dataTransfer, cancelable: true }));
+    });
+    await page.waitForFunction(() => /^Ready/.test(document.querySelector('#status').textContent));
+    assert.match(await text('#info'), /a file of yours/);
+    await page.evaluate(() => document.querySelectorAll('details').forEach((details) => { details.open = true; }));
+    await page.fill('#maxTokens', '100000');
+    await page.press('#prompt', 'Enter');
+    await page.waitForFunction(() => document.querySelector('#log').textContent.length > 80);
+    await page.click('#stop');
+    await page.waitForFunction(() => /^(Stopped\.|Done\.)$/.test(document.querySelector('#outcome').textContent));
+    const before = await written(page);
+    await page.click('#forget');
+    assert.equal(await text('#log'), '');
+    await page.click('#sample'); // from the network, and kept
+    await page.waitForFunction(() => /downloaded, kept/.test(document.querySelector('#info').textContent));
+    await page.reload();
+    await page.evaluate(() => document.querySelectorAll('details').forEach((details) => { details.open = true; }));
+    await page.click('#conversations button:text("Open")');
+    assert.equal(await written(page), before);
+    await page.click('#conversations button:text("Delete")');
+    assert.equal(await page.isVisible('#earlier'), false);
+    await page.click('#models button:text("Load")');
+    await page.waitForFunction(() => /no download/.test(document.querySelector('#info').textContent));
+    await page.click('#models button:text("Delete")');
+    await page.waitForFunction(() => document.querySelector('#stored').hidden);
+    await close();
   },
 
   async 'the demo page: by keyboard, offline after the first visit, light, dark and on a phone'(_, servers) {
@@ -263,14 +439,14 @@ const tests = {
       await page.fill('#maxTokens', '120');
       await page.fill('#prompt', PROMPT);
       await page.press('#prompt', 'Enter');
-      await page.waitForFunction(() => /Stopped at/.test(document.querySelector('#outcome').textContent), null, { timeout: 30_000 });
-      assert.equal(await page.evaluate(() => document.querySelector('#log p:last-child').lastChild.data), PROMPT + expected);
-      assert.match(await page.inputValue('#speed').catch(() => page.textContent('#speed')), /written 120 tokens \d+\/s/);
+      await page.waitForFunction(() => /Stopped at/.test(document.querySelector('#outcome').textContent));
+      assert.equal(await written(page), PROMPT + expected);
+      assert.match(await page.inputValue('#speed').catch(() => page.textContent('#speed')), /written: 120 tokens at \d+\/s/);
     };
     const load = async () => {
       await page.focus('#sample');
       await page.keyboard.press('Enter');
-      await page.waitForFunction(() => /^Ready/.test(document.querySelector('#status').textContent), null, { timeout: 30_000 });
+      await page.waitForFunction(() => /^Ready/.test(document.querySelector('#status').textContent));
       return page.textContent('#info');
     };
     const shots = process.env.SCREENSHOTS;
@@ -281,10 +457,13 @@ const tests = {
     await page.evaluate(() => navigator.serviceWorker.ready);
     await page.waitForFunction(() => caches.open('bonsai-demo-1').then((cache) => cache.keys()).then((keys) => keys.length > 15));
     await shot('light');
+    assert.deepEqual(await barriers(page), []);
     await page.emulateMedia({ colorScheme: 'dark' });
     await shot('dark');
+    assert.deepEqual(await barriers(page), []);
     await page.setViewportSize({ width: 360, height: 740 });
     await shot('phone');
+    assert.deepEqual(await barriers(page), []);
     const wide = await page.evaluate(() => document.documentElement.scrollWidth);
     assert(wide <= 360, `no sideways scrolling on a phone: ${wide}`);
     await page.selectOption('#device', 'gpu');
@@ -303,7 +482,7 @@ const tests = {
 const servers = { isolated: await serve({ mounts: { '/vite/': process.env.VITE, '/gpu-ops/': process.env.GPU_OPS } }), plain: await serve({ isolated: false }) };
 const pages = { isolated: await open(servers.isolated), plain: await open(servers.plain) };
 let failed = 0;
-for (const [name, test] of Object.entries(tests)) {
+for (const [name, test] of Object.entries(tests).filter(([name]) => name.includes(process.env.ONLY ?? ''))) {
   try {
     await test(pages, servers, context);
     console.log(`ok      ${name}`);

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Arc, PoisonError};
 
-use super::{Engine, Greedy, Later, OnCpu};
+use super::{Engine, Greedy, Later, test_tokens};
 use crate::backend::Backend;
 use crate::cpu::{Cache, KvFormat};
 use crate::error::{Error, Result};
@@ -41,10 +41,7 @@ pub(in crate::session) struct OnGpu {
     weights: Weights<GpuBackend>,
 }
 
-/// Tokens of the test that a GPU must pass.
-const TEST: usize = 5;
-
-/// The largest normalised mean square error of its logits against f32 on the CPU: f16 keys and values cost about 1e-7,
+/// The largest normalised mean square error of a GPU's logits against f32 on the CPU: f16 keys and values cost about 1e-7,
 /// rounded ones up to 1e-3 where heads are narrow, a wrong kernel more than 1e-1.
 fn bound(kv: KvFormat) -> f64 {
     if kv == KvFormat::Int8 { 1e-2 } else { 1e-4 }
@@ -58,7 +55,7 @@ impl OnGpu {
             return Ok(there);
         }
         let gpu = Gpu::open(&GpuOptions { software, ..Default::default() })?;
-        gpu.block_on(Self::new(gpu.clone(), model))
+        gpu.block_on(Self::new(gpu.clone(), model, &super::test_logits(model)?))
     }
 
     /// The model on the GPU that [`Model::open_gpu`] opened.
@@ -70,9 +67,9 @@ impl OnGpu {
     }
 
     /// See [`Model::open_gpu`].
-    pub async fn open_async(model: &Model, software: bool) -> Result<()> {
+    pub async fn open_async(model: &Model, software: bool, expected: &[f32]) -> Result<()> {
         let gpu = Gpu::open_async(&GpuOptions { software, ..Default::default() }).await?;
-        Self::new(gpu, model).await.map(drop)
+        Self::new(gpu, model, expected).await.map(drop)
     }
 
     /// See [`Model::gpu`].
@@ -86,7 +83,7 @@ impl OnGpu {
     }
 
     /// Uploads a model and tests it. From then on it is there.
-    async fn new(gpu: Gpu, model: &Model) -> Result<Arc<Self>> {
+    async fn new(gpu: Gpu, model: &Model, expected: &[f32]) -> Result<Arc<Self>> {
         let ways = choices::ways(&gpu, keeps_subnormal_halves(&gpu).await?);
         let backend = &mut GpuBackend::with(&gpu, 1, 1, ways.clone(), KvFormat::F16)?;
         let weights = Weights::new(backend, &model.0.file)?;
@@ -97,7 +94,7 @@ impl OnGpu {
             #[cfg(not(target_family = "wasm"))]
             int8: false.into(),
         });
-        Self::test(&on_gpu, model, KvFormat::F16).await?;
+        Self::test(&on_gpu, model, KvFormat::F16, expected).await?;
         *model.0.on_gpu.lock().unwrap_or_else(PoisonError::into_inner) = Some(on_gpu.clone());
         Ok(on_gpu)
     }
@@ -107,35 +104,32 @@ impl OnGpu {
     fn test_int8(self: &Arc<Self>, model: &Model) -> Result<()> {
         use std::sync::atomic::Ordering;
         if !self.int8.load(Ordering::Relaxed) {
-            self.gpu.block_on(Self::test(self, model, KvFormat::Int8))?;
+            let expected = super::test_logits(model)?;
+            self.gpu.block_on(Self::test(self, model, KvFormat::Int8, &expected))?;
             self.int8.store(true, Ordering::Relaxed);
         }
         Ok(())
     }
 
-    /// Compares a few tokens, one by one and together, with the CPU.
-    async fn test(on_gpu: &Arc<Self>, model: &Model, kv: KvFormat) -> Result<()> {
-        let count = TEST.min(model.config().context).min(model.config().vocab);
-        let tokens: Vec<u32> = (0..count as u32).collect();
-        let cpu = SessionOptions { exact: true, context: Some(count), ..Default::default() };
-        let mut cpu = OnCpu::start(model, &cpu, count, "")?;
+    /// Compares a few tokens, one by one and together, with what the CPU found.
+    async fn test(on_gpu: &Arc<Self>, model: &Model, kv: KvFormat, expected: &[f32]) -> Result<()> {
+        let tokens = test_tokens(model);
+        let (count, vocab) = (tokens.len(), model.config().vocab);
+        if expected.len() != vocab {
+            return Err(Error::Argument(format!("{} logits to compare with, not {vocab}", expected.len())));
+        }
         let mut gpu = GpuEngine::new(on_gpu.clone(), model, count, kv)?;
-        let vocab = model.config().vocab;
-        let mut logits = [vec![0.0; vocab], vec![0.0; vocab], vec![0.0; vocab]];
-        let [exact, together, single] = &mut logits;
-        cpu.reserve(count)?;
-        cpu.feed(0, &tokens, count - 1..count);
-        cpu.read_logits(exact)?;
+        let (together, single) = (&mut vec![0.0; vocab], &mut vec![0.0; vocab]);
         gpu.feed(0, &tokens, count - 1..count);
         gpu.await_logits(together).await?;
         for (position, token) in tokens.iter().enumerate() {
             gpu.feed(position, std::slice::from_ref(token), 0..1);
         }
         gpu.await_logits(single).await?;
-        if exact.iter().any(|x| x.is_nan()) {
+        if expected.iter().any(|x| x.is_nan()) {
             return Err(not_numbers());
         }
-        let (error, bound) = (nmse(together, exact).max(nmse(single, exact)), bound(kv));
+        let (error, bound) = (nmse(together, expected).max(nmse(single, expected)), bound(kv));
         if error > bound {
             let name = &on_gpu.gpu.adapter().name;
             return Err(Error::Gpu(format!(
