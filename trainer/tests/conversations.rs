@@ -89,7 +89,7 @@ fn a_template_that_hides_answers_is_refused_with_the_place() {
 fn shards(dir: &Path) -> (Dataset, Tokenizer) {
     let lines: String = (0..400)
         .map(|n| {
-            let (question, answer) = ([n * 7 % 10, n * 3 % 10], n * 7 % 10);
+            let (question, answer) = ([n * 7 % 10, n / 10], n * 7 % 10);
             format!("{{\"messages\": [{{\"role\": \"user\", \"content\": \"{question:?}\"}}, {{\"role\": \"assistant\", \"content\": \"{answer}{answer}\"}}]}}\n")
         })
         .collect();
