@@ -345,7 +345,7 @@ fn greedy_tokens_cost_a_few_bytes_and_few_submissions() {
     let mut tokens = session.generate(&[1, 2], &mut sampler, 33);
     tokens.next().unwrap().unwrap(); // of the prompt's logits
     let before = gpu.counts();
-    assert_eq!(tokens.map(|id| id.unwrap()).count(), 32);
+    assert_eq!(tokens.collect::<Result<Vec<_>, _>>().unwrap().len(), 32);
     let now = gpu.counts();
     assert_eq!(now.dispatches - before.dispatches, 32 * (6 * layers + 2 + 2), "two of argmax");
     assert_eq!((now.submits - before.submits, now.read_backs - before.read_backs), (4, 4));
