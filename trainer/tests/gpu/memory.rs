@@ -63,7 +63,8 @@ fn a_step_at_the_depth_of_0_6b_is_a_hundred_dispatches_a_layer() {
             ..settings(dir.path())
         };
         let tuning = Tuning { span: 1 << 19, tiled: false };
-        let open = || GpuBackend::with_tuning(shared_gpu(), &model, config.seq_len, tuning).unwrap();
+        let gpu = gpu(); // its counts are of this test alone
+        let open = || GpuBackend::with_tuning(gpu.clone(), &model, config.seq_len, tuning).unwrap();
         let teacher = learns.then(|| teacher(open(), &model, &config));
         let latent = |index: usize, spec: &TensorSpec| params::scratch(&model, 3, index, spec);
         let mut trainer = tiny_run::trainer_of(open(), &model, config.clone(), latent).with_teacher(teacher);
