@@ -114,6 +114,8 @@ const tests = {
       }`);
     for (const page of [isolated, plain]) {
       await page.evaluate(async () => { window.kept = await bonsai.Model.load('/demo/stories.gguf', { device: 'gpu', cache: false }); });
+      // A thread that was ended is a moment behind the load that ended it.
+      for (let n = 0; n < 100 && page.workers().length > 1; n++) await new Promise((resolve) => setTimeout(resolve, 50));
       const workers = page.workers();
       assert.equal(workers.length, 1, 'threads of the engine that held it are gone');
       const [made, alive] = await workers[0].evaluate(async () => {
