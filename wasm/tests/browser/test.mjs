@@ -112,24 +112,23 @@ const tests = {
           return made;
         } });
       }`);
-    for (const page of [plain]) { // of a module with threads it was still there in this test
-      await page.evaluate(async () => { window.kept = await bonsai.Model.load('/demo/stories.gguf', { device: 'gpu', cache: false }); });
-      // A thread that was ended is a moment behind the load that ended it.
-      for (let n = 0; n < 100 && page.workers().length > 1; n++) await new Promise((resolve) => setTimeout(resolve, 50));
-      const workers = page.workers();
-      assert.equal(workers.length, 1, 'threads of the engine that held it are gone');
-      const [made, alive] = await workers[0].evaluate(async () => {
-        for (let n = 0; n < 5; n++) {
-          await new Promise((resolve) => setTimeout(resolve, 20));
-          gc();
-        }
-        const still = memories.map((memory) => memory.deref()).filter(Boolean);
-        return [memories.length, new Set(still).size];
-      });
-      assert.equal(alive, 2, 'text and GPU stay');
-      assert(made > alive, 'and what held the file goes');
-      await page.evaluate(() => kept.free());
-    }
+    const page = plain; // of a module with threads the memory was still there in this test
+    await page.evaluate(async () => { window.kept = await bonsai.Model.load('/demo/stories.gguf', { device: 'gpu', cache: false }); });
+    // A thread that was ended is a moment behind the load that ended it.
+    for (let n = 0; n < 100 && page.workers().length > 1; n++) await new Promise((resolve) => setTimeout(resolve, 50));
+    const workers = page.workers();
+    assert.equal(workers.length, 1, 'threads of the engine that held it are gone');
+    const [made, alive] = await workers[0].evaluate(async () => {
+      for (let n = 0; n < 5; n++) {
+        await new Promise((resolve) => setTimeout(resolve, 20));
+        gc();
+      }
+      const still = memories.map((memory) => memory.deref()).filter(Boolean);
+      return [memories.length, new Set(still).size];
+    });
+    assert.equal(alive, 2, 'text and GPU stay');
+    assert(made > alive, 'and what held the file goes');
+    await page.evaluate(() => kept.free());
     await context.unroute('**/npm/worker.js');
   },
 
