@@ -31,13 +31,13 @@ pub fn model(name: &str) -> Model {
 /// A run about to take its first step, on a model of a preset's shape.
 pub fn trainer(name: &str, vocab: usize, config: RunConfig) -> Trainer<CpuBackend> {
     let model = preset(name, vocab, config.seq_len).expect("a preset");
-    trainer_on(CpuBackend::new(&model, config.seq_len), model, config)
+    trainer_on(CpuBackend::new(&model, config.seq_len).computing_in(config.compute), model, config)
 }
 
 /// The same on any device.
 pub fn trainer_on<B: Backend>(backend: B, model: Config, config: RunConfig) -> Trainer<B> {
     let optimizer = Optimizer::new(&config);
-    let projection = config.projection().expect("a scale rule");
+    let projection = config.projection_of().expect("a scale rule");
     let moments = |spec: &_| optimizer.moments(spec);
     let params = Params::new(&backend, &model, projection, moments, |i, spec| {
         config.latents.hold(spec, params::scratch(&model, 0, i, spec))
@@ -47,7 +47,8 @@ pub fn trainer_on<B: Backend>(backend: B, model: Config, config: RunConfig) -> T
 
 /// A dense model with random weights that a run on the same device learns from.
 pub fn teacher<B: Backend>(backend: B, model: &Config, config: &RunConfig) -> Teacher<B> {
-    let params = Params::new(&backend, model, None, |_| &[], |i, spec| params::scratch(model, 1, i, spec));
+    let params =
+        Params::new(&backend, model, |_| None, |_| &[], |i, spec| params::scratch(model, 1, i, spec));
     Teacher::new(backend, params, config)
 }
 

@@ -190,8 +190,7 @@ pub fn imported<B: Backend>(
     moments: impl Fn(&TensorSpec) -> &'static [MomentFormat],
 ) -> Result<Params<B>> {
     let config = rotation.shape(&file.config);
-    let projection = run.projection()?;
-    if let Some(projection) = projection {
+    if let Some(projection) = run.projection()? {
         crate::config::check_groups(&config, projection.group)?;
     }
     let latent = |_: usize, spec: &TensorSpec| -> Latents {
@@ -201,7 +200,7 @@ pub fn imported<B: Backend>(
         }
         run.latents.hold(spec, w)
     };
-    Ok(Params::new(b, &config, projection, moments, latent))
+    Ok(Params::new(b, &config, run.projection_of()?, moments, latent))
 }
 
 /// Removes a finished run's files so that a new run may begin: refuses when there is a checkpoint.

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
-use crate::formats::{LatentFormat, StateFormat};
+use crate::formats::{Compute, LatentFormat, StateFormat};
 use crate::run::Watch;
 
 #[cfg(feature = "gpu")]
@@ -72,6 +72,7 @@ pub fn check_gpu(run: &RunConfig) -> Result<()> {
     let asked = [
         (run.optimizer_state != StateFormat::F32, "8-bit optimizer state"),
         (run.latents != LatentFormat::F32, "latents in bf16"),
+        (run.compute != Compute::F32, "products in bf16"),
     ];
     if let Some((_, missing)) = asked.into_iter().find(|(asked, _)| *asked) {
         return Err(Error::Config(format!("not there on a GPU yet: {missing}; use --device cpu")));

@@ -13,6 +13,7 @@ use bonsai_runtime::{Config, Error as RuntimeError, ModelFile, Tokenizer};
 
 use crate::backend::Backend;
 use crate::checkpoint::{self, Saved};
+use crate::config::Precision;
 use crate::cpu::CpuBackend;
 use crate::data::{Batch, IGNORE};
 use crate::error::{Error, Result};
@@ -107,8 +108,13 @@ pub fn run_as_model(dir: &Path) -> Result<Model> {
 /// Exports the run in `dir` to a GGUF file and proves the file equal.
 pub fn export(dir: &Path, format: PackedFormat, out: &Path) -> Result<Proof> {
     let (saved, mut backend, params) = open_run(dir)?;
-    if saved.run.projection()?.is_none() {
-        return Err(Error::Config("this run is full precision: export it with --format hf".into()));
+    let dense = match saved.run.precision {
+        Precision::Ternary => None,
+        Precision::Layers => Some("embedding and head of this run are"),
+        Precision::Fp => Some("this run is"),
+    };
+    if let Some(what) = dense {
+        return Err(Error::Config(format!("{what} full precision: export it with --format hf")));
     }
     let name = out.file_stem().map_or("bonsai".into(), |stem| stem.to_string_lossy());
     write_atomically(out, |file| {

@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::config::RunConfig;
 use crate::cpu::{CpuBackend, head_scratch_bytes};
 use crate::error::Result;
+use crate::formats::Compute;
 use crate::model::Activations;
 use crate::optimizer::Optimizer;
 
@@ -61,16 +62,20 @@ impl Forecast {
         let tensors = model.tensors();
         let numbers = model.parameters() as usize;
         let state = |t: &TensorSpec| optimizer.moments(t).iter().map(|m| m.bytes(t.len())).sum::<usize>();
-        let ternary: usize = tensors.iter().filter(|t| t.kind != Kind::Norm).map(|t| t.len()).sum();
         let gpu = run.device == "gpu";
         let scale = if gpu { 4 } else { 2 }; // kernels read scales as f32
-        let codes = run.projection()?.map_or(0, |p| ternary / 4 + ternary / p.group * scale);
+        let projection = run.projection_of()?;
+        let matrices = || tensors.iter().filter(|t| t.kind != Kind::Norm);
+        let rounded = matrices().filter_map(|t| projection(t).map(|p| (t.len(), p.group)));
+        let codes = rounded.map(|(len, group)| len / 4 + len / group * scale).sum();
         let tokens = run.micro_batch() * run.seq_len;
         let (batch, recompute) = (run.micro_batch(), run.activation_checkpointing);
-        let largest = tensors.iter().filter(|t| t.kind == Kind::Linear).map(|t| t.len()).max().unwrap_or(0);
         let head = head_scratch_bytes(tokens, model.vocab, model.hidden, teacher.is_some());
-        let scratch =
-            if gpu { 4 * gpu_scratch(model, run, teacher.is_some()) } else { head.max(4 * largest) };
+        let unpacked = tensors.iter().filter(|t| t.kind == Kind::Linear).map(|t| 4 * t.len()).max();
+        let scratch = match gpu {
+            true => 4 * gpu_scratch(model, run, teacher.is_some()),
+            false => head.max(unpacked.unwrap_or(0)) + factors(&tensors, tokens, run),
+        };
         Ok(Self {
             parameters: numbers,
             latents: tensors.iter().map(|t| t.len() * run.latents.of(t).bytes()).sum(),
@@ -108,6 +113,16 @@ fn teacher_bytes(model: &Config, run: &RunConfig, in_bf16: impl Fn(&TensorSpec) 
     let forward = Activations::<CpuBackend>::forward_only_len(model, run.micro_batch(), run.seq_len);
     let backend = if gpu { gpu_backend(model, run) } else { 0 };
     weights + 4 * (forward + backend + unpacked.unwrap_or(0))
+}
+
+/// Bytes of the factors of the layers' largest product in bf16, which are packed before they are multiplied.
+fn factors(tensors: &[TensorSpec], tokens: usize, run: &RunConfig) -> usize {
+    if run.compute == Compute::F32 {
+        return 0;
+    }
+    let layers = tensors.iter().filter(|t| t.kind == Kind::Linear);
+    let largest = |t: &TensorSpec| t.len().max(tokens * t.rows.min(t.cols)) + tokens * t.rows.max(t.cols);
+    2 * layers.map(largest).max().unwrap_or(0)
 }
 
 /// Numbers of the largest binding of a GPU.

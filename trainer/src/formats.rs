@@ -10,6 +10,17 @@ use serde::{Deserialize, Serialize};
 /// Numbers that share a scale in 8-bit optimizer state.
 pub const BLOCK: usize = 128;
 
+/// The setting `compute`: what matrix products with weights multiply. Sums are f32 in both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compute {
+    /// Factors as they are.
+    #[default]
+    F32,
+    /// Factors rounded to bf16 (mixed precision): faster where the processor multiplies them itself.
+    Bf16,
+}
+
 /// The setting `latents`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

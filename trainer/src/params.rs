@@ -58,17 +58,17 @@ pub struct LayerIndex {
 pub const EMBED: usize = 0;
 
 impl<B: Backend> Params<B> {
-    /// Parameters from latent weights. `projection` rounds every tensor but the norms; `moments` says which optimizer
-    /// state a tensor needs.
+    /// Parameters from latent weights. `projection` says how a tensor is rounded, which norms never are; `moments` which
+    /// optimizer state it needs.
     pub fn new<L: Into<Latents>>(
         backend: &B,
         config: &Config,
-        projection: Option<Projection>,
+        projection: impl Fn(&TensorSpec) -> Option<Projection>,
         moments: impl Fn(&TensorSpec) -> &'static [MomentFormat],
         mut latent: impl FnMut(usize, &TensorSpec) -> L,
     ) -> Self {
         let make = |(index, spec): (usize, TensorSpec)| {
-            let projection = projection.filter(|_| spec.kind != Kind::Norm);
+            let projection = projection(&spec).filter(|_| spec.kind != Kind::Norm);
             let value = backend.matrix(spec.rows, spec.cols, latent(index, &spec), projection);
             let moment = |&format: &MomentFormat| backend.moment(spec.len(), format);
             Param { value, grad: None, moments: moments(&spec).iter().map(moment).collect(), spec }

@@ -82,10 +82,10 @@ pub fn start_among(
     }
     world.barrier();
     let prepared = ready.map_or_else(|| prepared(&config), Ok)?;
-    let (vocab, seq) = (prepared.model.vocab, config.seq_len);
+    let (vocab, seq, compute) = (prepared.model.vocab, config.seq_len, config.compute);
     match device {
         Device::Cpu => {
-            let open = |model: &Config| Ok(Timed::new(CpuBackend::new(model, seq)));
+            let open = |model: &Config| Ok(Timed::new(CpuBackend::new(model, seq).computing_in(compute)));
             let teacher = teacher(&config, vocab, watch, open)?;
             start_on((open(&prepared.model)?, teacher), world, (config, prepared), watch)
         }
@@ -112,7 +112,7 @@ fn start_on<B: Backend>(
             bonsai_runtime::checkpoint::check_finite(&file, Path::new(&config.init))?;
             checkpoint::imported(&backend, &file, &config, (config.rotation, config.import), moments)?
         }
-        None => Params::new(&backend, &prepared.model, config.projection()?, moments, |index, spec| {
+        None => Params::new(&backend, &prepared.model, config.projection_of()?, moments, |index, spec| {
             config.latents.hold(spec, params::scratch(&prepared.model, config.seed, index, spec))
         }),
     };
@@ -174,7 +174,7 @@ fn teacher<B: Backend>(
     watch.say(&format!("distilling: {kl} x divergence from the dense teacher, {ce} x cross-entropy (teacher = \"none\" turns it off)"));
     let backend = open(&file.config)?;
     let latent = |_: usize, spec: &TensorSpec| Latents::stored(spec, &file.tensors[&spec.name]);
-    let params = Params::new(&backend, &file.config, None, |_| &[], latent);
+    let params = Params::new(&backend, &file.config, |_| None, |_| &[], latent);
     Ok(Some(Teacher::new(backend, params, config)))
 }
 
@@ -198,10 +198,10 @@ pub fn resume_among(
     saved.run = change(saved.run)?;
     (saved.run.out, saved.run.ranks) = (dir.to_path_buf(), world.size());
     saved.run.check()?;
-    let (vocab, seq) = (saved.model.config.vocab, saved.run.seq_len);
+    let (vocab, seq, compute) = (saved.model.config.vocab, saved.run.seq_len, saved.run.compute);
     match Device::choose(&saved.run, watch)? {
         Device::Cpu => {
-            let open = |model: &Config| Ok(Timed::new(CpuBackend::new(model, seq)));
+            let open = |model: &Config| Ok(Timed::new(CpuBackend::new(model, seq).computing_in(compute)));
             let teacher = teacher(&saved.run, vocab, watch, open)?;
             resume_on((open(&saved.model.config)?, teacher), world, saved, watch)
         }

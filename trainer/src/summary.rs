@@ -27,6 +27,9 @@ pub fn write(dir: &Path) -> Result<()> {
     plot::plot(&[(config.out.display().to_string(), path)], &dir.join(PICTURE))?;
     let proof = match config.precision {
         Precision::Ternary => verify::verify(dir)?.summary(),
+        Precision::Layers => {
+            "embedding and head are in full precision: a measurement, not to be exported as GGUF".to_owned()
+        }
         Precision::Fp => "full precision: nothing is rounded".to_owned(),
     };
     files::write(dir, FILE, &markdown(&config, &lines, &proof))

@@ -9,7 +9,7 @@ use bonsai_trainer::cpu::{CpuBackend, CpuMoment};
 use bonsai_trainer::data::Dataset;
 use bonsai_trainer::device::check_gpu;
 use bonsai_trainer::fit::Forecast;
-use bonsai_trainer::formats::{LatentFormat, StateFormat};
+use bonsai_trainer::formats::{Compute, LatentFormat, StateFormat};
 use bonsai_trainer::params;
 use bonsai_trainer::train::Trainer;
 use tiny_run::{dataset, settings, shape, steps, trainer, weights};
@@ -67,7 +67,11 @@ fn fewer_bits_learn_as_well() {
         });
         let latents =
             learnt(&data, |config| (config.optimizer, config.latents) = (optimizer, LatentFormat::Bf16));
-        for (name, loss) in [("8-bit state", state), ("latents in bf16", latents)] {
+        let products =
+            learnt(&data, |config| (config.optimizer, config.compute) = (optimizer, Compute::Bf16));
+        for (name, loss) in
+            [("8-bit state", state), ("latents in bf16", latents), ("products in bf16", products)]
+        {
             assert!(
                 (loss - exact).abs() < 0.1 && loss != exact,
                 "{optimizer:?}, {name}: {loss}, not {exact}"
@@ -87,7 +91,8 @@ fn a_second_moment_too_slow_for_8_bits_is_refused() {
 fn fewer_bits_are_refused_on_a_gpu() {
     let state = RunConfig { optimizer_state: StateFormat::Bits8, ..RunConfig::default() };
     let latents = RunConfig { latents: LatentFormat::Bf16, ..RunConfig::default() };
-    for (run, what) in [(state, "8-bit"), (latents, "bf16")] {
+    let products = RunConfig { compute: Compute::Bf16, ..RunConfig::default() };
+    for (run, what) in [(state, "8-bit"), (latents, "latents in bf16"), (products, "products in bf16")] {
         assert!(check_gpu(&run).unwrap_err().to_string().contains(what));
     }
 }

@@ -102,7 +102,7 @@ impl Oracle {
         let batch = self.batch(0);
         let backend = B::open(&file.config, batch.seq);
         let latent = |_: usize, spec: &bonsai_runtime::config::TensorSpec| file.tensors[&spec.name].to_f32();
-        let params = Params::new(&backend, &file.config, projection, |_| &[MomentFormat::F32; 2], latent);
+        let params = Params::new(&backend, &file.config, |_| projection, |_| &[MomentFormat::F32; 2], latent);
         let activations = Activations::new(&backend, &file.config, batch.batch, batch.seq);
         (backend, params, activations, batch)
     }

@@ -13,7 +13,7 @@ use bonsai_trainer::checkpoint::{self, Saved};
 use bonsai_trainer::config::{OptimizerKind, Precision, RunConfig, preset};
 use bonsai_trainer::cpu::CpuBackend;
 use bonsai_trainer::data::{self, Batch, Dataset, IGNORE, Order};
-use bonsai_trainer::formats::{LatentFormat, StateFormat};
+use bonsai_trainer::formats::{Compute, LatentFormat, StateFormat};
 use bonsai_trainer::model::{self, Activations};
 use bonsai_trainer::params::Params;
 use bonsai_trainer::random::Random;
@@ -25,25 +25,26 @@ use tiny_run::{VOCAB, dataset, settings, steps, trainer, trainer_with, weights};
 /// The saved run in `dir`, ready to go on.
 fn reopened(dir: &Path) -> Trainer<CpuBackend> {
     let saved = Saved::open(dir).unwrap();
-    let backend = CpuBackend::new(&saved.model.config, saved.run.seq_len);
+    let backend = CpuBackend::new(&saved.model.config, saved.run.seq_len).computing_in(saved.run.compute);
     let params = saved.params(&backend, true).unwrap();
     Trainer::new(saved.run, backend, params, saved.state, Order::Shuffled { seed: 7 })
 }
 
 /// Both optimizers, with all they keep in f32 and in fewer bits.
 fn variants(base: &RunConfig) -> [(&'static str, RunConfig); 4] {
-    let with = |optimizer, optimizer_state, latents| RunConfig {
+    let with = |optimizer, optimizer_state, latents, compute| RunConfig {
         optimizer,
         optimizer_state,
         latents,
+        compute,
         ..base.clone()
     };
     let (adamw, muon) = (OptimizerKind::Adamw, OptimizerKind::Muon);
     [
-        ("adamw", with(adamw, StateFormat::F32, LatentFormat::F32)),
-        ("muon", with(muon, StateFormat::F32, LatentFormat::F32)),
-        ("adamw-small", with(adamw, StateFormat::Bits8, LatentFormat::Bf16)),
-        ("muon-small", with(muon, StateFormat::Bits8, LatentFormat::Bf16)),
+        ("adamw", with(adamw, StateFormat::F32, LatentFormat::F32, Compute::F32)),
+        ("muon", with(muon, StateFormat::F32, LatentFormat::F32, Compute::F32)),
+        ("adamw-small", with(adamw, StateFormat::Bits8, LatentFormat::Bf16, Compute::Bf16)),
+        ("muon-small", with(muon, StateFormat::Bits8, LatentFormat::Bf16, Compute::Bf16)),
     ]
 }
 
@@ -188,7 +189,7 @@ fn moved_loss(config: &Config, batch: &Batch, at: usize, direction: &[f32], h: f
     let p = Params::new(
         &b,
         config,
-        None,
+        |_| None,
         |_| &[],
         |index, spec| {
             let mut w = lively(spec);
@@ -210,7 +211,7 @@ fn check_gradients(qk_norm_eps: Option<f32>, tied: bool) {
     let config = small(qk_norm_eps, tied);
     let batch = batch(config.vocab, 12, &[0, 3], 2);
     let mut b = CpuBackend::new(&config, batch.seq);
-    let mut p = Params::new(&b, &config, None, |_| &[], |_, spec| lively(spec));
+    let mut p = Params::new(&b, &config, |_| None, |_| &[], |_, spec| lively(spec));
     let mut a = Activations::new(&b, &config, batch.batch, batch.seq);
     model::forward(&mut b, &p, &mut a, &batch);
     model::backward(&mut b, &mut p, &mut a, &batch, 1.0);

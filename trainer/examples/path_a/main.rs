@@ -121,7 +121,7 @@ fn trainer(twin: &Path, config: RunConfig) -> Result<Trainer<CpuBackend>> {
     let teacher = open_teacher(&config, file.config.vocab)?.map(|file| {
         let backend = CpuBackend::new(&file.config, WINDOW);
         let latent = |_: usize, spec: &TensorSpec| file.tensors[&spec.name].to_f32();
-        let params = Params::new(&backend, &file.config, None, |_| &[], latent);
+        let params = Params::new(&backend, &file.config, |_| None, |_| &[], latent);
         Teacher::new(backend, params, &config)
     });
     let order = Order::from_file(&twin.join("offsets_150x8.u32"))?;

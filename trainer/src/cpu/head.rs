@@ -2,7 +2,7 @@
 //!
 //! Logits of a whole batch are never held: at a vocabulary of 151,936 those of 4,096 tokens would be 2.5 GB.
 
-use super::matmul::{Target, Threads, View, matmul};
+use super::matmul::{Target, Threads, View, matmul_in};
 use super::{CpuMatrix, Scratch};
 
 /// Bytes of logits that are held at a time, unless [`MIN_ROWS`] asks for more.
@@ -36,7 +36,8 @@ pub(super) fn logits<'a>(
     for first in (0..vocab).step_by(VOCAB_BLOCK) {
         let n = VOCAB_BLOCK.min(vocab - first);
         let block = View::new(w.weights(first, n, weights), n, k, k);
-        matmul(
+        matmul_in(
+            w.compute,
             Target::new(&mut logits[first..], t, n, vocab),
             View::new(h, t, k, k),
             block.t(),
@@ -61,9 +62,17 @@ pub(super) fn logits_backward(
         let n = VOCAB_BLOCK.min(vocab - first);
         let d_block = View::new(&d_logits[first..], t, n, vocab);
         let block = View::new(w.weights(first, n, weights), n, k, k);
-        matmul(Target::new(dh, t, k, k).accumulate(first > 0), d_block, block, 1.0, Threads::All);
+        matmul_in(
+            w.compute,
+            Target::new(dh, t, k, k).accumulate(first > 0),
+            d_block,
+            block,
+            1.0,
+            Threads::All,
+        );
         let dw = &mut dw[first * k..(first + n) * k];
-        matmul(
+        matmul_in(
+            w.compute,
             Target::new(dw, n, k, k).accumulate(true),
             d_block.t(),
             View::new(h, t, k, k),

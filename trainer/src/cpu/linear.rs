@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use bonsai_runtime::cpu::isa::vectorized;
 
-use super::matmul::{Target, Threads, View, matmul};
+use super::matmul::{Target, Threads, View, matmul_in};
 use super::{CpuMatrix, Scratch};
 use crate::formats::Latents;
 
@@ -45,7 +45,8 @@ impl CpuMatrix {
 pub(super) fn linear(y: &mut [f32], x: &[f32], w: &CpuMatrix, scratch: &mut Scratch) {
     let (t, n, k) = (x.len() / w.cols, w.rows, w.cols);
     let weights = w.weights(0, n, scratch);
-    matmul(
+    matmul_in(
+        w.compute,
         Target::new(y, t, n, n),
         View::new(x, t, k, k),
         View::new(weights, n, k, k).t(),
@@ -67,12 +68,20 @@ pub(super) fn linear_backward(
     let (t, n, k) = (x.len() / w.cols, w.rows, w.cols);
     let dy = View::new(dy, t, n, n);
     let weights = w.weights(0, n, scratch);
-    matmul(
+    matmul_in(
+        w.compute,
         Target::new(dx, t, k, k).accumulate(accumulate),
         dy,
         View::new(weights, n, k, k),
         1.0,
         Threads::All,
     );
-    matmul(Target::new(dw, n, k, k).accumulate(true), dy.t(), View::new(x, t, k, k), 1.0, Threads::All);
+    matmul_in(
+        w.compute,
+        Target::new(dw, n, k, k).accumulate(true),
+        dy.t(),
+        View::new(x, t, k, k),
+        1.0,
+        Threads::All,
+    );
 }

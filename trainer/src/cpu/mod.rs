@@ -30,7 +30,7 @@ use crate::backend::{
 };
 use crate::communicator::Communicator;
 use crate::error::Result;
-use crate::formats::{Latents, Moment, MomentFormat};
+use crate::formats::{Compute, Latents, Moment, MomentFormat};
 use crate::ledger::Ledger;
 
 pub use head::head_scratch_bytes;
@@ -43,6 +43,8 @@ pub struct CpuMatrix {
     latent: Latents,
     projection: Option<Projection>,
     ternary: Option<TernaryMatrix>,
+    /// What products with it multiply.
+    compute: Compute,
     /// Share of the projection in what the forward pass sees.
     ramp: f32,
 }
@@ -67,13 +69,19 @@ pub struct CpuBackend {
     angles: rope::Angles,
     scratch: [Scratch; 3],
     sums: Ledger,
+    compute: Compute,
 }
 
 impl CpuBackend {
     /// A backend for models of this shape and sequences of up to `seq` tokens.
     pub fn new(config: &Config, seq: usize) -> Self {
         let angles = rope::Angles::new(config.rope, seq, config.head_dim);
-        Self { angles, scratch: Default::default(), sums: Ledger::default() }
+        Self { angles, scratch: Default::default(), sums: Ledger::default(), compute: Compute::F32 }
+    }
+
+    /// The same, with products of the matrices that it makes from now on in this format.
+    pub fn computing_in(self, compute: Compute) -> Self {
+        Self { compute, ..self }
     }
 
     fn tally_losses(&mut self, losses: Losses) {
@@ -119,7 +127,7 @@ impl Backend for CpuBackend {
         let latent = latent.into();
         assert_eq!(latent.len(), rows * cols, "latent weights of a {rows} x {cols} matrix");
         let ternary = projection.map(|projection| project::project(&latent, rows, cols, projection));
-        CpuMatrix { rows, cols, latent, projection, ternary, ramp: 1.0 }
+        CpuMatrix { rows, cols, latent, projection, ternary, compute: self.compute, ramp: 1.0 }
     }
 
     fn read<'a>(&self, buffer: &'a Vec<f32>) -> Result<Cow<'a, [f32]>> {

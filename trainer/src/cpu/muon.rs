@@ -4,11 +4,12 @@
 use bonsai_runtime::cpu::isa::vectorized;
 use rayon::prelude::*;
 
-use super::matmul::{Target, Threads, View, matmul};
+use super::matmul::{Target, Threads, View, matmul_in};
 use super::moment::CpuMoment;
 use super::noise::Noise;
 use super::{CHUNK, CpuMatrix, PIECE, latents, project::Groups, sum_of_squares};
 use crate::backend::{Codes, Muon};
+use crate::formats::Compute;
 
 /// One update with `factor` on the gradient, which is left zero.
 pub(super) fn muon(
@@ -19,7 +20,7 @@ pub(super) fn muon(
     step: Muon,
 ) -> Codes {
     nesterov(grad, momentum, factor, step);
-    let direction = orthogonalize(grad, w.rows, w.cols, step.iterations);
+    let direction = orthogonalize(grad, w.rows, w.cols, step.iterations, w.compute);
     let factors = step.factors(w.rows, w.cols);
     let noise = Noise::new(step.noise, 0);
     let groups = Groups::of(&mut w.ternary, w.projection, w.latent.len(), CHUNK);
@@ -75,7 +76,7 @@ fn nesterov(grad: &mut [f32], momentum: &mut CpuMoment, factor: f32, step: Muon)
 }
 
 /// `x <- a x + (b A + c A^2) x` with `A = x x^T`, from `x = g / |g|`, on the shorter side.
-fn orthogonalize(g: &[f32], rows: usize, cols: usize, iterations: usize) -> Vec<f32> {
+fn orthogonalize(g: &[f32], rows: usize, cols: usize, iterations: usize, compute: Compute) -> Vec<f32> {
     let [a, b, c] = Muon::COEFFICIENTS;
     let wide = rows <= cols;
     let (n, m) = if wide { (rows, cols) } else { (cols, rows) };
@@ -85,13 +86,13 @@ fn orthogonalize(g: &[f32], rows: usize, cols: usize, iterations: usize) -> Vec<
     let (mut gram, mut square, mut next) = (vec![0.0; n * n], vec![0.0; n * n], vec![0.0; n * m]);
     for _ in 0..iterations {
         let view = View::new(&x, n, m, m);
-        matmul(Target::new(&mut gram, n, n, n), view, view.t(), 1.0, Threads::All);
+        matmul_in(compute, Target::new(&mut gram, n, n, n), view, view.t(), 1.0, Threads::All);
         let view = View::new(&gram, n, n, n);
-        matmul(Target::new(&mut square, n, n, n), view, view, c, Threads::All);
+        matmul_in(compute, Target::new(&mut square, n, n, n), view, view, c, Threads::All);
         square.par_iter_mut().zip(&gram).for_each(|(s, g)| *s += b * g);
         next.par_iter_mut().zip(&x).for_each(|(next, x)| *next = a * x);
         let product = Target::new(&mut next, n, m, m).accumulate(true);
-        matmul(product, View::new(&square, n, n, n), View::new(&x, n, m, m), 1.0, Threads::All);
+        matmul_in(compute, product, View::new(&square, n, n, n), View::new(&x, n, m, m), 1.0, Threads::All);
         std::mem::swap(&mut x, &mut next);
     }
     if wide { x } else { transposed(&x, n, m) }
@@ -114,7 +115,7 @@ mod tests {
     fn singular_values_end_near_one_whatever_the_shape() {
         for (rows, cols) in [(8, 24), (24, 8), (16, 16)] {
             let g: Vec<f32> = (0..rows * cols).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect();
-            let x = orthogonalize(&g, rows, cols, 5);
+            let x = orthogonalize(&g, rows, cols, 5, Compute::F32);
             // The quintic leaves singular values in 0.7..1.2, so x^T x has its trace near the rank.
             let squares = sum_of_squares(&x) / rows.min(cols) as f64;
             assert!((0.5..1.45).contains(&squares), "{rows} x {cols}: mean squared singular value {squares}");

@@ -27,7 +27,7 @@ fn what_saves_memory_changes_no_bit() {
 /// A dense teacher with random weights.
 fn teacher(backend: GpuBackend, model: &Config, config: &RunConfig) -> Teacher<GpuBackend> {
     let latent = |index: usize, spec: &TensorSpec| params::scratch(model, 9, index, spec);
-    let params = Params::new(&backend, model, None, |_| &[], latent);
+    let params = Params::new(&backend, model, |_| None, |_| &[], latent);
     Teacher::new(backend, params, config)
 }
 

@@ -50,7 +50,7 @@ pub fn trainer_with(
     config: RunConfig,
     latent: impl FnMut(usize, &TensorSpec) -> Vec<f32>,
 ) -> Trainer<CpuBackend> {
-    let backend = CpuBackend::new(&shape(&config), config.seq_len);
+    let backend = CpuBackend::new(&shape(&config), config.seq_len).computing_in(config.compute);
     trainer_on(backend, config, latent)
 }
 
@@ -73,7 +73,7 @@ pub fn trainer_of<B: Backend>(
     let optimizer = Optimizer::new(&config);
     let moments = |spec: &_| optimizer.moments(spec);
     let latent = |index: usize, spec: &TensorSpec| config.latents.hold(spec, latent(index, spec));
-    let params = Params::new(&backend, model, config.projection().unwrap(), moments, latent);
+    let params = Params::new(&backend, model, config.projection_of().unwrap(), moments, latent);
     Trainer::new(config, backend, params, State::default(), Order::Shuffled { seed: 7 })
 }
 
