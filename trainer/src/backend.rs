@@ -367,6 +367,16 @@ pub trait Backend {
         scale: f32,
     );
 
+    /// Adds to `dx` the gradient, with respect to the student's residual stream `x`, of `scale` times the sum over target
+    /// tokens of `|x - teacher|^2 / |teacher|^2`. All are `[t, hidden]`.
+    fn stream_distance_backward(
+        &mut self,
+        dx: &mut Self::Buffer,
+        streams: [&Self::Buffer; 2],
+        targets: &[u32],
+        scale: f32,
+    );
+
     /// Tallies the sum of squares, in a fixed order and to more digits than f32 has.
     fn sum_of_squares(&mut self, buffer: &Self::Buffer);
     /// One AdamW update of `w`; projects the result in the same pass, tallies its codes and leaves `grad` zero.

@@ -94,6 +94,9 @@ pub struct RunConfig {
     pub ce_weight: f32,
     /// Temperature of both distributions in the divergence, which is multiplied by its square.
     pub temperature: f32,
+    /// Weight of the distance of each layer's output from the teacher's, relative to its size, squared, mean over layers and
+    /// tokens. The teacher must have the student's layers and widths. On the CPU.
+    pub hidden_weight: f32,
     /// Weight of the squared log-sum-exp of the logits: keeps them small. Without a teacher only.
     pub z_loss: f32,
     /// Steps over which weights go from dense to ternary. 0: ternary from the start. Validation is always ternary.
@@ -194,6 +197,7 @@ impl Default for RunConfig {
             kl_weight: 1.0,
             ce_weight: 0.0,
             temperature: 1.0,
+            hidden_weight: 0.0,
             z_loss: 0.0,
             ramp: 0,
             embedding_ramp: 0,
@@ -316,10 +320,15 @@ impl RunConfig {
 
     fn check_loss(&self) -> Result<()> {
         let wrong = |message: &str| Err(Error::Config(message.into()));
-        let weights = [self.kl_weight, self.ce_weight, self.z_loss];
+        let weights = [self.kl_weight, self.ce_weight, self.hidden_weight, self.z_loss];
         if weights.iter().any(|x| !x.is_finite() || *x < 0.0) || self.kl_weight + self.ce_weight == 0.0 {
             return wrong(
-                "kl_weight, ce_weight and z_loss must be zero or positive, and one of the first two positive",
+                "kl_weight, ce_weight, hidden_weight and z_loss must be zero or positive, and one of the first two positive",
+            );
+        }
+        if self.hidden_weight > 0.0 && self.rotation != Rotation::None {
+            return wrong(
+                "hidden_weight compares with the teacher's residual stream, and rotation turns the student's",
             );
         }
         if !(self.temperature.is_finite() && self.temperature > 0.0) {

@@ -73,6 +73,7 @@ pub fn check_gpu(run: &RunConfig) -> Result<()> {
         (run.optimizer_state != StateFormat::F32, "8-bit optimizer state"),
         (run.latents != LatentFormat::F32, "latents in bf16"),
         (run.compute != Compute::F32, "products in bf16"),
+        (run.hidden_weight > 0.0, "hidden_weight"),
     ];
     if let Some((_, missing)) = asked.into_iter().find(|(asked, _)| *asked) {
         return Err(Error::Config(format!("not there on a GPU yet: {missing}; use --device cpu")));

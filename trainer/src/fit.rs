@@ -110,7 +110,10 @@ fn teacher_bytes(model: &Config, run: &RunConfig, in_bf16: impl Fn(&TensorSpec) 
     let tensors = model.tensors();
     let weights: usize = tensors.iter().map(|t| t.len() * if halves(t) { 2 } else { 4 }).sum();
     let unpacked = tensors.iter().filter(|t| t.kind == Kind::Linear && halves(t)).map(TensorSpec::len).max();
-    let forward = Activations::<CpuBackend>::forward_only_len(model, run.micro_batch(), run.seq_len);
+    let forward = match run.hidden_weight > 0.0 {
+        true => Activations::<CpuBackend>::len(model, run.micro_batch(), run.seq_len, true),
+        false => Activations::<CpuBackend>::forward_only_len(model, run.micro_batch(), run.seq_len),
+    };
     let backend = if gpu { gpu_backend(model, run) } else { 0 };
     weights + 4 * (forward + backend + unpacked.unwrap_or(0))
 }

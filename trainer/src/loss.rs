@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use bonsai_runtime::ModelFile;
+use bonsai_runtime::{Config, ModelFile};
 
 use crate::backend::{Backend, Distillation};
 use crate::checkpoint;
@@ -25,6 +25,9 @@ pub enum Objective<'a, B: Backend> {
         head: (&'a B::Buffer, &'a B::Matrix),
         /// Weights and temperature.
         terms: Distillation,
+        /// The teacher's residual stream after each layer, `[t, hidden]`, and how much the student's distance from it
+        /// weighs; none where it weighs nothing.
+        streams: (&'a [B::Buffer], f32),
     },
 }
 
@@ -34,20 +37,30 @@ pub struct Teacher<B: Backend> {
     params: Params<B>,
     activations: Activations<B>,
     terms: Distillation,
+    hidden_weight: f32,
 }
 
 impl<B: Backend> Teacher<B> {
     /// A teacher for micro-batches of the run. `backend` is made for the teacher's shape, on the student's device.
     pub fn new(backend: B, params: Params<B>, run: &RunConfig) -> Self {
-        let activations = Activations::forward_only(&backend, &params.config, run.micro_batch(), run.seq_len);
-        Self { backend, params, activations, terms: run.distillation() }
+        let (c, batch, seq) = (&params.config, run.micro_batch(), run.seq_len);
+        let activations = match run.hidden_weight > 0.0 {
+            true => Activations::with_checkpointing(&backend, c, batch, seq, true), // which keeps the residual stream
+            false => Activations::forward_only(&backend, c, batch, seq),
+        };
+        Self { backend, params, activations, terms: run.distillation(), hidden_weight: run.hidden_weight }
     }
 
     /// What the teacher says about a batch.
     pub fn read(&mut self, batch: &Batch) -> Objective<'_, B> {
         model::forward(&mut self.backend, &self.params, &mut self.activations, batch);
         let head = &self.params.list[self.params.head()].value;
-        Objective::Teacher { head: (self.activations.normed(), head), terms: self.terms }
+        let streams = if self.hidden_weight > 0.0 { self.activations.streams() } else { &[] };
+        Objective::Teacher {
+            head: (self.activations.normed(), head),
+            terms: self.terms,
+            streams: (streams, self.hidden_weight),
+        }
     }
 }
 
@@ -66,15 +79,27 @@ pub fn teacher_path(run: &RunConfig) -> Result<Option<PathBuf>> {
     }
 }
 
-/// Opens the teacher of a run whose student has `vocab` tokens.
-pub fn open_teacher(run: &RunConfig, vocab: usize) -> Result<Option<ModelFile>> {
+/// Opens the teacher of a run with a student of this shape.
+pub fn open_teacher(run: &RunConfig, student: &Config) -> Result<Option<ModelFile>> {
     let Some(path) = teacher_path(run)? else { return Ok(None) };
     let file = ModelFile::open(&path)?;
-    if file.config.vocab != vocab {
+    let (theirs, ours) = (&file.config, student);
+    if theirs.vocab != ours.vocab {
         return Err(Error::Config(format!(
-            "the teacher {} has {} tokens and the student {vocab}: a teacher must share the student's tokenizer",
+            "the teacher {} has {} tokens and the student {}: a teacher must share the student's tokenizer",
             path.display(),
-            file.config.vocab
+            theirs.vocab,
+            ours.vocab
+        )));
+    }
+    if run.hidden_weight > 0.0 && (theirs.layers, theirs.hidden) != (ours.layers, ours.hidden) {
+        return Err(Error::Config(format!(
+            "hidden_weight compares layer by layer, and the teacher {} has {} layers of width {}, the student {} of {}",
+            path.display(),
+            theirs.layers,
+            theirs.hidden,
+            ours.layers,
+            ours.hidden
         )));
     }
     bonsai_runtime::checkpoint::check_finite(&file, &path)?;

@@ -44,7 +44,9 @@ fn main() -> ExitCode {
         // Fails only when the pool exists already, and nothing has used it yet.
         let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
     }
-    match commands::run(arguments.command, arguments.quiet, &CANCELLED) {
+    // On a thread of the pool, which shares the work that it hands out instead of sleeping until others have done it: a
+    // tenth of a step of a small model.
+    match rayon::scope(|_| commands::run(arguments.command, arguments.quiet, &CANCELLED)) {
         Ok(()) if CANCELLED.load(Ordering::Relaxed) => ExitCode::from(130),
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

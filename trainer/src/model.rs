@@ -133,6 +133,12 @@ impl<B: Backend> Activations<B> {
         Self::len(c, batch, seq, true) - batch * seq * (c.layers - 1) * c.hidden
     }
 
+    /// The residual stream after each layer, `[t, hidden]`: after [`forward`], where it is kept.
+    pub fn streams(&self) -> &[B::Buffer] {
+        assert!(!self.forward_only, "these buffers keep one layer's residual stream");
+        &self.x[1..]
+    }
+
     /// The normed final residual stream, `[t, hidden]`, that the head reads: after [`forward`].
     pub fn normed(&self) -> &B::Buffer {
         &self.shared.h
@@ -212,7 +218,7 @@ pub fn losses<B: Backend>(
     let (h, w, targets) = (&a.shared.h, &p.list[p.head()].value, &batch.targets);
     match *objective {
         Objective::Text { .. } => b.cross_entropy(h, w, targets),
-        Objective::Teacher { head, terms } => b.distillation((h, w), head, targets, terms),
+        Objective::Teacher { head, terms, .. } => b.distillation((h, w), head, targets, terms),
     }
 }
 
@@ -244,6 +250,10 @@ pub fn backward_with<B: Backend>(
     g.rms_norm(final_norm, (&mut s.dx, false), &s.dh, &x[layers], eps);
     for n in (0..layers).rev() {
         let l = g.p.layer(n);
+        if let Objective::Teacher { streams: (streams @ [_, ..], weight), .. } = objective {
+            let scale = scale * weight / layers as f32;
+            g.b.stream_distance_backward(&mut s.dx, [&x[n + 1], &streams[n]], &batch.targets, scale);
+        }
         let kept = &mut kept[if *recompute { 0 } else { n }];
         if *recompute {
             layer(g.b, g.p, l, (&x[n], kept), s, *shape);
@@ -284,7 +294,7 @@ fn head_backward<B: Backend>(
 ) {
     match *objective {
         Objective::Text { z_loss } => b.cross_entropy_backward(dh, dw, h, w, targets, scale, z_loss),
-        Objective::Teacher { head, terms } => {
+        Objective::Teacher { head, terms, .. } => {
             b.distillation_backward((dh, dw), (h, w), head, targets, terms, scale);
         }
     }

@@ -82,17 +82,17 @@ pub fn start_among(
     }
     world.barrier();
     let prepared = ready.map_or_else(|| prepared(&config), Ok)?;
-    let (vocab, seq, compute) = (prepared.model.vocab, config.seq_len, config.compute);
+    let (seq, compute) = (config.seq_len, config.compute);
     match device {
         Device::Cpu => {
             let open = |model: &Config| Ok(Timed::new(CpuBackend::new(model, seq).computing_in(compute)));
-            let teacher = teacher(&config, vocab, watch, open)?;
+            let teacher = teacher(&config, &prepared.model, watch, open)?;
             start_on((open(&prepared.model)?, teacher), world, (config, prepared), watch)
         }
         #[cfg(feature = "gpu")]
         Device::Gpu(gpu) => {
             let open = |model: &Config| GpuBackend::new(gpu.clone(), model, seq).map(Timed::new);
-            let teacher = teacher(&config, vocab, watch, open)?;
+            let teacher = teacher(&config, &prepared.model, watch, open)?;
             start_on((open(&prepared.model)?, teacher), world, (config, prepared), watch)
         }
     }
@@ -165,11 +165,11 @@ fn forecast_change<B: Backend>(trainer: &Trainer<B>, watch: &Watch<'_>) -> Resul
 /// for its shape on the run's device.
 fn teacher<B: Backend>(
     config: &RunConfig,
-    vocab: usize,
+    student: &Config,
     watch: &Watch<'_>,
     open: impl Fn(&Config) -> Result<B>,
 ) -> Result<Option<Teacher<B>>> {
-    let Some(file) = loss::open_teacher(config, vocab)? else { return Ok(None) };
+    let Some(file) = loss::open_teacher(config, student)? else { return Ok(None) };
     let (kl, ce) = (config.kl_weight, config.ce_weight);
     watch.say(&format!("distilling: {kl} x divergence from the dense teacher, {ce} x cross-entropy (teacher = \"none\" turns it off)"));
     let backend = open(&file.config)?;
@@ -198,17 +198,17 @@ pub fn resume_among(
     saved.run = change(saved.run)?;
     (saved.run.out, saved.run.ranks) = (dir.to_path_buf(), world.size());
     saved.run.check()?;
-    let (vocab, seq, compute) = (saved.model.config.vocab, saved.run.seq_len, saved.run.compute);
+    let (seq, compute) = (saved.run.seq_len, saved.run.compute);
     match Device::choose(&saved.run, watch)? {
         Device::Cpu => {
             let open = |model: &Config| Ok(Timed::new(CpuBackend::new(model, seq).computing_in(compute)));
-            let teacher = teacher(&saved.run, vocab, watch, open)?;
+            let teacher = teacher(&saved.run, &saved.model.config, watch, open)?;
             resume_on((open(&saved.model.config)?, teacher), world, saved, watch)
         }
         #[cfg(feature = "gpu")]
         Device::Gpu(gpu) => {
             let open = |model: &Config| GpuBackend::new(gpu.clone(), model, seq).map(Timed::new);
-            let teacher = teacher(&saved.run, vocab, watch, open)?;
+            let teacher = teacher(&saved.run, &saved.model.config, watch, open)?;
             resume_on((open(&saved.model.config)?, teacher), world, saved, watch)
         }
     }

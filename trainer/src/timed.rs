@@ -241,6 +241,16 @@ impl<B: Backend> Backend for Timed<B> {
         });
     }
 
+    fn stream_distance_backward(
+        &mut self,
+        dx: &mut B::Buffer,
+        streams: [&B::Buffer; 2],
+        targets: &[u32],
+        scale: f32,
+    ) {
+        self.time("distillation", |b| b.stream_distance_backward(dx, streams, targets, scale));
+    }
+
     fn sum_of_squares(&mut self, buffer: &B::Buffer) {
         self.time("sum_of_squares", |b| b.sum_of_squares(buffer));
     }

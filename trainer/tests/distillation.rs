@@ -6,13 +6,15 @@ mod tiny_run;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
+use bonsai_runtime::Config;
 use bonsai_trainer::backend::{Backend, Distillation};
 use bonsai_trainer::checkpoint::{self, Saved};
 use bonsai_trainer::config::{Precision, RunConfig, preset};
 use bonsai_trainer::cpu::CpuBackend;
-use bonsai_trainer::data::IGNORE;
+use bonsai_trainer::data::{Batch, IGNORE, Order};
 use bonsai_trainer::import::Import;
 use bonsai_trainer::loss::teacher_path;
+use bonsai_trainer::model::{self, Activations};
 use bonsai_trainer::random::Random;
 use bonsai_trainer::run::{self, Watch};
 use tiny_run::{VOCAB, dataset, settings, steps, trainer};
@@ -171,6 +173,63 @@ fn the_ramp_goes_from_dense_to_ternary() {
 }
 
 #[test]
+fn the_gradient_of_the_distance_between_streams_is_its_slope() {
+    let mut random = Random::new(3);
+    let (tokens, width) = (5, 40);
+    let [x, teacher] = [1.0, 3.0].map(|spread| normals(&mut random, tokens * width, spread));
+    let targets = [1, 2, IGNORE, 4, 0];
+    let mut b = CpuBackend::new(&preset("1m", 97, 16).unwrap(), 16);
+    let mut dx = vec![0.5; x.len()]; // it is added to what is there
+    b.stream_distance_backward(&mut dx, [&x, &teacher], &targets, 0.3);
+    let square = |x: &[f32]| x.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>();
+    for (i, &found) in dx.iter().enumerate() {
+        let token = i / width;
+        let row = &teacher[token * width..][..width];
+        let distance = |step: f64| (f64::from(x[i]) + step - f64::from(teacher[i])).powi(2) / square(row);
+        let slope = 0.3 * (distance(1e-4) - distance(-1e-4)) / 2e-4;
+        let expected = 0.5 + if targets[token] == IGNORE { 0.0 } else { slope };
+        assert!((f64::from(found) - expected).abs() < 1e-6, "{i}: {found}, not {expected}");
+    }
+}
+
+/// Mean relative squared distance of the layers' outputs from those of the dense model, on a batch of text.
+fn distance(dir: &Path, dense: &Path, batch: &Batch) -> f64 {
+    let streams = |dir: &Path| {
+        let saved = Saved::open(dir).unwrap();
+        let mut b = CpuBackend::new(&saved.model.config, batch.seq);
+        let params = saved.params(&b, false).unwrap();
+        let mut a = Activations::with_checkpointing(&b, &params.config, batch.batch, batch.seq, true);
+        model::forward(&mut b, &params, &mut a, batch);
+        a.streams().to_vec()
+    };
+    let (ours, theirs) = (streams(dir), streams(dense));
+    let square = |x: &[f32]| x.iter().map(|x| f64::from(x * x)).sum::<f64>();
+    let relative = |(x, t): (&Vec<f32>, &Vec<f32>)| {
+        let apart: Vec<f32> = x.iter().zip(t).map(|(x, t)| x - t).collect();
+        square(&apart) / square(t)
+    };
+    ours.iter().zip(&theirs).map(relative).sum::<f64>() / ours.len() as f64
+}
+
+#[test]
+fn learning_from_a_teachers_layers_brings_them_nearer() {
+    let place = tempfile::tempdir().unwrap();
+    let [data, dense, with, without] =
+        ["data", "dense", "with", "without"].map(|name| place.path().join(name));
+    let text = dataset(&data);
+    dense_model(&dense, &data);
+    let mut batch = Batch::default();
+    Order::Shuffled { seed: 5 }.batch(&text.train, 0, 4, 32, &mut batch);
+    let [with, without] = [(&with, 3.0), (&without, 0.0)].map(|(out, hidden_weight)| {
+        let init = dense.to_str().unwrap().into();
+        let config = RunConfig { init, data: vec![data.clone()], steps: 30, lr: 1e-3, ..settings(out) };
+        run::start(RunConfig { hidden_weight, ..config }, &QUIET).unwrap();
+        distance(out, &dense, &batch)
+    });
+    assert!(with < 0.8 * without, "distance {with}, and {without} from the logits alone");
+}
+
+#[test]
 fn settings_that_make_no_sense_are_refused() {
     let check = |change: fn(&mut RunConfig)| {
         let mut config = settings(Path::new("x"));
@@ -178,6 +237,7 @@ fn settings_that_make_no_sense_are_refused() {
         config.check().unwrap_err().to_string()
     };
     assert!(check(|c| c.temperature = 0.0).contains("temperature"));
+    assert!(check(|c| c.hidden_weight = -1.0).contains("hidden_weight"));
     assert!(check(|c| c.kl_weight = 0.0).contains("kl_weight"));
     assert!(check(|c| (c.import, c.scale_rule) = (Import::Warp, "refit".into())).contains("absmean"));
 }
@@ -191,7 +251,14 @@ fn a_teacher_of_another_vocabulary_is_refused() {
     steps(&mut dense, &data, 1);
     checkpoint::save(&out, &dense).unwrap();
     let run = RunConfig { teacher: out.to_str().unwrap().into(), ..settings(&out) };
-    assert!(bonsai_trainer::loss::open_teacher(&run, VOCAB).unwrap().is_some());
-    let error = bonsai_trainer::loss::open_teacher(&run, VOCAB + 1).err().unwrap();
+    assert!(bonsai_trainer::loss::open_teacher(&run, &dense.params.config).unwrap().is_some());
+    let error =
+        bonsai_trainer::loss::open_teacher(&run, &Config { vocab: VOCAB + 1, ..dense.params.config.clone() })
+            .err()
+            .unwrap();
     assert!(error.to_string().contains("tokenizer"), "{error}");
+    let run = RunConfig { hidden_weight: 1.0, ..run };
+    let deeper = Config { layers: dense.params.config.layers + 1, ..dense.params.config.clone() };
+    let error = bonsai_trainer::loss::open_teacher(&run, &deeper).err().unwrap();
+    assert!(error.to_string().contains("layer by layer"), "{error}");
 }

@@ -93,3 +93,23 @@ fn log_sum_exp(x: &[f32], inverse: f32) -> f32 {
     let max = ops::max(x) * inverse;
     max + ops::sum(x, |x| ops::exp(x * inverse - max)).ln()
 }
+
+/// Adds the gradient of `scale * |x - teacher|^2 / |teacher|^2` to `dx`, for the tokens that have a target.
+pub(super) fn stream_distance_backward(
+    dx: &mut [f32],
+    [x, teacher]: [&[f32]; 2],
+    targets: &[u32],
+    scale: f32,
+) {
+    let width = dx.len() / targets.len();
+    let rows = dx.par_chunks_exact_mut(width).zip(x.par_chunks_exact(width));
+    rows.zip(teacher.par_chunks_exact(width)).zip(targets).for_each(|(((dx, x), teacher), &target)| {
+        if target == IGNORE {
+            return;
+        }
+        vectorized(|| {
+            let factor = 2.0 * scale / ops::sum(teacher, |t| t * t).max(f32::MIN_POSITIVE);
+            dx.iter_mut().zip(x).zip(teacher).for_each(|((dx, x), t)| *dx += factor * (x - t));
+        });
+    });
+}

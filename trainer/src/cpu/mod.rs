@@ -322,6 +322,16 @@ impl Backend for CpuBackend {
         self.tally_losses(losses);
     }
 
+    fn stream_distance_backward(
+        &mut self,
+        dx: &mut Vec<f32>,
+        [x, teacher]: [&Vec<f32>; 2],
+        targets: &[u32],
+        scale: f32,
+    ) {
+        distillation::stream_distance_backward(dx, [x, teacher], targets, scale);
+    }
+
     fn sum_of_squares(&mut self, buffer: &Vec<f32>) {
         let squares = sum_of_squares(buffer);
         self.sums.add(Tally { squares, ..Tally::default() });

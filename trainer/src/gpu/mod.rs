@@ -345,6 +345,10 @@ impl Backend for GpuBackend {
         self.distill(head(h, w), head(teacher_h, teacher_w), targets, terms, gradients);
     }
 
+    fn stream_distance_backward(&mut self, _: &mut GpuBuffer, _: [&GpuBuffer; 2], _: &[u32], _: f32) {
+        unreachable!("a run with hidden_weight is refused before it begins");
+    }
+
     fn sum_of_squares(&mut self, buffer: &GpuBuffer) {
         self.tally_squares(buffer);
     }

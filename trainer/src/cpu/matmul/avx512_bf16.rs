@@ -9,6 +9,7 @@
 //! ```
 
 use std::arch::x86_64::*;
+use std::cell::Cell;
 
 use rayon::prelude::*;
 
@@ -37,7 +38,10 @@ pub(super) fn available() -> bool {
 pub(super) fn matmul(target: Target<'_>, a: View<'_>, b: View<'_>, alpha: f32, threads: Threads) {
     assert!(available(), "vdpbf16ps");
     let (rows, cols, pairs) = (target.rows, target.cols, a.cols.div_ceil(2));
-    let (packed_a, packed_b) = (pack_rows(a, threads), pack_cols(b.t(), threads));
+    let mut packed = PACKED.take();
+    let [packed_a, packed_b] = &mut packed;
+    pack_rows(packed_a, a, threads);
+    pack_cols(packed_b, b.t(), threads);
     let padded = padded_rows(rows);
     let start = Start(target.data.as_mut_ptr());
     let across = cols.div_ceil(TILE.1);
@@ -62,6 +66,22 @@ pub(super) fn matmul(target: Target<'_>, a: View<'_>, b: View<'_>, alpha: f32, t
         }
     };
     each(rows.div_ceil(TILE.0) * across, threads, tile);
+    PACKED.set(packed);
+}
+
+thread_local! {
+    /// Packed factors of the last product, whose memory the next one uses again: pages that the system hands out anew cost
+    /// more than packing.
+    static PACKED: Cell<[Vec<u32>; 2]> = const { Cell::new([Vec::new(), Vec::new()]) };
+}
+
+/// The first `len` numbers, of any value, of a vector that grows to them.
+fn room(packed: &mut Vec<u32>, len: usize) -> &mut [u32] {
+    if packed.len() < len {
+        *packed = Vec::new(); // freed before the larger one is made
+        packed.resize(len, 0);
+    }
+    &mut packed[..len]
 }
 
 /// Runs `task` for 0 to `n`, on all threads or on this one.
@@ -117,13 +137,11 @@ fn padded_rows(rows: usize) -> usize {
 }
 
 /// Packs `a`, 16 rows a task.
-fn pack_rows(a: View<'_>, threads: Threads) -> Vec<u32> {
-    let pairs = a.cols.div_ceil(2);
-    let mut packed = vec![0u32; pairs.div_ceil(PAIRS) * padded_rows(a.rows) * PAIRS];
-    let start = Start(packed.as_mut_ptr());
+fn pack_rows(packed: &mut Vec<u32>, a: View<'_>, threads: Threads) {
+    let blocks = a.cols.div_ceil(DEPTH);
+    let start = Start(room(packed, blocks * padded_rows(a.rows) * PAIRS).as_mut_ptr());
     // SAFETY: the caller of `matmul` asked for the instructions; each group of rows is written by one task.
     each(a.rows.div_ceil(SIDE), threads, |group| unsafe { pack_row_group(start, a, group * SIDE) });
-    packed
 }
 
 /// Rows `row..row + 16` of `a`.
@@ -143,13 +161,11 @@ unsafe fn pack_row_group(packed: Start<u32>, a: View<'_>, row: usize) {
 }
 
 /// Packs `b`, of which `b_t` is the transposed view, 32 columns a task.
-fn pack_cols(b_t: View<'_>, threads: Threads) -> Vec<u32> {
+fn pack_cols(packed: &mut Vec<u32>, b_t: View<'_>, threads: Threads) {
     let (panels, pairs) = (b_t.rows.div_ceil(COLS), b_t.cols.div_ceil(2));
-    let mut packed = vec![0u32; panels * pairs * COLS];
-    let start = Start(packed.as_mut_ptr());
+    let start = Start(room(packed, panels * pairs * COLS).as_mut_ptr());
     // SAFETY: the caller of `matmul` asked for the instructions; each panel is written by one task.
     each(panels, threads, |panel| unsafe { pack_panel(start.at(panel * pairs * COLS), b_t, panel * COLS) });
-    packed
 }
 
 /// Columns `col..col + 32` of `b`.
