@@ -127,11 +127,14 @@ function present(next) {
   }
 }
 
+/** The first words of a text. */
+const start = (text) => (text.length > 60 ? `${text.slice(0, 60).replace(/\s+\S*$/, '')}…` : text);
+
 function listConversations() {
   const all = conversations.list();
   $('earlier').hidden = all.length === 0;
   $('conversations').replaceChildren(...all.map((earlier) => {
-    const title = earlier.messages.map(({ content }) => content).join(' ').slice(0, 60);
+    const title = start(earlier.messages.map(({ content }) => content).join(earlier.talks ? ' ' : ''));
     const open = () => {
       running?.abort();
       present(earlier);
