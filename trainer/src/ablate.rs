@@ -106,9 +106,16 @@ pub fn ablate(file: &Path, watch: &Watch<'_>) -> Result<String> {
     files::write(&out, TABLE, &table)?;
     let json = serde_json::to_string_pretty(&outcomes).expect("numbers and texts");
     files::write(&out, RESULTS, &json)?;
-    let curves: Vec<_> = outcomes.iter().map(|row| (row.name.clone(), row.runs[0].clone())).collect();
+    let curves: Vec<_> = shown(&outcomes).map(|row| (row.name.clone(), row.runs[0].clone())).collect();
     plot::plot(&curves, &out.join("loss.svg"))?;
     Ok(table)
+}
+
+/// The rows in the picture: the first one, which the others are compared with, and the best ones.
+fn shown(rows: &[Outcome]) -> impl Iterator<Item = &Outcome> {
+    let mut order: Vec<usize> = (1..rows.len()).collect();
+    order.sort_by(|&a, &b| rows[a].mean.total_cmp(&rows[b].mean));
+    std::iter::once(0).chain(order).take(plot::MOST).map(|i| &rows[i])
 }
 
 fn pairs(table: &Table) -> Vec<(String, Setting)> {
@@ -221,7 +228,7 @@ fn moments(values: &[f64]) -> (f64, f64) {
 /// The table, the first row being what the others are compared with.
 fn markdown(rows: &[Outcome], seeds: &[u64], base: &Table) -> String {
     let mut out = format!(
-        "# Ablation\n\nLast validation loss in nats a token; {} a row; the same seeds, so the same data in the same order, in every row. The difference is the mean over the seeds of (row - first row), with its standard error; one smaller than twice its error is chance.\n\n![loss, first seed](loss.svg)\n\n",
+        "# Ablation\n\nLast validation loss in nats a token; {} a row; the same seeds, so the same data in the same order, in every row. The difference is the mean over the seeds of (row - first row), with its standard error; one smaller than twice its error is chance.\n\n![loss of the first row and the best ones, first seed](loss.svg)\n\n",
         if seeds.len() == 1 { "a single seed".to_owned() } else { format!("{} seeds", seeds.len()) }
     );
     out += "| row | mean loss | deviation | perplexity | difference from the first row | seeds |\n| --- | --- | --- | --- | --- | --- |\n";

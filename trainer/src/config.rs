@@ -1,9 +1,11 @@
 //! The run file: every setting of a training run, its default, and the presets of model shapes.
 
+mod presets;
+
 use std::path::{Path, PathBuf};
 
 use bonsai_runtime::Config;
-use bonsai_runtime::config::{Kind, Rope, TensorSpec};
+use bonsai_runtime::config::{Kind, TensorSpec};
 use bonsai_runtime::ternary::ScaleRule;
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +15,8 @@ use crate::formats::{Compute, LatentFormat, StateFormat};
 use crate::import::Import;
 use crate::rotation::Rotation;
 use crate::schedule::{Decay, Ramp, Schedule};
+
+pub use presets::{PRESETS, preset};
 
 /// What the forward pass multiplies with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -95,7 +99,7 @@ pub struct RunConfig {
     /// Temperature of both distributions in the divergence, which is multiplied by its square.
     pub temperature: f32,
     /// Weight of the distance of each layer's output from the teacher's, relative to its size, squared, mean over layers and
-    /// tokens. The teacher must have the student's layers and widths. On the CPU.
+    /// tokens, when there is a teacher, which must have the student's layers and widths. On the CPU.
     pub hidden_weight: f32,
     /// Weight of the squared log-sum-exp of the logits: keeps them small. Without a teacher only.
     pub z_loss: f32,
@@ -417,44 +421,6 @@ fn one_line(error: &toml::de::Error) -> String {
     format!("{} {}", error.message(), place.unwrap_or_default()).trim_end().to_owned()
 }
 
-/// Names of the presets, smallest first.
-pub const PRESETS: [&str; 7] = ["1m", "3m", "6m", "10m", "20m", "30m", "0.6b"];
-
-/// A model shape by name. The number is about that of the weights at a vocabulary of 4096 (of 2048 for `1m`).
-pub fn preset(name: &str, vocab: usize, context: usize) -> Result<Config> {
-    let (hidden, layers, heads, head_dim, intermediate) = match name {
-        "1m" => (128, 4, 4, 32, 384),
-        "3m" => (256, 3, 4, 64, 640),
-        "6m" => (256, 6, 4, 64, 768),
-        "10m" => (384, 6, 6, 64, 1024),
-        "20m" => (512, 6, 8, 64, 1536),
-        "30m" => (512, 9, 8, 64, 1664),
-        "0.6b" => (1024, 28, 16, 128, 3072),
-        _ => {
-            return Err(Error::Config(format!(
-                "unknown preset '{name}': choose one of {}",
-                PRESETS.join(" ")
-            )));
-        }
-    };
-    Ok(Config {
-        vocab,
-        hidden,
-        intermediate,
-        layers,
-        heads,
-        kv_heads: heads / 2,
-        head_dim,
-        context: context.max(512),
-        norm_eps: 1e-6,
-        qk_norm_eps: Some(1e-6),
-        rope: Rope { theta: if name == "0.6b" { 1e6 } else { 1e4 }, yarn: None },
-        tied: true,
-        bos: None,
-        eos: Vec::new(),
-    })
-}
-
 /// Every matrix must divide into whole groups along its input dimension.
 pub fn check_groups(config: &Config, group: usize) -> Result<()> {
     let odd = config.tensors().into_iter().find(|t| t.rows > 1 && t.cols % group != 0);
@@ -472,21 +438,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn presets_have_about_the_size_of_their_name() {
-        for (name, vocab, millions) in [
-            ("1m", 2048, 1.1),
-            ("3m", 4096, 3.0),
-            ("6m", 4096, 5.8),
-            ("10m", 4096, 10.8),
-            ("20m", 4096, 21.0),
-            ("30m", 4096, 32.0),
-        ] {
-            let config = preset(name, vocab, 256).unwrap();
-            let actual = config.parameters() as f64 / 1e6;
-            assert!((actual / millions - 1.0).abs() < 0.1, "{name}: {actual}");
-            check_groups(&config, 128).unwrap();
-        }
-        assert_eq!(preset("0.6b", 151_936, 40_960).unwrap().parameters(), 596_049_920);
+    fn layers_alone_are_rounded_where_that_is_asked_for() {
+        let model = preset("1m", 512, 64).unwrap();
+        let rounded = |precision| {
+            let of = RunConfig { precision, ..RunConfig::default() }.projection_of().unwrap();
+            model.tensors().iter().filter(|t| of(t).is_some()).map(|t| t.kind).collect::<Vec<_>>()
+        };
+        assert!(rounded(Precision::Ternary).contains(&Kind::Embedding));
+        let layers = rounded(Precision::Layers);
+        assert!(layers.len() == 7 * model.layers && layers.iter().all(|&kind| kind == Kind::Linear));
+        assert!(rounded(Precision::Fp).is_empty());
     }
 
     #[test]

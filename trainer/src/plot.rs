@@ -22,8 +22,11 @@ const TEXT: RGBColor = RGBColor(51, 51, 51);
 const AXIS: RGBColor = RGBColor(130, 130, 130);
 const GRID: RGBColor = RGBColor(228, 228, 228);
 
+/// Curves that can be told apart.
+pub const MOST: usize = 7;
+
 /// Okabe and Ito's palette without its yellow, which is hard to see on white: different for all kinds of eyes.
-const PALETTE: [RGBColor; 7] = [
+const PALETTE: [RGBColor; MOST] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
     RGBColor(0, 158, 115),

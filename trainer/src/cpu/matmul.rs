@@ -94,10 +94,7 @@ pub fn matmul_in(
         Compute::F32 => in_f32(target, a, b, alpha, threads),
         #[cfg(target_arch = "x86_64")]
         Compute::Bf16 if avx512_bf16::available() => avx512_bf16::matmul(target, a, b, alpha, threads),
-        Compute::Bf16 => {
-            let (a, b) = (rounded::Rounded::new(a), rounded::Rounded::new(b));
-            in_f32(target, a.view(), b.view(), alpha, threads);
-        }
+        Compute::Bf16 => rounded::matmul(target, a, b, alpha, threads),
     }
 }
 
@@ -214,19 +211,26 @@ mod tests {
                 let (a, b) = (numbers((m + 3) * (k + 3), 1), numbers((k + 3) * (n + 3), 2));
                 let (a, b) = (view(&a, m, k, a_across), view(&b, k, n, b_across));
                 let start = numbers(m * n + n, 3);
-                let mut out = start.clone();
-                let target = Target::new(&mut out, m, n, n).accumulate(accumulate);
-                matmul_in(Compute::Bf16, target, a, b, 0.5, Threads::All);
+                let mut both = [start.clone(), start.clone()];
+                let [here, anywhere] =
+                    both.each_mut().map(|out| Target::new(out, m, n, n).accumulate(accumulate));
+                matmul_in(Compute::Bf16, here, a, b, 0.5, Threads::All);
+                rounded::matmul(anywhere, a, b, 0.5, Threads::All);
                 let at = |v: &View<'_>, i: usize, j: usize| {
                     f64::from(to_bf16(v.data[i * v.row_stride + j * v.col_stride]))
                 };
                 for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {
                     let sum: f64 = (0..k).map(|l| at(&a, i, l) * at(&b, l, j)).sum();
                     let old = if accumulate { f64::from(start[i * n + j]) } else { 0.0 };
-                    let error = (f64::from(out[i * n + j]) - (old + 0.5 * sum)).abs();
-                    assert!(error < 1e-6 * (k as f64 + 4.0), "{m} x {k} x {n} at {i}, {j}: off by {error}");
+                    for out in &both {
+                        let error = (f64::from(out[i * n + j]) - (old + 0.5 * sum)).abs();
+                        assert!(
+                            error < 1e-6 * (k as f64 + 4.0),
+                            "{m} x {k} x {n} at {i}, {j}: off by {error}"
+                        );
+                    }
                 }
-                assert_eq!(&out[m * n..], &start[m * n..], "nothing behind the target is written");
+                assert!(both.iter().all(|out| out[m * n..] == start[m * n..]), "written behind the target");
             }
         }
     }

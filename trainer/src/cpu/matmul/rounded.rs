@@ -4,16 +4,22 @@ use rayon::prelude::*;
 
 use bonsai_runtime::cpu::isa::vectorized;
 
-use super::View;
+use super::{Target, Threads, View, in_f32};
+
+/// `target = alpha * a b`, or `+=`.
+pub(super) fn matmul(target: Target<'_>, a: View<'_>, b: View<'_>, alpha: f32, threads: Threads) {
+    let (a, b) = (Rounded::new(a), Rounded::new(b));
+    in_f32(target, a.view(), b.view(), alpha, threads);
+}
 
 /// A copy of what a view sees, rounded.
-pub(super) struct Rounded<'a> {
+struct Rounded<'a> {
     view: View<'a>,
     data: Vec<f32>,
 }
 
 impl<'a> Rounded<'a> {
-    pub(super) fn new(view: View<'a>) -> Self {
+    fn new(view: View<'a>) -> Self {
         let mut data = vec![0.0; view.data.len()];
         let pieces = data.par_chunks_mut(1 << 16).zip(view.data.par_chunks(1 << 16));
         pieces.for_each(|(out, x)| {
@@ -22,7 +28,7 @@ impl<'a> Rounded<'a> {
         Self { view, data }
     }
 
-    pub(super) fn view(&self) -> View<'_> {
+    fn view(&self) -> View<'_> {
         View { data: &self.data, ..self.view }
     }
 }
