@@ -8,7 +8,7 @@ use bonsai_runtime::{Config, ModelFile};
 use serde::Serialize;
 
 use crate::config::RunConfig;
-use crate::cpu::{CpuBackend, head_scratch_bytes};
+use crate::cpu::{CpuBackend, head_factors, head_scratch_bytes};
 use crate::error::Result;
 use crate::formats::Compute;
 use crate::model::Activations;
@@ -74,7 +74,7 @@ impl Forecast {
         let unpacked = tensors.iter().filter(|t| t.kind == Kind::Linear).map(|t| 4 * t.len()).max();
         let scratch = match gpu {
             true => 4 * gpu_scratch(model, run, teacher.is_some()),
-            false => head.max(unpacked.unwrap_or(0)) + factors(&tensors, tokens, run),
+            false => head.max(unpacked.unwrap_or(0)) + factors(model, &tensors, tokens, run),
         };
         Ok(Self {
             parameters: numbers,
@@ -118,14 +118,14 @@ fn teacher_bytes(model: &Config, run: &RunConfig, in_bf16: impl Fn(&TensorSpec) 
     weights + 4 * (forward + backend + unpacked.unwrap_or(0))
 }
 
-/// Bytes of the factors of the layers' largest product in bf16, which are packed before they are multiplied.
-fn factors(tensors: &[TensorSpec], tokens: usize, run: &RunConfig) -> usize {
+/// Bytes of the factors of the largest product in bf16, which are packed before they are multiplied.
+fn factors(model: &Config, tensors: &[TensorSpec], tokens: usize, run: &RunConfig) -> usize {
     if run.compute == Compute::F32 {
         return 0;
     }
     let layers = tensors.iter().filter(|t| t.kind == Kind::Linear);
     let largest = |t: &TensorSpec| t.len().max(tokens * t.rows.min(t.cols)) + tokens * t.rows.max(t.cols);
-    2 * layers.map(largest).max().unwrap_or(0)
+    2 * layers.map(largest).max().unwrap_or(0).max(head_factors(tokens, model.vocab, model.hidden))
 }
 
 /// Numbers of the largest binding of a GPU.

@@ -14,7 +14,7 @@ pub(super) fn cross_entropy(
     targets: &[u32],
     [weights, room, _]: &mut [Scratch; 3],
 ) -> f64 {
-    let rows = chunk_rows(w.rows, 1);
+    let rows = chunk_rows(targets.len(), w.rows);
     let chunks = h.chunks(rows * w.cols).zip(targets.chunks(rows));
     chunks.map(|(h, targets)| losses(logits(h, w, weights, room), w.rows, targets, None)).sum()
 }
@@ -28,7 +28,7 @@ pub(super) fn cross_entropy_backward(
     (scale, z_loss): (f32, f32),
     [weights, room, _]: &mut [Scratch; 3],
 ) -> f64 {
-    let rows = chunk_rows(w.rows, 1);
+    let rows = chunk_rows(targets.len(), w.rows);
     let chunks = dh.chunks_mut(rows * w.cols).zip(h.chunks(rows * w.cols)).zip(targets.chunks(rows));
     let mut loss = 0.0;
     for ((dh, h), targets) in chunks {

@@ -28,7 +28,7 @@ pub(super) fn distillation_backward(
     (terms, scale): (Distillation, f32),
     scratch: &mut [Scratch; 3],
 ) -> Losses {
-    let mut dh = dh.chunks_mut(chunk_rows(w.rows, 2) * w.cols);
+    let mut dh = dh.chunks_mut(chunk_rows(targets.len(), w.rows) * w.cols);
     each_chunk((h, w), teacher, targets, (terms, scale), scratch, |d_logits, h, weights| {
         let dh = dh.next().expect("as many chunks as h has");
         logits_backward(dh, dw, d_logits, h, w, weights);
@@ -45,7 +45,7 @@ fn each_chunk(
     mut chunk: impl FnMut(&[f32], &[f32], &mut Scratch),
 ) -> Losses {
     assert_eq!(w.rows, teacher_w.rows, "student and teacher know the same tokens");
-    let rows = chunk_rows(w.rows, 2);
+    let rows = chunk_rows(targets.len(), w.rows);
     let hidden = h.chunks(rows * w.cols).zip(teacher_h.chunks(rows * teacher_w.cols));
     let mut total = Losses::default();
     for ((h, teacher_h), targets) in hidden.zip(targets.chunks(rows)) {

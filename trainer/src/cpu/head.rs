@@ -5,23 +5,31 @@
 use super::matmul::{Target, Threads, View, matmul_in};
 use super::{CpuMatrix, Scratch};
 
-/// Bytes of logits that are held at a time, unless [`MIN_ROWS`] asks for more.
-const LOGIT_BYTES: usize = 32 << 20;
+/// Bytes of logits that are held at a time, and as many again of a teacher's, unless [`MIN_ROWS`] asks for more. Every
+/// chunk unpacks the head and goes through its gradient anew: chunks of 512 tokens instead of 128 at a vocabulary of 49,152
+/// took a third off the time of the loss (docs/training.md).
+const LOGIT_BYTES: usize = 128 << 20;
 /// Fewer rows would waste the matrix product.
 const MIN_ROWS: usize = 128;
 /// Rows of the head that are unpacked at a time.
 const VOCAB_BLOCK: usize = 4096;
 
-/// Tokens whose logits are held at a time, `copies` times each.
-pub(super) fn chunk_rows(vocab: usize, copies: usize) -> usize {
-    (LOGIT_BYTES / (4 * vocab * copies)).max(MIN_ROWS)
+/// Tokens whose logits are held at a time: `tokens` in as few equal chunks as [`LOGIT_BYTES`] allows.
+pub(super) fn chunk_rows(tokens: usize, vocab: usize) -> usize {
+    let chunks = tokens.div_ceil((LOGIT_BYTES / (4 * vocab)).max(MIN_ROWS));
+    tokens.div_ceil(chunks.max(1)).max(1)
 }
 
 /// Bytes of scratch that the loss of `tokens` needs, with a teacher's logits beside the student's or without; the memory
 /// forecast asks.
 pub fn head_scratch_bytes(tokens: usize, vocab: usize, hidden: usize, teacher: bool) -> usize {
     let copies = if teacher { 2 } else { 1 };
-    4 * (copies * tokens.min(chunk_rows(vocab, copies)) * vocab + vocab.min(VOCAB_BLOCK) * hidden)
+    4 * (copies * chunk_rows(tokens, vocab) * vocab + vocab.min(VOCAB_BLOCK) * hidden)
+}
+
+/// Numbers of the factors of the head's largest product, of which a backend that computes in bf16 holds packed copies.
+pub fn head_factors(tokens: usize, vocab: usize, hidden: usize) -> usize {
+    vocab.min(VOCAB_BLOCK) * (chunk_rows(tokens, vocab) + hidden)
 }
 
 /// Logits of a chunk of tokens, `[tokens, vocab]`, in `out`; `weights` is scratch.

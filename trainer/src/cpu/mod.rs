@@ -33,7 +33,7 @@ use crate::error::Result;
 use crate::formats::{Compute, Latents, Moment, MomentFormat};
 use crate::ledger::Ledger;
 
-pub use head::head_scratch_bytes;
+pub use head::{head_factors, head_scratch_bytes};
 pub use moment::CpuMoment;
 
 /// A parameter in memory.
