@@ -10,7 +10,8 @@ pub(crate) struct Conversation {
     pub(crate) model: Model,
     pub(crate) session: Session,
     sampler: Sampler,
-    /// After the last token that was fed; empty before the first.
+    /// A token was fed, and its logits are those of `logits`, or still where they were computed if it is empty.
+    answered: bool,
     logits: Vec<f32>,
     /// Sampled, but not fed yet.
     sampled: Option<u32>,
@@ -20,7 +21,14 @@ impl Conversation {
     pub(crate) fn new(model: &Model, options: bonsai_runtime::SessionOptions) -> Result<Self> {
         let session = model.session(options)?;
         let sampler = Sampler::new(SamplerOptions::default());
-        Ok(Self { model: model.clone(), session, sampler, logits: Vec::new(), sampled: None })
+        Ok(Self {
+            model: model.clone(),
+            session,
+            sampler,
+            answered: false,
+            logits: Vec::new(),
+            sampled: None,
+        })
     }
 
     /// Feeds tokens, behind those that are there. What [`next`](Self::next) gave last comes before them.
@@ -44,33 +52,52 @@ impl Conversation {
 
     /// The next token; `None` where the model ends its answer.
     pub(crate) fn next(&mut self) -> Result<Option<u32>> {
-        if let Some(id) = self.sampled {
-            self.feed(&[id])?;
-        }
-        if self.logits.is_empty() {
-            return Err(Error::Argument("nothing to go on from: feed a prompt first".into()).into());
-        }
-        let id = sample(&self.logits, &mut self.sampler)?;
+        let id = match self.sampled {
+            Some(id) => self.choose_behind(id)?,
+            None if !self.answered => {
+                return Err(Error::Argument("nothing to go on from: feed a prompt first".into()).into());
+            }
+            None => {
+                self.logits()?;
+                sample(&self.logits, &mut self.sampler)?
+            }
+        };
         self.sampled = Some(id);
         Ok((!self.model.config().eos.contains(&id)).then_some(id))
+    }
+
+    /// Feeds a token, after which it is no longer waiting whatever comes of the choice.
+    fn choose_behind(&mut self, id: u32) -> Result<u32> {
+        let position = self.session.position();
+        let chosen = self.session.choose(&[id], &mut self.sampler);
+        if self.session.position() > position {
+            self.forget_sampled();
+            self.answered = true;
+        }
+        Ok(chosen?)
     }
 
     fn feed(&mut self, ids: &[u32]) -> Result<()> {
         let logits = self.session.prompt(ids)?;
         self.logits.clear();
         self.logits.extend_from_slice(logits);
+        self.answered = true;
         self.sampled = None;
         Ok(())
     }
 
     fn forget_sampled(&mut self) {
+        self.answered = false;
         self.logits.clear();
         self.sampled = None;
     }
 
     /// Of the token behind the last one that was fed; empty before a prompt.
-    pub(crate) fn logits(&self) -> &[f32] {
-        &self.logits
+    pub(crate) fn logits(&mut self) -> Result<&[f32]> {
+        if self.answered && self.logits.is_empty() {
+            self.logits.extend_from_slice(self.session.last_logits()?);
+        }
+        Ok(&self.logits)
     }
 
     /// Begins the random numbers again.
@@ -94,6 +121,7 @@ impl Conversation {
         let logits = self.session.restore(saved)?.to_vec();
         self.set_sampling(self.sampler.options().clone());
         self.forget_sampled();
+        self.answered = !logits.is_empty();
         self.logits = logits;
         Ok(())
     }

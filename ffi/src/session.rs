@@ -280,7 +280,7 @@ pub unsafe extern "C" fn bonsai_session_logits(
     with(session, |conversation| {
         let buffer = Buffer::new(buffer, capacity, length)?;
         // SAFETY: the caller's promise.
-        unsafe { buffer.fill(conversation.logits()) }
+        unsafe { buffer.fill(conversation.logits()?) }
     })
 }
 

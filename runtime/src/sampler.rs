@@ -62,10 +62,13 @@ pub struct Sampler {
     candidates: Vec<Candidate>,
 }
 
+/// A token that may be chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Candidate {
-    id: u32,
-    logit: f32,
+pub struct Candidate {
+    /// Which.
+    pub id: u32,
+    /// Its logit.
+    pub logit: f32,
 }
 
 impl Sampler {
@@ -109,6 +112,12 @@ impl Sampler {
         self.options.temperature <= 0.0 && !self.options.penalises()
     }
 
+    /// Whether the `most` likeliest tokens decide, so that a machine need not send the logits of all.
+    pub(crate) fn decided_by(&self, most: usize) -> bool {
+        let kept = if self.options.temperature <= 0.0 { 1 } else { self.options.top_k };
+        (1..=most).contains(&kept) && !self.options.penalises()
+    }
+
     /// Remembers a token that was not sampled (a prompt's), for the repeat penalty.
     pub fn accept(&mut self, id: u32) {
         self.recent.push_back(id);
@@ -120,6 +129,20 @@ impl Sampler {
     /// Chooses one id and remembers it. Logits that are not numbers are never chosen; if none is left, id 0 is.
     pub fn sample(&mut self, logits: &[f32]) -> u32 {
         let id = if self.options.temperature <= 0.0 { self.greedy(logits) } else { self.draw(logits) };
+        self.accept(id);
+        id
+    }
+
+    /// Chooses as [`Sampler::sample`] does where the likeliest tokens, in order, are known and decide.
+    pub(crate) fn sample_among(&mut self, likeliest: &[Candidate]) -> u32 {
+        let id = if self.options.temperature <= 0.0 {
+            let equal = likeliest.iter().take_while(|c| c.logit == likeliest[0].logit); // zeros of both signs are
+            equal.map(|c| c.id).min().unwrap_or(0)
+        } else {
+            self.candidates.clear();
+            self.candidates.extend(likeliest.iter().filter(|c| c.logit > f32::NEG_INFINITY));
+            self.draw_candidate()
+        };
         self.accept(id);
         id
     }
@@ -145,6 +168,10 @@ impl Sampler {
                 self.candidates[at] = penalised;
             }
         }
+        self.draw_candidate()
+    }
+
+    fn draw_candidate(&mut self) -> u32 {
         let o = &self.options;
         top_k(&mut self.candidates, o.top_k);
         top_p(&mut self.candidates, o.top_p);
@@ -317,6 +344,31 @@ mod tests {
         sampler.accept(2);
         sampler.accept(2); // 0 and 1 are forgotten
         assert_eq!(sampler.sample(&logits), 1);
+    }
+
+    #[test]
+    fn the_likeliest_decide_as_all_do() {
+        let mut random = Random(5);
+        let zeros = [-1.0, -0.0, 0.0, f32::NEG_INFINITY, -0.0, 0.0];
+        let rows: Vec<Vec<f32>> = (0..50).map(|_| random.normals(300)).chain([zeros.to_vec()]).collect();
+        for options in [SamplerOptions::greedy(), SamplerOptions::default(), plain_top(1), plain_top(8)] {
+            let [mut all, mut some] = [Sampler::new(options.clone()), Sampler::new(options)];
+            for row in &rows {
+                let mut likeliest: Vec<_> =
+                    (0..).zip(row).map(|(id, &logit)| Candidate { id, logit }).collect();
+                top_k(&mut likeliest, 64);
+                assert_eq!(some.sample_among(&likeliest), all.sample(row));
+            }
+        }
+        let decided = |options| Sampler::new(options).decided_by(64);
+        assert!(decided(SamplerOptions::default()) && decided(SamplerOptions::greedy()));
+        assert!(!decided(plain_top(0)) && !decided(plain_top(65)));
+        assert!(!decided(SamplerOptions { repeat_penalty: 1.1, ..plain_top(8) }));
+        assert!(!Sampler::new(SamplerOptions::greedy()).decided_by(0), "a machine that finds none");
+    }
+
+    fn plain_top(top_k: usize) -> SamplerOptions {
+        SamplerOptions { top_k, ..plain() }
     }
 
     #[test]

@@ -215,6 +215,11 @@ impl Session {
     /// Feeds tokens and returns the logits (`[vocab]`) that follow the last one.
     pub fn prompt(&mut self, tokens: &[u32]) -> Result<&[f32]> {
         self.feed_prompt(tokens)?;
+        self.last_logits()
+    }
+
+    /// Logits (`[vocab]`) that follow the last token that [`Session::prompt`] or [`Session::choose`] has fed.
+    pub fn last_logits(&mut self) -> Result<&[f32]> {
         self.engine.read_logits(&mut self.logits)?;
         Ok(&self.logits)
     }
@@ -222,6 +227,30 @@ impl Session {
     /// [`Session::prompt`] without waiting, for a GPU in a browser. Dropped halfway, the tokens count as fed.
     pub async fn prompt_async(&mut self, tokens: &[u32]) -> Result<&[f32]> {
         self.feed_prompt(tokens)?;
+        self.last_logits_async().await
+    }
+
+    /// Feeds tokens and chooses the one that follows, as [`sample`] does of [`Session::prompt`]; a GPU sends the likeliest
+    /// tokens only, where they decide.
+    pub fn choose(&mut self, tokens: &[u32], sampler: &mut Sampler) -> Result<u32> {
+        self.feed_prompt(tokens)?;
+        if let Some(machine) = self.engine.likeliest().filter(|machine| sampler.decided_by(machine.most())) {
+            return Ok(sampler.sample_among(&machine.read()?));
+        }
+        sample(self.last_logits()?, sampler)
+    }
+
+    /// [`Session::choose`] without waiting, for a GPU in a browser. Dropped halfway, the tokens count as fed.
+    pub async fn choose_async(&mut self, tokens: &[u32], sampler: &mut Sampler) -> Result<u32> {
+        self.feed_prompt(tokens)?;
+        if let Some(machine) = self.engine.likeliest().filter(|machine| sampler.decided_by(machine.most())) {
+            return Ok(sampler.sample_among(&machine.read_async().await?));
+        }
+        sample(self.last_logits_async().await?, sampler)
+    }
+
+    /// [`Session::last_logits`] without waiting.
+    pub async fn last_logits_async(&mut self) -> Result<&[f32]> {
         self.engine.await_logits(&mut self.logits).await?;
         Ok(&self.logits)
     }
@@ -340,7 +369,7 @@ impl Session {
             let id = match last {
                 None => self.first(prompt, sampler),
                 Some(id) if self.goes_ahead(sampler) => self.likeliest(id, sampler, &mut ahead, left),
-                Some(id) => self.following(id, sampler),
+                Some(id) => self.choose(&[id], sampler),
             };
             if id.is_err() {
                 left = 0;
@@ -356,11 +385,7 @@ impl Session {
 
     fn first(&mut self, prompt: &[u32], sampler: &mut Sampler) -> Result<u32> {
         prompt.iter().for_each(|&id| sampler.accept(id));
-        sample(self.prompt(prompt)?, sampler)
-    }
-
-    fn following(&mut self, id: u32, sampler: &mut Sampler) -> Result<u32> {
-        sample(self.next(id)?, sampler)
+        self.choose(prompt, sampler)
     }
 
     /// Whether these tokens can be fed; makes room for them.
@@ -408,6 +433,6 @@ pub fn sample(logits: &[f32], sampler: &mut Sampler) -> Result<u32> {
     if logits.iter().any(|x| x.is_nan()) { Err(not_numbers()) } else { Ok(sampler.sample(logits)) }
 }
 
-fn not_numbers() -> Error {
+pub(crate) fn not_numbers() -> Error {
     Error::format("model", "its logits are not numbers: the weights are damaged")
 }

@@ -261,12 +261,15 @@ fn a_token_is_one_submission() {
 fn a_token_of_the_0_6b_shape() {
     let file = random_model(shape("0.6b").unwrap(), Packing::Q2_0).unwrap();
     let ([before, now], seconds) = second_token(&file);
-    println!("{} MiB allocated, {seconds:.2} s a token", now.allocated >> 20);
+    let bound = (now.bytes_bound - before.bytes_bound) as f64 / 1e6;
+    println!("{} MiB allocated, {bound:.1} MB bound by a token, {seconds:.2} s", now.allocated >> 20);
     assert_eq!(now.dispatches - before.dispatches, 170);
     assert_eq!((now.submits - before.submits, now.read_backs - before.read_backs), (1, 1));
     assert_eq!(now.bytes_down - before.bytes_down, 4 * file.config.vocab as u64, "logits");
     assert!(now.bytes_up - before.bytes_up < 4096, "{} bytes up", now.bytes_up - before.bytes_up);
     assert!(now.allocated >> 20 < 200, "the file has 151 MiB: {}", now.allocated >> 20);
+    // Every weight once, and the table of the embedding, which is the head's, once more: one row of it is read.
+    assert!((158.0..230.0).contains(&bound), "{bound} MB bound");
 }
 
 /// A trained model, so that one token is usually likelier than all others by far.
@@ -351,6 +354,39 @@ fn greedy_tokens_cost_a_few_bytes_and_few_submissions() {
     assert_eq!((now.submits - before.submits, now.read_backs - before.read_backs), (4, 4));
     assert_eq!(now.bytes_down - before.bytes_down, 32 * 4);
     assert_eq!(now.allocated, before.allocated);
+}
+
+/// Sampling with the default chain reads the 64 likeliest tokens, and chooses what it would choose among all logits.
+#[test]
+fn a_sampled_token_costs_half_a_kilobyte() {
+    let model = stories();
+    let prompt = model.tokenizer().unwrap().unwrap().encode("Once upon a time").unwrap();
+    let mut session = session(&model, KvFormat::F16, 4);
+    let gpu = model.gpu().unwrap();
+    let options = |seed| SamplerOptions { temperature: 1.5, seed, ..Default::default() };
+    for options in
+        [options(1), options(2), SamplerOptions { top_k: 64, top_p: 1.0, min_p: 0.0, ..options(3) }]
+    {
+        session.reset();
+        let before = gpu.counts();
+        let mut sampler = Sampler::new(options.clone());
+        let told: Result<Vec<u32>> = session.generate(&prompt, &mut sampler, 40).collect();
+        let (now, told) = (gpu.counts(), told.unwrap());
+        assert_eq!(now.bytes_down - before.bytes_down, 40 * 512, "{} tokens", told.len());
+        session.reset();
+        let mut sampler = Sampler::new(options);
+        prompt.iter().for_each(|&id| sampler.accept(id));
+        let mut all = vec![sampler.sample(session.prompt(&prompt).unwrap())];
+        while all.len() < told.len() {
+            all.push(sampler.sample(session.next(all[all.len() - 1]).unwrap()));
+        }
+        assert_eq!(told, all);
+    }
+    let mut penalised = Sampler::new(SamplerOptions { repeat_penalty: 1.1, ..options(4) });
+    session.reset();
+    let before = gpu.counts().bytes_down;
+    assert_eq!(session.generate(&prompt, &mut penalised, 2).count(), 2);
+    assert_eq!(gpu.counts().bytes_down - before, 2 * 4 * model.config().vocab as u64, "others may decide");
 }
 
 #[test]

@@ -63,7 +63,8 @@ pub struct Session {
     inner: bonsai_runtime::Session,
     sampler: Sampler,
     eos: Vec<u32>,
-    /// After the last token that was fed; empty before the first.
+    /// A token was fed, and its logits are those of `logits`, or still where they were computed if it is empty.
+    answered: bool,
     logits: Vec<f32>,
     /// Sampled, but not fed yet.
     sampled: Option<u32>,
@@ -82,14 +83,41 @@ impl Session {
     fn on(device: Device, model: &bonsai_runtime::Model, settings: Settings) -> Result<Self> {
         let inner = model.session(settings.options(device)?)?;
         let sampler = Sampler::new(settings.sampling.over(&SamplerOptions::default()));
-        Ok(Self { inner, sampler, eos: model.config().eos.clone(), logits: Vec::new(), sampled: None })
+        let eos = model.config().eos.clone();
+        Ok(Self { inner, sampler, eos, answered: false, logits: Vec::new(), sampled: None })
     }
 
     async fn feed(&mut self, ids: &[u32]) -> Result<()> {
         let logits = self.inner.prompt_async(ids).await?;
         self.logits.clear();
         self.logits.extend_from_slice(logits);
+        self.answered = true;
         Ok(())
+    }
+
+    /// Feeds a token, after which it is no longer waiting whatever comes of the choice.
+    async fn choose_behind(&mut self, id: u32) -> Result<u32> {
+        let position = self.inner.position();
+        let chosen = self.inner.choose_async(&[id], &mut self.sampler).await;
+        if self.inner.position() > position {
+            self.forget_sampled();
+            self.answered = true;
+        }
+        Ok(chosen?)
+    }
+
+    /// Makes sure that the logits behind the last token are here.
+    async fn read_logits(&mut self) -> Result<()> {
+        if self.answered && self.logits.is_empty() {
+            self.logits.extend_from_slice(self.inner.last_logits_async().await?);
+        }
+        Ok(())
+    }
+
+    fn forget_sampled(&mut self) {
+        self.answered = false;
+        self.logits.clear();
+        self.sampled = None;
     }
 }
 
@@ -113,8 +141,7 @@ impl Session {
             Some(id) => self.inner.read_async(&[&[id], ids].concat()).await?,
             None => self.inner.read_async(ids).await?,
         }
-        self.sampled = None;
-        self.logits.clear();
+        self.forget_sampled();
         ids.iter().for_each(|&id| self.sampler.accept(id));
         Ok(())
     }
@@ -124,30 +151,30 @@ impl Session {
     #[wasm_bindgen(js_name = keepCommon)]
     pub fn keep_common(&mut self, ids: &[u32]) -> Result<usize> {
         let left = self.inner.keep_common(ids)?.len();
-        self.sampled = None;
-        self.logits.clear();
+        self.forget_sampled();
         Ok(left)
     }
 
     /// Chooses the next token; nothing where the model ends its answer.
     #[wasm_bindgen(js_name = next)]
     pub async fn next_token(&mut self) -> Result<Option<u32>> {
-        if let Some(id) = self.sampled {
-            self.feed(&[id]).await?;
-            self.sampled = None;
-        }
-        if self.logits.is_empty() {
-            return Err(argument("nothing to go on from: call prompt() first"));
-        }
-        let id = sample(&self.logits, &mut self.sampler)?;
+        let id = match self.sampled {
+            Some(id) => self.choose_behind(id).await?,
+            None if !self.answered => return Err(argument("nothing to go on from: call prompt() first")),
+            None => {
+                self.read_logits().await?;
+                sample(&self.logits, &mut self.sampler)?
+            }
+        };
         self.sampled = Some(id);
         Ok((!self.eos.contains(&id)).then_some(id))
     }
 
     /// Logits of the token behind the last one that was fed: `vocab` numbers, or none before a prompt. Tokens that
     /// [`Session::next_token`] gave are fed by the call after.
-    pub fn logits(&self) -> Vec<f32> {
-        self.logits.clone()
+    pub async fn logits(&mut self) -> Result<Vec<f32>> {
+        self.read_logits().await?;
+        Ok(self.logits.clone())
     }
 
     /// Changes how tokens are chosen, and begins its random numbers again. JSON: `temperature` (0 takes the likeliest),
@@ -162,8 +189,7 @@ impl Session {
     pub fn reset(&mut self) {
         self.inner.reset();
         self.sampler = Sampler::new(self.sampler.options().clone());
-        self.logits.clear();
-        self.sampled = None;
+        self.forget_sampled();
     }
 
     /// Tokens fed so far.

@@ -39,7 +39,7 @@ async function holds(model, session, expected, what) {
   for (const wanted of expected.ids) {
     const id = await session.next();
     assert.equal(id, wanted, `${what}: token ${ids.length}`);
-    bits = hash(bits, session.logits());
+    bits = hash(bits, (await session.logits()));
     ids.push(id);
     streamed += stream.push(id);
   }
@@ -114,11 +114,11 @@ pieces.free();
 
 // The answer ends at an end token, and the conversation goes on behind it.
 const chat = model.session('{"context": 64}');
-assert.deepEqual([chat.position, chat.context, chat.logits().length], [0, 64, 0]);
+assert.deepEqual([chat.position, chat.context, (await chat.logits()).length], [0, 64, 0]);
 await chat.prompt(text.encode('he'));
 await chat.next();
 await chat.prompt(text.encode('he'));
-assert.deepEqual([chat.position, chat.logits().length], [3, 261]);
+assert.deepEqual([chat.position, (await chat.logits()).length], [3, 261]);
 // A prompt in pieces says the same as one in one go; a conversation told again is read from where it differs.
 const told = model.session('{"context": 64}');
 await told.prompt(text.encode('hehehe'));
@@ -128,7 +128,7 @@ await chat.read(text.encode('he'));
 await chat.prompt(text.encode('h'));
 told.reset();
 await told.prompt(text.encode('heh'));
-assert.deepEqual(chat.logits(), told.logits());
+assert.deepEqual((await chat.logits()), (await told.logits()));
 await chat.read(text.encode('he'));
 assert.equal((await thrown(() => wasm.threads(2)))[0], 5);
 

@@ -69,12 +69,13 @@ fn on_gpu(model: &Config, config: RunConfig, tokens: &Tokens) -> (Vec<f64>, Vec<
     let last = timed(&mut trainer, tokens);
     let after = trainer.backend.counts();
     eprintln!(
-        "the last step: {} dispatches, {} submissions, {} read-backs, {} bytes up, {} down",
+        "the last step: {} dispatches, {} submissions, {} read-backs, {} bytes up, {} down, {:.1} MB bound",
         after.dispatches - before.dispatches,
         after.submits - before.submits,
         after.read_backs - before.read_backs,
         after.bytes_up - before.bytes_up,
         after.bytes_down - before.bytes_down,
+        (after.bytes_bound - before.bytes_bound) as f64 / 1e6,
     );
     eprintln!("allocated {:.1} MB, forecast {:.1} MB", after.allocated as f64 / 1e6, forecast as f64 / 1e6);
     seconds.extend(last.0);

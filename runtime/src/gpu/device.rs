@@ -83,6 +83,9 @@ pub struct Counts {
     pub bytes_up: u64,
     /// Bytes read from it.
     pub bytes_down: u64,
+    /// Bytes that kernels were bound to, each binding once and twice where it is written: what a dispatch moves if it
+    /// touches all of its bindings and finds in a cache what it reads again. Not counted: copies, and what is cleared.
+    pub bytes_bound: u64,
     /// Bytes of the buffers that there are.
     pub allocated: u64,
 }
@@ -94,6 +97,7 @@ struct Counters {
     read_backs: AtomicU64,
     bytes_up: AtomicU64,
     bytes_down: AtomicU64,
+    bytes_bound: AtomicU64,
     allocated: AtomicU64,
     /// The last number that a buffer or kernel got.
     ids: AtomicU64,
@@ -125,7 +129,7 @@ struct KernelInner {
     name: &'static str,
     pipeline: wgpu::ComputePipeline,
     layout: wgpu::BindGroupLayout,
-    bindings: usize,
+    bindings: &'static [Access],
 }
 
 impl Gpu {
@@ -177,6 +181,7 @@ impl Gpu {
             read_backs: get(&c.read_backs),
             bytes_up: get(&c.bytes_up),
             bytes_down: get(&c.bytes_down),
+            bytes_bound: get(&c.bytes_bound),
             allocated: get(&c.allocated),
         }
     }
@@ -282,8 +287,8 @@ impl Gpu {
                 },
                 cache: None,
             });
-            let bindings = shader.bindings.len();
-            Kernel(Arc::new(KernelInner { id: self.id(), name: shader.name, pipeline, layout, bindings }))
+            let (name, bindings) = (shader.name, shader.bindings);
+            Kernel(Arc::new(KernelInner { id: self.id(), name, pipeline, layout, bindings }))
         })
     }
 
@@ -308,7 +313,7 @@ impl Gpu {
     /// Records a dispatch of `groups` workgroups. Bindings are those of the shader, in its order; `params` is its
     /// uniform struct. An empty grid does nothing.
     pub fn run<P: Pod>(&self, kernel: &Kernel, bindings: &[Binding], params: &P, groups: [u32; 3]) {
-        assert_eq!(bindings.len(), kernel.0.bindings, "bindings of {}", kernel.0.name);
+        assert_eq!(bindings.len(), kernel.0.bindings.len(), "bindings of {}", kernel.0.name);
         assert!(size_of::<P>() <= PARAMS_BYTES, "parameters of {}", kernel.0.name);
         let limit = self.limits().groups;
         assert!(groups.iter().all(|&n| n <= limit), "{}: a grid of {groups:?}", kernel.0.name);

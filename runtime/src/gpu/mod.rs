@@ -23,14 +23,16 @@ use bytemuck::{Pod, Zeroable};
 use crate::backend::{Backend, Norm};
 use crate::cpu::KvFormat;
 use crate::error::{Error, Result};
+use crate::sampler::Candidate;
+use crate::session::not_numbers;
 use crate::tensor::StoredTensor;
-use device::{Binding, Buffer, Gpu, Kernel};
+use device::{Binding, Buffer, Gpu, Kernel, ReadBack};
 use ways::Ways;
 
 pub use matrix::GpuMatrix;
 pub use shaders::{
     ARGMAX, ATTENTION, COUNT, EMBED, HALVES, MATMUL, MATVEC, MATVEC_SUBGROUPS, READ_WORDS, RMS_NORM, SHADERS,
-    STORE_HEADS,
+    STORE_HEADS, TOP_K,
 };
 
 /// What [`GpuBackend::argmax`] finds among logits that are not numbers.
@@ -39,6 +41,10 @@ pub const NO_TOKEN: u32 = u32::MAX;
 
 /// Workgroups among which the numbers of an argmax are divided, at most.
 const SHARES: usize = 256;
+/// Tokens that [`GpuBackend::begin_likeliest`] finds: more than the 40 that samplers usually keep. As in `top_k.wgsl`.
+pub const LIKELIEST: usize = 64;
+/// Numbers that a workgroup sorts to find them.
+const SORTED: usize = 1024;
 /// Positions of the cache that lie together.
 const TILE: usize = 64;
 
@@ -63,6 +69,10 @@ pub struct GpuBackend {
     argmax: [Kernel; 2],
     /// The largest of each share.
     largest: Buffer,
+    /// Of logits, and of what was kept of them.
+    top_k: [Kernel; 2],
+    /// What was kept, from one step to the next; made when it is first wanted.
+    kept: Option<[Buffer; 2]>,
     /// Normalised rows before a product of several tokens.
     h: Buffer,
     /// What a kernel has no use for but must be given: an input, a second and a third output.
@@ -166,6 +176,8 @@ impl GpuBackend {
             attention,
             argmax: [gpu.kernel(&ARGMAX, &[])?, gpu.kernel(&ARGMAX, &[("LAST", 1.0)])?],
             largest: gpu.buffer(8 * SHARES)?,
+            top_k: [gpu.kernel(&TOP_K, &[])?, gpu.kernel(&TOP_K, &[("AGAIN", 1.0)])?],
+            kept: None,
             h: gpu.buffer(4 * tokens * widest)?,
             unused: [gpu.buffer(16)?, gpu.buffer(16)?, gpu.buffer(16)?],
             ways,
@@ -210,6 +222,27 @@ impl GpuBackend {
         let params = [shares as u32, shares as u32, place as u32];
         let bindings = [self.unused[1].all(), tokens.all(), found.all(), self.largest.all()];
         self.gpu.run(&self.argmax[1], &bindings, &params, [1, 1, 1]);
+    }
+
+    /// Asks for the [`LIKELIEST`] largest of a row of logits, likeliest first: pairs for [`likeliest`] to read.
+    pub fn begin_likeliest(&mut self, logits: &GpuTensor) -> Result<ReadBack> {
+        let mut groups = logits.cols.div_ceil(SORTED);
+        let bytes = 8 * LIKELIEST * groups;
+        if self.kept.as_ref().is_none_or(|kept| kept[0].bytes() < bytes as u64) {
+            self.kept = Some([self.gpu.buffer(bytes)?, self.gpu.buffer(bytes)?]);
+        }
+        let [mut to, mut from] = self.kept.as_ref().expect("just made").each_ref();
+        let run = |step: usize, to: &Buffer, x: Binding, count: usize, groups: usize| {
+            self.gpu.run(&self.top_k[step], &[to.all(), x], &[count as u32], [groups as u32, 1, 1]);
+        };
+        run(0, to, logits.buffer.all(), logits.cols, groups);
+        while groups > 1 {
+            let count = groups * LIKELIEST;
+            groups = count.div_ceil(SORTED);
+            std::mem::swap(&mut to, &mut from);
+            run(1, to, from.all(), count, groups);
+        }
+        self.gpu.begin_read(to.slice(0..8 * LIKELIEST.min(logits.cols) as u64))
     }
 
     /// The device.
@@ -298,6 +331,15 @@ impl GpuBackend {
     fn outputs<'a>(&'a self, out: &[&'a GpuTensor]) -> [Binding<'a>; 3] {
         std::array::from_fn(|n| out.get(n).map_or(&self.unused[n], |out| &out.buffer).all())
     }
+}
+
+/// What [`GpuBackend::begin_likeliest`] asked for: an error if a logit is not a number.
+pub fn likeliest(pairs: &[[u32; 2]]) -> Result<Vec<Candidate>> {
+    if pairs.iter().any(|[key, _]| *key == u32::MAX) {
+        return Err(not_numbers());
+    }
+    let logit = |key: u32| f32::from_bits(if key >> 31 == 1 { key & !(1 << 31) } else { !key });
+    Ok(pairs.iter().map(|&[key, id]| Candidate { id, logit: logit(key) }).collect())
 }
 
 /// Whether the device keeps what it might round to zero: tries every pair of codes at every place.

@@ -79,6 +79,9 @@ pub const ATTENTION: Shader = shader!("attention", [Write, Read, Read, Read], [&
 /// The place of the largest number, in two steps.
 pub const ARGMAX: Shader = shader!("argmax", [Write, Write, Write, Read], [&[], &[("LAST", 1.0)]]);
 
+/// The largest numbers with their places, in steps.
+pub const TOP_K: Shader = shader!("top_k", [Write, Read], [&[], &[("AGAIN", 1.0)]]);
+
 /// Reads memory and does little else: how fast that goes.
 pub const READ_WORDS: Shader = shader!("read_words", [Write, Read], [&[]]);
 /// Adds one to a number: what a dispatch costs that must wait for the one before.
@@ -97,4 +100,5 @@ pub const SHADERS: &[Shader] = &[
     STORE_HEADS,
     ATTENTION,
     ARGMAX,
+    TOP_K,
 ];

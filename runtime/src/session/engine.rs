@@ -10,6 +10,7 @@ use crate::cpu::threads::Threads;
 use crate::cpu::{Cache, CpuBackend, KvFormat};
 use crate::error::Result;
 use crate::model::{State, feed};
+use crate::sampler::Candidate;
 
 #[cfg(feature = "gpu")]
 mod on_gpu;
@@ -35,6 +36,10 @@ pub(super) trait Engine: Send {
     fn await_logits<'a>(&'a mut self, out: &'a mut [f32]) -> Later<'a, Result<()>> {
         Box::pin(std::future::ready(self.read_logits(out)))
     }
+    /// Machines that find the likeliest tokens faster than they send all logits.
+    fn likeliest(&mut self) -> Option<&mut dyn Likeliest> {
+        None
+    }
     /// Machines that choose the likeliest token by themselves.
     fn greedy(&mut self) -> Option<&mut dyn Greedy> {
         None
@@ -48,6 +53,16 @@ pub(super) trait Engine: Send {
     /// Keys and values, where they can be saved.
     fn caches(&self) -> Option<&[Cache]>;
     fn caches_mut(&mut self) -> Option<&mut [Cache]>;
+}
+
+/// A machine that sends the likeliest tokens behind the last pass, likeliest first, instead of all logits.
+pub(super) trait Likeliest {
+    /// How many it sends, if there are so many.
+    fn most(&self) -> usize;
+    /// Waits for them. Logits that are not numbers are an error.
+    fn read(&mut self) -> Result<Vec<Candidate>>;
+    /// The same without waiting.
+    fn read_async(&mut self) -> Later<'_, Result<Vec<Candidate>>>;
 }
 
 /// A machine that feeds itself the likeliest token, again and again, and tells later which they were.

@@ -2,7 +2,8 @@
 
 use bonsai_runtime::KvFormat;
 use bonsai_runtime::backend::{Backend, Norm};
-use bonsai_runtime::gpu::{GpuBackend, GpuMatrix, GpuTensor, NO_TOKEN};
+use bonsai_runtime::gpu::{GpuBackend, GpuMatrix, GpuTensor, LIKELIEST, NO_TOKEN, likeliest};
+use bonsai_runtime::sampler::Candidate;
 use bonsai_runtime::tensor::{Format, StoredTensor};
 use bonsai_runtime::ternary::Packing;
 
@@ -36,7 +37,7 @@ struct Machines<'a> {
 }
 
 /// Every case.
-pub const NAMES: [&str; 8] = [
+pub const NAMES: [&str; 9] = [
     "embed",
     "norm_matmul",
     "norm_matmul_of_some_rows",
@@ -45,6 +46,7 @@ pub const NAMES: [&str; 8] = [
     "attend",
     "attend_int8",
     "argmax",
+    "top_k",
 ];
 
 /// Runs a case, and returns the largest normalised mean square error of its results.
@@ -63,6 +65,7 @@ pub async fn run(name: &str, backends: &mut [GpuBackend]) -> f64 {
             machines.keep(KvFormat::F16);
         }
         "argmax" => argmax(machines).await,
+        "top_k" => top_k(machines).await,
         _ => panic!("no case {name}"),
     }
     machines.worst
@@ -400,4 +403,46 @@ async fn argmax(machines: &mut Machines<'_>) {
 
 fn place_of_largest(row: &[f32]) -> u32 {
     (1..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best }) as u32
+}
+
+/// Rows of one number to three steps of sorting, with equals, both zeros, infinities and what is not a number.
+async fn top_k(machines: &mut Machines<'_>) {
+    let mut random = Random(8);
+    for count in [1, 63, 64, 65, 1024, 1025, 16_385, 151_936] {
+        let normals = random.normals(count);
+        let few: Vec<f32> = normals.iter().map(|x| x.round()).collect(); // hundreds of equals, zeros of both signs
+        let mut ends = normals.clone();
+        ends[count / 2] = f32::INFINITY;
+        ends[count - 1] = f32::NEG_INFINITY;
+        let rising: Vec<f32> = (0..count).map(|i| i as f32).collect();
+        for (n, row) in [normals, few, ends, rising, vec![f32::NEG_INFINITY; count]].iter().enumerate() {
+            for b in &mut *machines.backends {
+                let got = found_likeliest(b, row).await.unwrap();
+                let got: Vec<_> = got.iter().map(|c| (c.id, c.logit.to_bits())).collect();
+                assert_eq!(got, sorted(row), "row {n} of {count}");
+            }
+        }
+        for broken in [f32::NAN, -f32::NAN] {
+            let mut row = vec![1.0; count];
+            row[count / 3] = broken;
+            for b in &mut *machines.backends {
+                found_likeliest(b, &row).await.unwrap_err();
+            }
+        }
+    }
+}
+
+async fn found_likeliest(b: &mut GpuBackend, row: &[f32]) -> bonsai_runtime::Result<Vec<Candidate>> {
+    let mut logits = b.tensor(1, row.len()).unwrap();
+    b.write(&mut logits, row);
+    let bytes = b.begin_likeliest(&logits).unwrap().await.unwrap();
+    likeliest(&bytemuck::pod_collect_to_vec::<u8, [u32; 2]>(&bytes))
+}
+
+/// Places and bits of the largest, the lowest place first among equals.
+fn sorted(row: &[f32]) -> Vec<(u32, u32)> {
+    let mut all: Vec<(u32, f32)> = (0..).zip(row.iter().copied()).collect();
+    all.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    all.truncate(LIKELIEST);
+    all.into_iter().map(|(place, x)| (place, x.to_bits())).collect()
 }

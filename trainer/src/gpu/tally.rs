@@ -9,6 +9,8 @@ use crate::ledger::Ledger;
 
 /// Numbers that the tally has room for before it must be read.
 pub(super) const ROOM: usize = 1 << 20;
+/// Pieces begin at multiples of so many numbers.
+const ALIGNED: usize = 64;
 /// Numbers of a partial sum of squares; `sum_of_squares.wgsl` says the same.
 const SQUARES: usize = 1 << 14;
 
@@ -43,6 +45,12 @@ impl Sums {
     pub(super) fn all(&self) -> Piece<'_> {
         self.buffer.all()
     }
+
+    /// A piece with numbers `first..first + n`, for a kernel that touches no others; where in it they begin.
+    pub(super) fn window(&self, first: usize, n: usize) -> (Piece<'_>, usize) {
+        let start = first / ALIGNED * ALIGNED;
+        (self.buffer.piece(start..first + n), first - start)
+    }
 }
 
 impl GpuBackend {
@@ -68,16 +76,17 @@ impl GpuBackend {
     pub(super) fn tally_squares(&mut self, x: &GpuBuffer) -> [usize; 2] {
         let pieces = x.len.div_ceil(SQUARES);
         let first = self.place(Kind::Squares, pieces);
-        self.squares(self.sums.all(), first, x);
+        let (out, at) = self.sums.window(first, pieces);
+        self.squares(&out, at, x);
         [first, pieces]
     }
 
     /// Leaves partial sums of squares from `first` on; returns how many.
-    pub(super) fn squares(&self, out: Piece, first: usize, x: &GpuBuffer) -> usize {
+    pub(super) fn squares(&self, out: &Piece, first: usize, x: &GpuBuffer) -> usize {
         for part in parts(x.len, self.tuning.span) {
             let pieces = part.len().div_ceil(SQUARES);
             let params = [part.len().div_ceil(4) as u32, (first + part.start / SQUARES) as u32];
-            self.run(&SUM_OF_SQUARES, &[], &[&out, &x.piece(part)], &params, self.gpu.grid(pieces));
+            self.run(&SUM_OF_SQUARES, &[], &[out, &x.piece(part)], &params, self.gpu.grid(pieces));
         }
         x.len.div_ceil(SQUARES)
     }

@@ -39,16 +39,17 @@ impl GpuBackend {
     ) {
         let [m, v] = moments else { panic!("AdamW keeps two moments") };
         let Factor(own, factor) = self.factor(grad, step.clip);
-        let counts = self.place(Kind::Counts, COUNTS);
+        let first = self.place(Kind::Counts, COUNTS);
+        let (counts, at) = self.sums.window(first, COUNTS);
         let [keep, rate, root] = step.factors();
         let floats = [factor, step.beta1, step.beta2, keep, rate, root, step.eps].map(f32::to_bits);
         for part in parts(w.latent.len, self.tuning.span) {
-            let mut params = [counts as u32; 10];
+            let mut params = [at as u32; 10];
             params[..2].copy_from_slice(&[part.len().div_ceil(4) as u32, u32::from(own)]);
             params[2..9].copy_from_slice(&floats);
             let [codes, scales] = self.codes_of(w, &part);
             let [latent, grad, m, v] = [&w.latent, grad, m, v].map(|buffer| buffer.piece(part.clone()));
-            let pieces = [&latent, &grad, &m, &v, &codes, &scales, &self.sums.all(), &self.clip.all()];
+            let pieces = [&latent, &grad, &m, &v, &codes, &scales, &counts, &self.clip.all()];
             let groups = self.gpu.grid(part.len().div_ceil(ROUNDED));
             self.run(&ADAMW, &constants(w), &pieces, &params, groups);
         }
@@ -64,7 +65,7 @@ impl GpuBackend {
     ) {
         let [momentum] = momentum else { panic!("Muon keeps one moment") };
         let Factor(own, factor) = self.factor(grad, step.clip);
-        let counts = self.place(Kind::Counts, COUNTS);
+        let first = self.place(Kind::Counts, COUNTS);
         for part in parts(grad.len, self.tuning.span) {
             let quads = part.len().div_ceil(4);
             let params = [quads as u32, u32::from(own), factor.to_bits(), step.momentum.to_bits()];
@@ -73,13 +74,14 @@ impl GpuBackend {
         }
         let direction = self.orthogonalize(grad, w.rows, w.cols, step.iterations);
         let [keep, rate] = step.factors(w.rows, w.cols);
+        let (counts, at) = self.sums.window(first, COUNTS);
         for part in parts(w.latent.len, self.tuning.span) {
             let quads = part.len().div_ceil(4) as u32;
-            let params = [quads, u32::from(own), keep.to_bits(), rate.to_bits(), counts as u32];
+            let params = [quads, u32::from(own), keep.to_bits(), rate.to_bits(), at as u32];
             let [codes, scales] = self.codes_of(w, &part);
             let [latent, grad, direction] =
                 [&w.latent, grad, &direction].map(|buffer| buffer.piece(part.clone()));
-            let pieces = [&latent, &grad, &direction, &codes, &scales, &self.sums.all(), &self.clip.all()];
+            let pieces = [&latent, &grad, &direction, &codes, &scales, &counts, &self.clip.all()];
             let groups = self.gpu.grid(part.len().div_ceil(ROUNDED));
             self.run(&MUON, &constants(w), &pieces, &params, groups);
         }
@@ -116,7 +118,7 @@ impl GpuBackend {
     /// `out = x / |x|`.
     fn normalize(&mut self, out: &GpuBuffer, x: &GpuBuffer) {
         let sums = self.scratch("muon norm", x.len.div_ceil(1 << 14));
-        let n = self.squares(sums.all(), 0, x);
+        let n = self.squares(&sums.all(), 0, x);
         for part in parts(x.len, self.tuning.span) {
             let quads = part.len().div_ceil(4);
             let pieces = [&out.piece(part.clone()), &x.piece(part), &sums.all()];
@@ -135,9 +137,10 @@ impl GpuBackend {
         match clip {
             Clip::Factor(factor) => Factor(false, factor),
             Clip::Own(limit) => {
-                let [first, sums] = self.tally_squares(grad).map(|n| n as u32);
-                let params = [first, sums, (limit as f32).to_bits()];
-                self.run(&CLIP, &[], &[&self.clip.all(), &self.sums.all()], &params, [1, 1, 1]);
+                let [first, sums] = self.tally_squares(grad);
+                let (squares, at) = self.sums.window(first, sums);
+                let params = [at as u32, sums as u32, (limit as f32).to_bits()];
+                self.run(&CLIP, &[], &[&self.clip.all(), &squares], &params, [1, 1, 1]);
                 Factor(true, 0.0)
             }
         }

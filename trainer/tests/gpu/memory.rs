@@ -77,15 +77,28 @@ fn a_step_at_the_depth_of_0_6b_is_a_hundred_dispatches_a_layer() {
             after.submits - before.submits,
             after.read_backs - before.read_backs,
         ];
+        let bound = after.bytes_bound - before.bytes_bound;
+        let least = least_bytes(&model, learns, &config);
         println!(
-            "0.6B's depth, teacher {learns}: {dispatches} dispatches, {submits} submissions, {reads} read-backs a step"
+            "0.6B's depth, teacher {learns}: {dispatches} dispatches, {submits} submissions, {reads} read-backs a step; {bound} bytes bound, {least} at least"
         );
         // A layer: 17 forward, 14 of them again, 39 backward, and three for the update of each of eleven tensors; 28 for
         // embedding, head and final norm. A teacher has another 17 a layer, and reads its dense table and head in slices.
         let teacher = if learns { 28 * 17 + 11 } else { 0 };
         assert_eq!(dispatches, 28 * 103 + 28 + teacher);
         assert!(submits <= 8 + u64::from(learns) && reads == 2, "{submits} {reads}");
+        assert!(bound < least * 2, "{bound} bytes bound, {least} at least");
     }
+}
+
+/// Bytes that no step of this run moves less than, few tokens given: latent weights, moments, gradients and codes written
+/// once and read once, codes once more in each of three passes (forward, again, backward), a dense teacher's weights once.
+fn least_bytes(model: &Config, learns: bool, config: &RunConfig) -> u64 {
+    let forecast = Forecast::new(model, None, &RunConfig { device: "gpu".into(), ..config.clone() }).unwrap();
+    let gradients = 4 * forecast.parameters;
+    let teacher = if learns { forecast.latents } else { 0 };
+    let both_ways = forecast.latents + forecast.moments + gradients + forecast.codes;
+    (2 * both_ways + 3 * forecast.codes + teacher) as u64
 }
 
 #[test]

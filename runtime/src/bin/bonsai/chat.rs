@@ -4,7 +4,6 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bonsai_runtime::session::sample;
 use bonsai_runtime::{ChatTemplate, Error, Message, Model, Result, Sampler, Session, SessionOptions};
 
 use crate::input::{ModelArgs, tokenizer};
@@ -141,7 +140,7 @@ impl Chat<'_> {
         fed.iter().for_each(|&id| self.sampler.accept(id));
         let mut decoder = tokenizer.stream();
         for _ in 0..usize::try_from(self.args.n_predict).unwrap_or(usize::MAX) {
-            let id = sample(self.session.prompt(&fed)?, &mut self.sampler)?;
+            let id = self.session.choose(&fed, &mut self.sampler)?;
             if self.model.config().eos.contains(&id) {
                 break;
             }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
-use super::{Binding, Inner, Kernel, PARAMS_BYTES};
+use super::{Access, Binding, Inner, Kernel, PARAMS_BYTES};
 
 /// Dispatches with different parameters in a batch; a full batch is handed over.
 const SLOTS: usize = 1024;
@@ -86,6 +86,7 @@ impl Recorder {
         pass.set_bind_group(1, &self.params_group, &[offset]);
         pass.dispatch_workgroups(x, y, z);
         gpu.counters.dispatches.fetch_add(1, Ordering::Relaxed);
+        gpu.counters.bytes_bound.fetch_add(bytes_bound(kernel, bindings), Ordering::Relaxed);
     }
 
     /// Where these parameters lie in the batch.
@@ -171,6 +172,12 @@ impl Recorder {
     pub(super) fn forget(&mut self, buffer: u64) {
         self.groups.retain(|key, _| !key[1..].chunks_exact(3).any(|binding| binding[0] == buffer));
     }
+}
+
+/// Bytes of the bindings, those that are written twice.
+fn bytes_bound(kernel: &Kernel, bindings: &[Binding]) -> u64 {
+    let times = |access: &Access| if *access == Access::Write { 2 } else { 1 };
+    kernel.0.bindings.iter().zip(bindings).map(|(access, binding)| times(access) * binding.bytes()).sum()
 }
 
 fn entry(binding: usize, buffer: &wgpu::Buffer, offset: u64, size: u64) -> wgpu::BindGroupEntry<'_> {

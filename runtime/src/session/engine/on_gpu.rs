@@ -4,14 +4,15 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Arc, PoisonError};
 
-use super::{Engine, Greedy, Later, test_tokens};
+use super::{Engine, Greedy, Later, Likeliest, test_tokens};
 use crate::backend::Backend;
 use crate::cpu::{Cache, KvFormat};
 use crate::error::{Error, Result};
 use crate::gpu::device::{Buffer, Gpu, GpuOptions, ReadBack};
 use crate::gpu::ways::Ways;
-use crate::gpu::{GpuBackend, NO_TOKEN, choices, keeps_subnormal_halves};
+use crate::gpu::{GpuBackend, LIKELIEST, NO_TOKEN, choices, keeps_subnormal_halves, likeliest};
 use crate::model::{State, Weights, feed, forward};
+use crate::sampler::Candidate;
 use crate::session::ahead::MOST_AHEAD;
 use crate::session::{Device, Model, SessionOptions, chunk, not_numbers};
 
@@ -191,6 +192,10 @@ impl Engine for GpuEngine {
         Box::pin(self.backend.read_async(&self.state.logits, out))
     }
 
+    fn likeliest(&mut self) -> Option<&mut dyn Likeliest> {
+        Some(self)
+    }
+
     fn greedy(&mut self) -> Option<&mut dyn Greedy> {
         Some(self)
     }
@@ -219,6 +224,26 @@ impl Engine for GpuEngine {
 
     fn caches_mut(&mut self) -> Option<&mut [Cache]> {
         None
+    }
+}
+
+impl Likeliest for GpuEngine {
+    fn most(&self) -> usize {
+        LIKELIEST
+    }
+
+    fn read(&mut self) -> Result<Vec<Candidate>> {
+        let mut pairs = vec![[0u32; 2]; LIKELIEST.min(self.on_gpu.weights.config.vocab)];
+        self.backend.begin_likeliest(&self.state.logits)?.wait(bytemuck::cast_slice_mut(&mut pairs))?;
+        likeliest(&pairs)
+    }
+
+    fn read_async(&mut self) -> Later<'_, Result<Vec<Candidate>>> {
+        let read = self.backend.begin_likeliest(&self.state.logits);
+        Box::pin(async {
+            let bytes = read?.await?;
+            likeliest(&bytemuck::pod_collect_to_vec::<u8, [u32; 2]>(&bytes))
+        })
     }
 }
 
