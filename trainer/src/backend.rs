@@ -11,6 +11,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use bonsai_runtime::ternary::{ScaleRule, TernaryMatrix};
+use half::f16;
 
 use crate::communicator::Communicator;
 use crate::error::Result;
@@ -175,6 +176,46 @@ pub struct Distillation {
     pub kl: f32,
     /// Weight of the cross-entropy against the targets.
     pub cross_entropy: f32,
+}
+
+/// Where a teacher's distributions come from.
+pub enum Teaching<'a, Buffer, Matrix> {
+    /// Its normed final residual stream, `[t, its hidden]`, and its dense head.
+    Head(&'a Buffer, &'a Matrix),
+    /// Its likeliest tokens, which were written down before.
+    Likeliest(&'a Likeliest),
+}
+
+impl<Buffer, Matrix> Clone for Teaching<'_, Buffer, Matrix> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<Buffer, Matrix> Copy for Teaching<'_, Buffer, Matrix> {}
+
+/// The `k` likeliest next tokens of each of some tokens, likeliest first, with the logarithms of their probabilities at a
+/// temperature.
+///
+/// Learning from them takes all other tokens for one, whose probability is what is left: with p and q of the teacher and the
+/// student, and r of all others, `KL = sum_k p (ln p - ln q) + p_r (ln p_r - ln q_r)`, which is at most that of the whole
+/// distributions. The gradient of the logit of one of the others at temperature 1 is `q - p_r q / q_r`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Likeliest {
+    /// Tokens that are kept of each distribution.
+    pub k: usize,
+    /// `[t, k]`
+    pub ids: Vec<u32>,
+    /// `[t, k]`, as f16 has them.
+    pub log_p: Vec<f16>,
+}
+
+impl Likeliest {
+    /// Those of `n` tokens from number `first` on.
+    pub fn rows(&self, first: usize, n: usize) -> (&[u32], &[f16]) {
+        let some = first * self.k..(first + n) * self.k;
+        (&self.ids[some.clone()], &self.log_p[some])
+    }
 }
 
 /// Losses, in nats, without weights or the factor T^2: sums over tokens or means, as who gives them says.
@@ -344,13 +385,16 @@ pub trait Backend {
         z_loss: f32,
     );
 
-    /// Tallies the summed losses of the student's `h w^T` against a dense teacher's logits of the same tokens (its hidden
+    /// The `k` likeliest tokens of a teacher's distributions at a temperature.
+    fn likeliest(&mut self, teacher: (&Self::Buffer, &Self::Matrix), k: usize, temperature: f32)
+    -> Likeliest;
+    /// Tallies the summed losses of the student's `h w^T` against a dense teacher's word on the same tokens (its hidden
     /// size may be another) and against `targets`; tokens whose target is ignored do not count at all. Logits of both are
     /// made and dropped in chunks of rows.
     fn distillation(
         &mut self,
         student: (&Self::Buffer, &Self::Matrix),
-        teacher: (&Self::Buffer, &Self::Matrix),
+        teacher: Teaching<'_, Self::Buffer, Self::Matrix>,
         targets: &[u32],
         terms: Distillation,
     );
@@ -361,7 +405,7 @@ pub trait Backend {
         &mut self,
         d_student: (&mut Self::Buffer, &mut Self::Buffer),
         student: (&Self::Buffer, &Self::Matrix),
-        teacher: (&Self::Buffer, &Self::Matrix),
+        teacher: Teaching<'_, Self::Buffer, Self::Matrix>,
         targets: &[u32],
         terms: Distillation,
         scale: f32,

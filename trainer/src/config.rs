@@ -101,6 +101,13 @@ pub struct RunConfig {
     /// Weight of the distance of each layer's output from the teacher's, relative to its size, squared, mean over layers and
     /// tokens, when there is a teacher, which must have the student's layers and widths. On the CPU.
     pub hidden_weight: f32,
+    /// A file that remembers what the teacher said of each window of text, so that later epochs, and other runs with the same
+    /// teacher, text and `seq_len`, need not ask it again. Training then learns from the teacher's `teacher_top_k` likeliest
+    /// tokens and the sum of all others, and windows begin at the same places in every epoch. Validation still asks the
+    /// teacher itself. Empty: none. On the CPU, in one process.
+    pub teacher_cache: PathBuf,
+    /// Tokens that the cache keeps of each distribution: 6 bytes each.
+    pub teacher_top_k: usize,
     /// Weight of the squared log-sum-exp of the logits: keeps them small. Without a teacher only.
     pub z_loss: f32,
     /// Steps over which weights go from dense to ternary. 0: ternary from the start. Validation is always ternary.
@@ -202,6 +209,8 @@ impl Default for RunConfig {
             ce_weight: 0.0,
             temperature: 1.0,
             hidden_weight: 0.0,
+            teacher_cache: PathBuf::new(),
+            teacher_top_k: 64,
             z_loss: 0.0,
             ramp: 0,
             embedding_ramp: 0,
@@ -334,6 +343,13 @@ impl RunConfig {
             return wrong(
                 "hidden_weight compares with the teacher's residual stream, and rotation turns the student's",
             );
+        }
+        if !self.teacher_cache.as_os_str().is_empty() {
+            if self.hidden_weight > 0.0 || self.ranks > 1 || self.teacher_top_k == 0 {
+                return wrong(
+                    "teacher_cache keeps distributions, of one process: hidden_weight must be 0 and teacher_top_k at least 1",
+                );
+            }
         }
         if !(self.temperature.is_finite() && self.temperature > 0.0) {
             return wrong("temperature must be a positive number");

@@ -74,6 +74,7 @@ pub fn check_gpu(run: &RunConfig) -> Result<()> {
         (run.latents != LatentFormat::F32, "latents in bf16"),
         (run.compute != Compute::F32, "products in bf16"),
         (run.hidden_weight > 0.0, "hidden_weight"),
+        (!run.teacher_cache.as_os_str().is_empty(), "teacher_cache"),
     ];
     if let Some((_, missing)) = asked.into_iter().find(|(asked, _)| *asked) {
         return Err(Error::Config(format!("not there on a GPU yet: {missing}; use --device cpu")));

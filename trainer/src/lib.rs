@@ -43,6 +43,7 @@ pub mod run;
 pub mod schedule;
 pub mod stories;
 pub mod summary;
+pub mod teacher_cache;
 pub mod tensorboard;
 pub mod timed;
 pub mod train;

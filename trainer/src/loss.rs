@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use bonsai_runtime::{Config, ModelFile};
 
-use crate::backend::{Backend, Distillation};
+use crate::backend::{Backend, Distillation, Teaching};
 use crate::checkpoint;
 use crate::config::{Precision, RunConfig};
 use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::model::{self, Activations};
 use crate::params::Params;
+use crate::teacher_cache::TeacherCache;
 
 /// What the head's output is compared with.
 pub enum Objective<'a, B: Backend> {
@@ -21,8 +22,8 @@ pub enum Objective<'a, B: Backend> {
     },
     /// A teacher's next-token distribution, and the text if `terms` says so.
     Teacher {
-        /// The teacher's normed final residual stream, `[t, its hidden]`, and its head.
-        head: (&'a B::Buffer, &'a B::Matrix),
+        /// What it says.
+        word: Teaching<'a, B::Buffer, B::Matrix>,
         /// Weights and temperature.
         terms: Distillation,
         /// The teacher's residual stream after each layer, `[t, hidden]`, and how much the student's distance from it
@@ -38,6 +39,7 @@ pub struct Teacher<B: Backend> {
     activations: Activations<B>,
     terms: Distillation,
     hidden_weight: f32,
+    cache: Option<TeacherCache>,
 }
 
 impl<B: Backend> Teacher<B> {
@@ -48,7 +50,31 @@ impl<B: Backend> Teacher<B> {
             true => Activations::with_checkpointing(&backend, c, batch, seq, true), // which keeps the residual stream
             false => Activations::forward_only(&backend, c, batch, seq),
         };
-        Self { backend, params, activations, terms: run.distillation(), hidden_weight: run.hidden_weight }
+        let (terms, hidden_weight) = (run.distillation(), run.hidden_weight);
+        Self { backend, params, activations, terms, hidden_weight, cache: None }
+    }
+
+    /// The same, which asks the cache first when it teaches.
+    pub fn with_cache(self, cache: Option<TeacherCache>) -> Self {
+        Self { cache, ..self }
+    }
+
+    /// What the student learns from: the cache's word where there is one, which is then asked first.
+    pub fn teach(&mut self, batch: &Batch) -> Result<Objective<'_, B>> {
+        let Some(mut cache) = self.cache.take() else { return Ok(self.read(batch)) };
+        let k = cache.top_k();
+        let found = cache.fill(batch, || {
+            model::forward(&mut self.backend, &self.params, &mut self.activations, batch);
+            let head = &self.params.list[self.params.head()].value;
+            self.backend.likeliest((self.activations.normed(), head), k, self.terms.temperature)
+        });
+        let cache = self.cache.insert(cache);
+        found?;
+        Ok(Objective::Teacher {
+            word: Teaching::Likeliest(cache.word()),
+            terms: self.terms,
+            streams: (&[], 0.0),
+        })
     }
 
     /// What the teacher says about a batch.
@@ -57,7 +83,7 @@ impl<B: Backend> Teacher<B> {
         let head = &self.params.list[self.params.head()].value;
         let streams = if self.hidden_weight > 0.0 { self.activations.streams() } else { &[] };
         Objective::Teacher {
-            head: (self.activations.normed(), head),
+            word: Teaching::Head(self.activations.normed(), head),
             terms: self.terms,
             streams: (streams, self.hidden_weight),
         }

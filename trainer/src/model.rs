@@ -218,7 +218,7 @@ pub fn losses<B: Backend>(
     let (h, w, targets) = (&a.shared.h, &p.list[p.head()].value, &batch.targets);
     match *objective {
         Objective::Text { .. } => b.cross_entropy(h, w, targets),
-        Objective::Teacher { head, terms, .. } => b.distillation((h, w), head, targets, terms),
+        Objective::Teacher { word, terms, .. } => b.distillation((h, w), word, targets, terms),
     }
 }
 
@@ -294,8 +294,8 @@ fn head_backward<B: Backend>(
 ) {
     match *objective {
         Objective::Text { z_loss } => b.cross_entropy_backward(dh, dw, h, w, targets, scale, z_loss),
-        Objective::Teacher { head, terms, .. } => {
-            b.distillation_backward((dh, dw), (h, w), head, targets, terms, scale);
+        Objective::Teacher { word, terms, .. } => {
+            b.distillation_backward((dh, dw), (h, w), word, targets, terms, scale);
         }
     }
 }

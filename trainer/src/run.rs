@@ -26,6 +26,7 @@ use crate::gpu::GpuBackend;
 use crate::loss::{self, Teacher};
 use crate::optimizer::Optimizer;
 use crate::params::{self, Params};
+use crate::teacher_cache::TeacherCache;
 use crate::timed::Timed;
 use crate::train::{State, Step, Trainer, order};
 use crate::{diagnostics, eval, export, summary};
@@ -175,7 +176,12 @@ fn teacher<B: Backend>(
     let backend = open(&file.config)?;
     let latent = |_: usize, spec: &TensorSpec| Latents::stored(spec, &file.tensors[&spec.name]);
     let params = Params::new(&backend, &file.config, |_| None, |_| &[], latent);
-    Ok(Some(Teacher::new(backend, params, config)))
+    let cache = TeacherCache::open(config, &file)?;
+    if let Some(cache) = &cache {
+        let (k, windows, path) = (cache.top_k(), cache.windows(), config.teacher_cache.display());
+        watch.say(&format!("teacher cache {path}: {k} tokens of each distribution, {windows} windows known"));
+    }
+    Ok(Some(Teacher::new(backend, params, config).with_cache(cache)))
 }
 
 /// Goes on with the run in `dir`, whose settings `change` may alter (more steps, another interval).

@@ -6,7 +6,9 @@ use std::time::Instant;
 
 use bonsai_runtime::ternary::TernaryMatrix;
 
-use crate::backend::{AdamW, AttentionShape, Backend, Distillation, Muon, Projection, Tally};
+use crate::backend::{
+    AdamW, AttentionShape, Backend, Distillation, Likeliest, Muon, Projection, Tally, Teaching,
+};
 use crate::communicator::Communicator;
 use crate::error::Result;
 use crate::formats::{Latents, Moment, MomentFormat};
@@ -217,10 +219,14 @@ impl<B: Backend> Backend for Timed<B> {
         self.time("cross_entropy", |b| b.cross_entropy_backward(dh, dw, h, w, targets, scale, z_loss));
     }
 
+    fn likeliest(&mut self, teacher: (&B::Buffer, &B::Matrix), k: usize, temperature: f32) -> Likeliest {
+        self.time("distillation", |b| b.likeliest(teacher, k, temperature))
+    }
+
     fn distillation(
         &mut self,
         student: (&B::Buffer, &B::Matrix),
-        teacher: (&B::Buffer, &B::Matrix),
+        teacher: Teaching<'_, B::Buffer, B::Matrix>,
         targets: &[u32],
         terms: Distillation,
     ) {
@@ -231,7 +237,7 @@ impl<B: Backend> Backend for Timed<B> {
         &mut self,
         d_student: (&mut B::Buffer, &mut B::Buffer),
         student: (&B::Buffer, &B::Matrix),
-        teacher: (&B::Buffer, &B::Matrix),
+        teacher: Teaching<'_, B::Buffer, B::Matrix>,
         targets: &[u32],
         terms: Distillation,
         scale: f32,

@@ -190,7 +190,7 @@ impl<B: Backend> Trainer<B> {
             }
             p.release_grad(index);
         };
-        let objective = objective(&mut self.teacher, &self.config, batch);
+        let objective = objective(&mut self.teacher, &self.config, batch)?;
         let (b, scale) = (&mut self.backend, 1.0 / tokens as f32);
         let (p, a) = (&mut self.params, &mut self.activations);
         model::backward_with(b, p, a, batch, (&objective, scale), finished);
@@ -239,7 +239,7 @@ impl<B: Backend> Trainer<B> {
         for batch in &self.batches {
             let (b, p, a) = (&mut self.backend, &mut self.params, &mut self.activations);
             model::forward(b, p, a, batch);
-            let objective = objective(&mut self.teacher, &self.config, batch);
+            let objective = objective(&mut self.teacher, &self.config, batch)?;
             model::backward_with(b, p, a, batch, (&objective, scale), |_, _, _| {});
         }
         for (index, param) in self.params.list.iter_mut().enumerate() {
@@ -291,7 +291,9 @@ impl<B: Backend> Trainer<B> {
             let batch = padded(tokens, starts, micro, seq);
             let (b, p, a) = (&mut self.backend, &self.params, &mut self.activations);
             model::forward(b, p, a, &batch);
-            model::losses(b, p, a, &batch, &objective(&mut self.teacher, &self.config, &batch));
+            let text = Objective::Text { z_loss: 0.0 };
+            let objective = self.teacher.as_mut().map_or(text, |teacher| teacher.read(&batch));
+            model::losses(b, p, a, &batch, &objective);
             count += target_tokens(&batch);
         }
         Ok(mean(self.backend.tally()?, count))
@@ -312,15 +314,15 @@ fn sum_gradient<B: Backend>(b: &mut B, param: &mut Param<B>, world: &dyn Communi
     }
 }
 
-/// What a batch is compared with: the teacher's word, or the text alone.
+/// What a batch is trained on: the teacher's word, or the text alone.
 fn objective<'a, B: Backend>(
     teacher: &'a mut Option<Teacher<B>>,
     config: &RunConfig,
     batch: &Batch,
-) -> Objective<'a, B> {
+) -> Result<Objective<'a, B>> {
     match teacher {
-        Some(teacher) => teacher.read(batch),
-        None => Objective::Text { z_loss: config.z_loss },
+        Some(teacher) => teacher.teach(batch),
+        None => Ok(Objective::Text { z_loss: config.z_loss }),
     }
 }
 
@@ -359,7 +361,10 @@ fn padded(tokens: &Tokens, starts: &[usize], batch: usize, seq: usize) -> Batch 
 /// The order of a run's data: its own, or another trainer's to replay.
 pub fn order(config: &RunConfig) -> Result<Order> {
     if config.offsets.as_os_str().is_empty() {
-        return Ok(Order::Shuffled { seed: config.seed });
+        return Ok(match config.teacher_cache.as_os_str().is_empty() {
+            true => Order::Shuffled { seed: config.seed },
+            false => Order::Repeated { seed: config.seed },
+        });
     }
     Order::from_file(&config.offsets)
 }

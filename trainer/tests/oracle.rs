@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use bonsai_runtime::Config;
 use bonsai_runtime::ternary::ScaleRule;
-use bonsai_trainer::backend::{Backend, Distillation, Projection};
+use bonsai_trainer::backend::{Backend, Distillation, Projection, Teaching};
 use bonsai_trainer::config::{RunConfig, preset};
 use bonsai_trainer::cpu::CpuBackend;
 use bonsai_trainer::data::{Batch, IGNORE};
@@ -309,7 +309,7 @@ fn check_distillation<B: Open>() {
     };
     let (mut dh, mut dw) = (filled(&vec![7.0; h.len()]), b.buffer(23 * 16)); // dh is overwritten
     let [h, teacher_h] = [h, teacher_h].map(|values| filled(&values));
-    let teacher = (&teacher_h, &teacher_w);
+    let teacher = Teaching::Head(&teacher_h, &teacher_w);
     b.distillation_backward((&mut dh, &mut dw), (&h, &w), teacher, &targets, terms, scale);
     let losses = b.tally().unwrap();
     b.distillation((&h, &w), teacher, &targets, terms);

@@ -4,14 +4,15 @@ use bonsai_runtime::cpu::{isa::vectorized, ops};
 use rayon::prelude::*;
 
 use super::head::{chunk_rows, logits, logits_backward};
+use super::likeliest::from_likeliest;
 use super::{CpuMatrix, Scratch};
-use crate::backend::{Distillation, Losses};
+use crate::backend::{Distillation, Losses, Teaching};
 use crate::data::IGNORE;
 
 /// Summed losses of the student's `h w^T` against the teacher's and `targets`.
 pub(super) fn distillation(
     (h, w): (&[f32], &CpuMatrix),
-    teacher: (&[f32], &CpuMatrix),
+    teacher: Teaching<'_, Vec<f32>, CpuMatrix>,
     targets: &[u32],
     terms: Distillation,
     scratch: &mut [Scratch; 3],
@@ -23,7 +24,7 @@ pub(super) fn distillation(
 pub(super) fn distillation_backward(
     (dh, dw): (&mut [f32], &mut [f32]),
     (h, w): (&[f32], &CpuMatrix),
-    teacher: (&[f32], &CpuMatrix),
+    teacher: Teaching<'_, Vec<f32>, CpuMatrix>,
     targets: &[u32],
     (terms, scale): (Distillation, f32),
     scratch: &mut [Scratch; 3],
@@ -38,28 +39,45 @@ pub(super) fn distillation_backward(
 /// Sums the losses over chunks of tokens, and calls `chunk(gradient of the logits, h, scratch)` for each.
 fn each_chunk(
     (h, w): (&[f32], &CpuMatrix),
-    (teacher_h, teacher_w): (&[f32], &CpuMatrix),
+    teacher: Teaching<'_, Vec<f32>, CpuMatrix>,
     targets: &[u32],
-    (terms, scale): (Distillation, f32),
-    [weights, student, teacher]: &mut [Scratch; 3],
+    constants: (Distillation, f32),
+    [weights, student, theirs]: &mut [Scratch; 3],
     mut chunk: impl FnMut(&[f32], &[f32], &mut Scratch),
 ) -> Losses {
-    assert_eq!(w.rows, teacher_w.rows, "student and teacher know the same tokens");
     let rows = chunk_rows(targets.len(), w.rows);
-    let hidden = h.chunks(rows * w.cols).zip(teacher_h.chunks(rows * teacher_w.cols));
     let mut total = Losses::default();
-    for ((h, teacher_h), targets) in hidden.zip(targets.chunks(rows)) {
+    for (n, (h, targets)) in h.chunks(rows * w.cols).zip(targets.chunks(rows)).enumerate() {
         let student = logits(h, w, weights, student);
-        let teacher = logits(teacher_h, teacher_w, weights, teacher);
-        let pairs = student.par_chunks_exact_mut(w.rows).zip(teacher.par_chunks_exact_mut(w.rows));
-        let row = |((z, y), &target): ((&mut [f32], &mut [f32]), &u32)| {
-            vectorized(|| row_losses(z, y, target, terms, scale))
+        let losses = match teacher {
+            Teaching::Head(teacher_h, teacher_w) => {
+                assert_eq!(w.rows, teacher_w.rows, "student and teacher know the same tokens");
+                let teacher_h = teacher_h.chunks(rows * teacher_w.cols).nth(n).expect("as many as students");
+                from_logits(student, logits(teacher_h, teacher_w, weights, theirs), targets, constants)
+            }
+            Teaching::Likeliest(likeliest) => {
+                from_likeliest(student, likeliest.rows(n * rows, targets.len()), targets, constants)
+            }
         };
-        let losses: Vec<Losses> = pairs.zip(targets).map(row).collect();
         total = losses.into_iter().fold(total, std::ops::Add::add); // in token order
         chunk(student, h, weights);
     }
     total
+}
+
+/// Losses of each token against a teacher's logits, which are used up; the student's become their gradients.
+fn from_logits(
+    student: &mut [f32],
+    teacher: &mut [f32],
+    targets: &[u32],
+    (terms, scale): (Distillation, f32),
+) -> Vec<Losses> {
+    let vocab = student.len() / targets.len();
+    let pairs = student.par_chunks_exact_mut(vocab).zip(teacher.par_chunks_exact_mut(vocab));
+    let row = |((z, y), &target): ((&mut [f32], &mut [f32]), &u32)| {
+        vectorized(|| row_losses(z, y, target, terms, scale))
+    };
+    pairs.zip(targets).map(row).collect()
 }
 
 /// Losses of one token; `z` becomes the gradient of its logits. `y`, the teacher's logits, is used up.
@@ -89,7 +107,7 @@ fn row_losses(z: &mut [f32], y: &mut [f32], target: u32, terms: Distillation, sc
 
 /// `ln sum exp(x / T)`, with `inverse = 1 / T`.
 #[inline(always)]
-fn log_sum_exp(x: &[f32], inverse: f32) -> f32 {
+pub(super) fn log_sum_exp(x: &[f32], inverse: f32) -> f32 {
     let max = ops::max(x) * inverse;
     max + ops::sum(x, |x| ops::exp(x * inverse - max)).ln()
 }

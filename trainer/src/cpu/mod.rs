@@ -7,6 +7,7 @@ mod distillation;
 mod embed;
 mod head;
 mod latents;
+mod likeliest;
 mod linear;
 mod matmul;
 mod moment;
@@ -26,7 +27,8 @@ use bonsai_runtime::ternary::TernaryMatrix;
 use rayon::prelude::*;
 
 use crate::backend::{
-    AdamW, AttentionShape, Backend, Clip, Codes, Distillation, Losses, Muon, Projection, Tally, clip_factor,
+    AdamW, AttentionShape, Backend, Clip, Codes, Distillation, Likeliest, Losses, Muon, Projection, Tally,
+    Teaching, clip_factor,
 };
 use crate::communicator::Communicator;
 use crate::error::Result;
@@ -294,15 +296,19 @@ impl Backend for CpuBackend {
         self.sums.add(Tally { loss, ..Tally::default() });
     }
 
+    fn likeliest(&mut self, (h, w): (&Vec<f32>, &CpuMatrix), k: usize, temperature: f32) -> Likeliest {
+        likeliest::likeliest((h, w), k, temperature, &mut self.scratch)
+    }
+
     fn distillation(
         &mut self,
         (h, w): (&Vec<f32>, &CpuMatrix),
-        (teacher_h, teacher_w): (&Vec<f32>, &CpuMatrix),
+        teacher: Teaching<'_, Vec<f32>, CpuMatrix>,
         targets: &[u32],
         terms: Distillation,
     ) {
         let scratch = &mut self.scratch;
-        let losses = distillation::distillation((h, w), (teacher_h, teacher_w), targets, terms, scratch);
+        let losses = distillation::distillation((h, w), teacher, targets, terms, scratch);
         self.tally_losses(losses);
     }
 
@@ -310,12 +316,11 @@ impl Backend for CpuBackend {
         &mut self,
         (dh, dw): (&mut Vec<f32>, &mut Vec<f32>),
         (h, w): (&Vec<f32>, &CpuMatrix),
-        (teacher_h, teacher_w): (&Vec<f32>, &CpuMatrix),
+        teacher: Teaching<'_, Vec<f32>, CpuMatrix>,
         targets: &[u32],
         terms: Distillation,
         scale: f32,
     ) {
-        let teacher = (teacher_h.as_slice(), teacher_w);
         let (d_student, scratch) = ((dh.as_mut_slice(), dw.as_mut_slice()), &mut self.scratch);
         let losses =
             distillation::distillation_backward(d_student, (h, w), teacher, targets, (terms, scale), scratch);

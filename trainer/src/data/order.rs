@@ -34,6 +34,12 @@ pub enum Order {
         /// Chooses phases and permutations.
         seed: u64,
     },
+    /// The same in every epoch but for the order: windows begin where they began before, so that what a teacher said of
+    /// them can be remembered.
+    Repeated {
+        /// Chooses the permutations.
+        seed: u64,
+    },
     /// Row r of step s starts at token `offsets[s * batch + r]`: replays the order of another trainer.
     Offsets(Vec<u32>),
 }
@@ -93,11 +99,12 @@ impl Order {
     pub fn start(&self, len: usize, row: u64, seq: usize) -> usize {
         match self {
             Self::Offsets(offsets) => offsets[row as usize] as usize,
-            Self::Shuffled { seed } => {
+            Self::Shuffled { seed } | Self::Repeated { seed } => {
                 let windows = windows_per_epoch(len, seq) as u64;
                 let (epoch, place) = (row / windows, row % windows);
                 let mut random = Random::stream(*seed, epoch);
                 let phase = random.below(seq.min(len - windows as usize * seq));
+                let phase = if matches!(self, Self::Repeated { .. }) { 0 } else { phase };
                 phase + seq * permute(place, windows, random.next_u64()) as usize
             }
         }

@@ -22,7 +22,9 @@ use bonsai_runtime::gpu::device::{Counts, Gpu};
 use bonsai_runtime::ternary::TernaryMatrix;
 use half::f16;
 
-use crate::backend::{AdamW, AttentionShape, Backend, Distillation, Muon, Projection, Tally};
+use crate::backend::{
+    AdamW, AttentionShape, Backend, Distillation, Likeliest, Muon, Projection, Tally, Teaching,
+};
 use crate::error::{Error, Result};
 use crate::formats::{Latents, Moment, MomentFormat};
 
@@ -106,6 +108,13 @@ impl GpuBackend {
 /// A head and what it reads.
 fn head<'a>(h: &'a GpuBuffer, w: &'a GpuMatrix) -> Head<'a> {
     Head { h, w: w.weights() }
+}
+
+fn head_of<'a>(teacher: Teaching<'a, GpuBuffer, GpuMatrix>) -> Head<'a> {
+    match teacher {
+        Teaching::Head(h, w) => head(h, w),
+        Teaching::Likeliest(_) => unreachable!("a run with teacher_cache is refused before it begins"),
+    }
 }
 
 /// Refuses what the kernels, which read four numbers at a time, do not know, and what no binding of `span` numbers holds.
@@ -322,27 +331,31 @@ impl Backend for GpuBackend {
         self.head_loss(head(h, w), targets, Some(HeadGradients { dh, dw, scale }), z_loss);
     }
 
+    fn likeliest(&mut self, _: (&GpuBuffer, &GpuMatrix), _: usize, _: f32) -> Likeliest {
+        unreachable!("a run with teacher_cache is refused before it begins");
+    }
+
     fn distillation(
         &mut self,
         (h, w): (&GpuBuffer, &GpuMatrix),
-        (teacher_h, teacher_w): (&GpuBuffer, &GpuMatrix),
+        teacher: Teaching<'_, GpuBuffer, GpuMatrix>,
         targets: &[u32],
         terms: Distillation,
     ) {
-        self.distill(head(h, w), head(teacher_h, teacher_w), targets, terms, None);
+        self.distill(head(h, w), head_of(teacher), targets, terms, None);
     }
 
     fn distillation_backward(
         &mut self,
         (dh, dw): (&mut GpuBuffer, &mut GpuBuffer),
         (h, w): (&GpuBuffer, &GpuMatrix),
-        (teacher_h, teacher_w): (&GpuBuffer, &GpuMatrix),
+        teacher: Teaching<'_, GpuBuffer, GpuMatrix>,
         targets: &[u32],
         terms: Distillation,
         scale: f32,
     ) {
         let gradients = Some(HeadGradients { dh, dw, scale });
-        self.distill(head(h, w), head(teacher_h, teacher_w), targets, terms, gradients);
+        self.distill(head(h, w), head_of(teacher), targets, terms, gradients);
     }
 
     fn stream_distance_backward(&mut self, _: &mut GpuBuffer, _: [&GpuBuffer; 2], _: &[u32], _: f32) {

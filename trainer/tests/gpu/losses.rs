@@ -1,6 +1,6 @@
 //! Losses and their gradients, the ramp, and what is summed for each parameter: as on the CPU.
 
-use bonsai_trainer::backend::Distillation;
+use bonsai_trainer::backend::{Distillation, Teaching};
 
 use super::*;
 
@@ -51,10 +51,11 @@ fn distillation<B: Backend>(b: &mut B, [vocab, t]: [usize; 2], terms: Distillati
     let (h, teacher_h) = (filled(b, &normals(2, t * cols)), filled(b, &normals(6, t * wide)));
     let targets = targets(vocab, t);
     let (mut dh, mut dw) = (filled(b, &normals(3, t * cols)), filled(b, &normals(4, vocab * cols)));
-    b.distillation((&h, &w), (&teacher_h, &teacher), &targets, terms);
+    let teaching = Teaching::Head(&teacher_h, &teacher);
+    b.distillation((&h, &w), teaching, &targets, terms);
     let alone = b.tally().unwrap();
     let gradients = (&mut dh, &mut dw);
-    b.distillation_backward(gradients, (&h, &w), (&teacher_h, &teacher), &targets, terms, 0.25);
+    b.distillation_backward(gradients, (&h, &w), teaching, &targets, terms, 0.25);
     assert_eq!(alone, b.tally().unwrap(), "with and without gradients");
     let read = |name: &str, buffer| (name.to_string(), b.read(buffer).unwrap().into_owned());
     vec![
