@@ -344,12 +344,11 @@ impl RunConfig {
                 "hidden_weight compares with the teacher's residual stream, and rotation turns the student's",
             );
         }
-        if !self.teacher_cache.as_os_str().is_empty() {
-            if self.hidden_weight > 0.0 || self.ranks > 1 || self.teacher_top_k == 0 {
-                return wrong(
-                    "teacher_cache keeps distributions, of one process: hidden_weight must be 0 and teacher_top_k at least 1",
-                );
-            }
+        let distributions_alone = self.hidden_weight == 0.0 && self.ranks <= 1 && self.teacher_top_k > 0;
+        if !self.teacher_cache.as_os_str().is_empty() && !distributions_alone {
+            return wrong(
+                "teacher_cache keeps distributions, of one process: hidden_weight must be 0 and teacher_top_k at least 1",
+            );
         }
         if !(self.temperature.is_finite() && self.temperature > 0.0) {
             return wrong("temperature must be a positive number");

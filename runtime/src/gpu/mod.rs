@@ -224,7 +224,7 @@ impl GpuBackend {
         self.gpu.run(&self.argmax[1], &bindings, &params, [1, 1, 1]);
     }
 
-    /// Asks for the [`LIKELIEST`] largest of a row of logits, likeliest first: pairs for [`likeliest`] to read.
+    /// Asks for the [`LIKELIEST`] largest of a row of logits, likeliest first, for [`likeliest`] to understand.
     pub fn begin_likeliest(&mut self, logits: &GpuTensor) -> Result<ReadBack> {
         let mut groups = logits.cols.div_ceil(SORTED);
         let bytes = 8 * LIKELIEST * groups;
@@ -334,12 +334,13 @@ impl GpuBackend {
 }
 
 /// What [`GpuBackend::begin_likeliest`] asked for: an error if a logit is not a number.
-pub fn likeliest(pairs: &[[u32; 2]]) -> Result<Vec<Candidate>> {
+pub fn likeliest(bytes: &[u8]) -> Result<Vec<Candidate>> {
+    let pairs = bytemuck::pod_collect_to_vec::<u8, [u32; 2]>(bytes);
     if pairs.iter().any(|[key, _]| *key == u32::MAX) {
         return Err(not_numbers());
     }
     let logit = |key: u32| f32::from_bits(if key >> 31 == 1 { key & !(1 << 31) } else { !key });
-    Ok(pairs.iter().map(|&[key, id]| Candidate { id, logit: logit(key) }).collect())
+    Ok(pairs.into_iter().map(|[key, id]| Candidate { id, logit: logit(key) }).collect())
 }
 
 /// Whether the device keeps what it might round to zero: tries every pair of codes at every place.

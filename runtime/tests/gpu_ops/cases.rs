@@ -435,8 +435,7 @@ async fn top_k(machines: &mut Machines<'_>) {
 async fn found_likeliest(b: &mut GpuBackend, row: &[f32]) -> bonsai_runtime::Result<Vec<Candidate>> {
     let mut logits = b.tensor(1, row.len()).unwrap();
     b.write(&mut logits, row);
-    let bytes = b.begin_likeliest(&logits).unwrap().await.unwrap();
-    likeliest(&bytemuck::pod_collect_to_vec::<u8, [u32; 2]>(&bytes))
+    likeliest(&b.begin_likeliest(&logits).unwrap().await.unwrap())
 }
 
 /// Places and bits of the largest, the lowest place first among equals.

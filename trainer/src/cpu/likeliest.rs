@@ -58,10 +58,8 @@ pub(super) fn from_likeliest(
 ) -> Vec<Losses> {
     let (vocab, k) = (student.len() / targets.len(), ids.len() / targets.len());
     let words = ids.par_chunks_exact(k).zip(log_p.par_chunks_exact(k));
-    let row = |((z, (ids, log_p)), &target): ((&mut [f32], (&[u32], &[f16])), &u32)| {
-        vectorized(|| row_losses(z, (ids, log_p), target, terms, scale))
-    };
-    student.par_chunks_exact_mut(vocab).zip(words).zip(targets).map(row).collect()
+    let rows = student.par_chunks_exact_mut(vocab).zip(words).zip(targets);
+    rows.map(|((z, word), &target)| vectorized(|| row_losses(z, word, target, terms, scale))).collect()
 }
 
 /// Losses of one token; `z` becomes the gradient of its logits.

@@ -233,17 +233,14 @@ impl Likeliest for GpuEngine {
     }
 
     fn read(&mut self) -> Result<Vec<Candidate>> {
-        let mut pairs = vec![[0u32; 2]; LIKELIEST.min(self.on_gpu.weights.config.vocab)];
-        self.backend.begin_likeliest(&self.state.logits)?.wait(bytemuck::cast_slice_mut(&mut pairs))?;
+        let mut pairs = vec![0; 8 * LIKELIEST.min(self.on_gpu.weights.config.vocab)];
+        self.backend.begin_likeliest(&self.state.logits)?.wait(&mut pairs)?;
         likeliest(&pairs)
     }
 
     fn read_async(&mut self) -> Later<'_, Result<Vec<Candidate>>> {
         let read = self.backend.begin_likeliest(&self.state.logits);
-        Box::pin(async {
-            let bytes = read?.await?;
-            likeliest(&bytemuck::pod_collect_to_vec::<u8, [u32; 2]>(&bytes))
-        })
+        Box::pin(async { likeliest(&read?.await?) })
     }
 }
 
