@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Programs in C, C++ and Python against libbonsai, installed in a scratch folder; `./test --only ffi` calls this.
-# Needs gcc, g++, valgrind, pkg-config, cmake, python3 and nm, and the model that `cargo test -p bonsai-ffi` writes.
+# Needs gcc, g++, valgrind, pkg-config, cmake, python3 and nm, the program bonsai, and the model that
+# the tests of bonsai-ffi write.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}"
@@ -11,7 +12,6 @@ strict=(-Wall -Wextra -Werror -pedantic -g)
 step() { printf -- '--- %s\n' "$*"; }
 
 step install
-cargo build --release -q -p bonsai-runtime --features cli --bin bonsai
 ffi/install "$out/moved-later"
 mv "$out/moved-later" "$out/prefix"
 export PKG_CONFIG_PATH="$out/prefix/lib/pkgconfig" LD_LIBRARY_PATH="$out/prefix/lib"
