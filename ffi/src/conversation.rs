@@ -44,7 +44,7 @@ impl Conversation {
     /// Makes these tokens the whole conversation, feeding only what is new; gives their number.
     pub(crate) fn set_tokens(&mut self, ids: &[u32]) -> Result<usize> {
         let new = self.session.keep_common(ids)?;
-        self.forget_sampled();
+        self.forget_answer();
         self.feed(new)?;
         new.iter().for_each(|&id| self.sampler.accept(id));
         Ok(new.len())
@@ -71,22 +71,25 @@ impl Conversation {
         let position = self.session.position();
         let chosen = self.session.choose(&[id], &mut self.sampler);
         if self.session.position() > position {
-            self.forget_sampled();
+            self.forget_answer();
             self.answered = true;
         }
         Ok(chosen?)
     }
 
+    /// Feeds tokens. If it fails halfway, what was waiting is fed, and nothing is known of what follows.
     fn feed(&mut self, ids: &[u32]) -> Result<()> {
-        let logits = self.session.prompt(ids)?;
-        self.logits.clear();
-        self.logits.extend_from_slice(logits);
+        let position = self.session.position();
+        let fed = self.session.prompt(ids).map(<[f32]>::to_vec);
+        if self.session.position() > position {
+            self.forget_answer();
+        }
+        self.logits = fed?;
         self.answered = true;
-        self.sampled = None;
         Ok(())
     }
 
-    fn forget_sampled(&mut self) {
+    fn forget_answer(&mut self) {
         self.answered = false;
         self.logits.clear();
         self.sampled = None;
@@ -113,14 +116,18 @@ impl Conversation {
     pub(crate) fn reset(&mut self) {
         self.session.reset();
         self.set_sampling(self.sampler.options().clone());
-        self.forget_sampled();
+        self.forget_answer();
     }
 
     /// Goes on with a saved conversation.
     pub(crate) fn restore(&mut self, saved: &[u8]) -> Result<()> {
-        let logits = self.session.restore(saved)?.to_vec();
-        self.set_sampling(self.sampler.options().clone());
-        self.forget_sampled();
+        let before = self.session.tokens().to_vec();
+        let restored = self.session.restore(saved).map(<[f32]>::to_vec);
+        if restored.is_ok() || self.session.tokens() != before {
+            self.set_sampling(self.sampler.options().clone());
+            self.forget_answer();
+        }
+        let logits = restored?;
         self.answered = !logits.is_empty();
         self.logits = logits;
         Ok(())

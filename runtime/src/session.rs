@@ -118,7 +118,9 @@ pub struct Session {
     tokens_per_submit: usize,
     /// What was fed: a token for each position.
     tokens: Vec<u32>,
-    /// Of the last position.
+    /// The machine holds the logits behind the last token.
+    answered: bool,
+    /// The last that were read.
     logits: Vec<f32>,
 }
 
@@ -205,6 +207,7 @@ impl Model {
             context,
             tokens_per_submit: ahead::per_submit(options.tokens_per_submit)?,
             tokens: Vec::new(),
+            answered: false,
             logits: vec![0.0; config.vocab],
             model: self.clone(),
         })
@@ -218,8 +221,10 @@ impl Session {
         self.last_logits()
     }
 
-    /// Logits (`[vocab]`) that follow the last token that [`Session::prompt`] or [`Session::choose`] has fed.
+    /// Logits (`[vocab]`) that follow the last token: of [`Session::prompt`] or [`Session::choose`], and an error behind
+    /// anything else.
     pub fn last_logits(&mut self) -> Result<&[f32]> {
+        self.check_answered()?;
         self.engine.read_logits(&mut self.logits)?;
         Ok(&self.logits)
     }
@@ -251,6 +256,7 @@ impl Session {
 
     /// [`Session::last_logits`] without waiting.
     pub async fn last_logits_async(&mut self) -> Result<&[f32]> {
+        self.check_answered()?;
         self.engine.await_logits(&mut self.logits).await?;
         Ok(&self.logits)
     }
@@ -270,6 +276,11 @@ impl Session {
     /// Feeds one token and returns the logits (`[vocab]`) that follow it.
     pub fn next(&mut self, id: u32) -> Result<&[f32]> {
         self.prompt(&[id])
+    }
+
+    fn check_answered(&self) -> Result<()> {
+        let nothing = || Error::Argument("nothing to go on from: feed a prompt first".into());
+        self.answered.then_some(()).ok_or_else(nothing)
     }
 
     /// Feeds tokens and returns the logits that follow each of them, `[tokens, vocab]`.
@@ -296,6 +307,7 @@ impl Session {
             self.engine.read_logits(rows)?;
             f(n * chunk, rows);
         }
+        self.answered = false;
         self.engine.hold_logits(1)?; // gives the memory back
         Ok(())
     }
@@ -332,6 +344,7 @@ impl Session {
 
     /// Forgets everything but the first `position` tokens, so that another continuation can be tried.
     pub fn rewind(&mut self, position: usize) {
+        self.answered &= position >= self.position();
         self.tokens.truncate(position);
     }
 
@@ -422,6 +435,7 @@ impl Session {
         if self.cancel.load(Ordering::Relaxed) {
             return Err(Error::Cancelled);
         }
+        self.answered = !wanted.is_empty();
         self.engine.feed(self.tokens.len(), tokens, wanted);
         self.tokens.extend_from_slice(tokens);
         Ok(())

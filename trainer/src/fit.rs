@@ -115,7 +115,11 @@ fn teacher_bytes(model: &Config, run: &RunConfig, in_bf16: impl Fn(&TensorSpec) 
         false => Activations::<CpuBackend>::forward_only_len(model, run.micro_batch(), run.seq_len),
     };
     let backend = if gpu { gpu_backend(model, run) } else { 0 };
-    weights + 4 * (forward + backend + unpacked.unwrap_or(0))
+    let found = match run.teacher_cache.as_os_str().is_empty() {
+        true => 0,
+        false => head_scratch_bytes(run.micro_batch() * run.seq_len, model.vocab, model.hidden, false),
+    };
+    weights + found + 4 * (forward + backend + unpacked.unwrap_or(0))
 }
 
 /// Bytes of the factors of the largest product in bf16, which are packed before they are multiplied.

@@ -93,6 +93,14 @@ impl<B: Backend> Teacher<B> {
 /// Where the run's teacher lies, if it has one: unless `teacher` names it or says `none`, a ternary conversion learns from
 /// the checkpoint that it starts from. A ternary run to start from is no teacher, for its latent weights are no model.
 pub fn teacher_path(run: &RunConfig) -> Result<Option<PathBuf>> {
+    let named = named_teacher(run)?;
+    if named.is_none() && !run.teacher_cache.as_os_str().is_empty() {
+        return Err(Error::Config("teacher_cache without a teacher: name one, or leave it out".into()));
+    }
+    Ok(named)
+}
+
+fn named_teacher(run: &RunConfig) -> Result<Option<PathBuf>> {
     match run.teacher.as_str() {
         "none" => Ok(None),
         "" if !run.converts() || run.precision == Precision::Fp => Ok(None),

@@ -10,24 +10,24 @@
 
 use std::collections::HashMap;
 use std::fs::{File, TryLockError};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use bonsai_runtime::{Error as RuntimeError, ModelFile};
 use half::f16;
+use rayon::prelude::*;
 
 use crate::backend::Likeliest;
 use crate::config::RunConfig;
 use crate::corpus::{FNV_START, fnv1a, fnv1a_from};
 use crate::data::Batch;
 use crate::error::{Error, Result};
+use crate::formats::Compute;
 
 const MAGIC: &[u8] = b"BONSTEA1";
 const HEADER: usize = 32;
 /// Key and checksum of a record.
 const HEAD: usize = 16;
-/// Bytes of each tensor that tell teachers apart.
-const SAMPLE: usize = 4096;
 
 /// An open cache.
 pub struct TeacherCache {
@@ -52,7 +52,7 @@ impl TeacherCache {
         }
         let (path, vocab) = (run.teacher_cache.clone(), teacher.config.vocab);
         let (seq, k) = (run.seq_len, run.teacher_top_k.min(vocab));
-        let header = header(vocab, seq, k, run.temperature, fingerprint(teacher));
+        let header = header(vocab, seq, k, run.temperature, fingerprint(teacher, run.compute));
         let io = RuntimeError::io(&path);
         let options = File::options().read(true).write(true).create(true).truncate(false).open(&path);
         let file = options.map_err(io)?;
@@ -129,7 +129,7 @@ impl TeacherCache {
             ));
         }
         let mut record = vec![0; self.size()];
-        while self.io(|file| file.read_exact(&mut record).map(|()| true).or(Ok(false)))? {
+        while self.io(|file| whole(file.read_exact(&mut record)))? {
             let [key, sum] = [0, 8].map(|at| u64_at(&record, at));
             if sum != fnv1a(&record[HEAD..]) {
                 break;
@@ -175,6 +175,14 @@ impl TeacherCache {
     }
 }
 
+/// Whether a record was there; a disk that fails is another matter than a file that ends.
+fn whole(read: std::io::Result<()>) -> std::io::Result<bool> {
+    match read {
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(false),
+        read => read.map(|()| true),
+    }
+}
+
 fn refused(path: &Path, message: &str) -> Error {
     Error::Data { path: path.to_path_buf(), message: message.into() }
 }
@@ -188,13 +196,13 @@ fn header(vocab: usize, seq: usize, k: usize, temperature: f32, teacher: u64) ->
     header
 }
 
-/// A number that tells teachers apart: of the shape, and of the beginning of each tensor.
-fn fingerprint(teacher: &ModelFile) -> u64 {
-    let start = fnv1a_from(FNV_START, format!("{:?}", teacher.config).as_bytes());
-    teacher.config.tensors().iter().fold(start, |hash, spec| {
-        let bytes = &teacher.tensors[&spec.name].bytes;
-        fnv1a_from(hash, &bytes[..bytes.len().min(SAMPLE)])
-    })
+/// A number that tells apart who speaks: of the shape, of what products multiply, and of every weight.
+fn fingerprint(teacher: &ModelFile, compute: Compute) -> u64 {
+    let start = fnv1a_from(FNV_START, format!("{:?} {compute:?}", teacher.config).as_bytes());
+    let tensors = teacher.config.tensors();
+    let hashes: Vec<u64> =
+        (tensors.par_iter().map(|spec| fnv1a(&teacher.tensors[&spec.name].bytes))).collect();
+    hashes.into_iter().fold(start, |hash, tensor| fnv1a_from(hash, &tensor.to_le_bytes()))
 }
 
 fn key_of(tokens: &[u32]) -> u64 {

@@ -353,3 +353,21 @@ fn validation_windows_are_spread_and_share_no_target() {
     assert_eq!(valid_windows(&tokens, 999, 3), [0]);
     assert_eq!(valid_windows(&tokens, 1000, 3), [0], "one short window");
 }
+
+#[test]
+fn repeated_windows_begin_at_the_same_places_in_every_epoch() {
+    let (len, seq) = (10_007, 16);
+    let windows = windows_per_epoch(len, seq) as u64;
+    let epoch = |seed, n: u64| -> Vec<usize> {
+        (n * windows..(n + 1) * windows).map(|row| Order::Repeated { seed }.start(len, row, seq)).collect()
+    };
+    let sorted = |mut starts: Vec<usize>| {
+        starts.sort_unstable();
+        starts
+    };
+    let all: Vec<usize> = (0..windows as usize).map(|window| window * seq).collect();
+    for (seed, n) in [(3, 0), (3, 1), (4, 0)] {
+        assert_eq!(sorted(epoch(seed, n)), all);
+    }
+    assert!(epoch(3, 0) != epoch(3, 1) && epoch(3, 0) != epoch(4, 0), "another order each time");
+}

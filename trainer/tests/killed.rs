@@ -11,7 +11,7 @@ use bonsai_trainer::stories;
 
 const KILLS: usize = 20;
 /// It saves after every one of them, so that many a kill hits a save.
-const STEPS: &str = "200";
+const STEPS: &str = "300";
 
 struct Place(tempfile::TempDir);
 
@@ -66,14 +66,16 @@ fn training_survives_twenty_kills() {
     place.finish("whole");
     let mut random = Random::new(3);
     let (mut before, mut moments) = (0, Vec::new());
-    for _ in 0..KILLS {
+    for kill in 0..KILLS {
         let mut child = place.start("killed");
-        // Not before it has saved so many steps more: at none of them it may still be preparing or reading its checkpoint.
-        let more = random.below(11) as u64;
+        // Every fourth time while it prepares or reads its checkpoint; else not before it has saved so many steps more.
+        let more = if kill % 4 == 0 { 0 } else { 1 + random.below(10) as u64 };
         while place.saved("killed") < before + more && child.try_wait().unwrap().is_none() {
             std::thread::sleep(Duration::from_millis(1));
         }
-        std::thread::sleep(Duration::from_micros(random.below(30_000) as u64));
+        std::thread::sleep(Duration::from_micros(
+            random.below(if more == 0 { 120_000 } else { 30_000 }) as u64
+        ));
         let ended = child.try_wait().unwrap();
         child.kill().unwrap(); // SIGKILL
         let output = child.wait_with_output().unwrap();

@@ -87,10 +87,14 @@ impl Session {
         Ok(Self { inner, sampler, eos, answered: false, logits: Vec::new(), sampled: None })
     }
 
+    /// Feeds tokens. If it fails halfway, what was waiting is fed, and nothing is known of what follows.
     async fn feed(&mut self, ids: &[u32]) -> Result<()> {
-        let logits = self.inner.prompt_async(ids).await?;
-        self.logits.clear();
-        self.logits.extend_from_slice(logits);
+        let position = self.inner.position();
+        let fed = self.inner.prompt_async(ids).await.map(<[f32]>::to_vec);
+        if self.inner.position() > position {
+            self.forget_answer();
+        }
+        self.logits = fed?;
         self.answered = true;
         Ok(())
     }
@@ -100,7 +104,7 @@ impl Session {
         let position = self.inner.position();
         let chosen = self.inner.choose_async(&[id], &mut self.sampler).await;
         if self.inner.position() > position {
-            self.forget_sampled();
+            self.forget_answer();
             self.answered = true;
         }
         Ok(chosen?)
@@ -114,7 +118,7 @@ impl Session {
         Ok(())
     }
 
-    fn forget_sampled(&mut self) {
+    fn forget_answer(&mut self) {
         self.answered = false;
         self.logits.clear();
         self.sampled = None;
@@ -141,7 +145,7 @@ impl Session {
             Some(id) => self.inner.read_async(&[&[id], ids].concat()).await?,
             None => self.inner.read_async(ids).await?,
         }
-        self.forget_sampled();
+        self.forget_answer();
         ids.iter().for_each(|&id| self.sampler.accept(id));
         Ok(())
     }
@@ -151,7 +155,7 @@ impl Session {
     #[wasm_bindgen(js_name = keepCommon)]
     pub fn keep_common(&mut self, ids: &[u32]) -> Result<usize> {
         let left = self.inner.keep_common(ids)?.len();
-        self.forget_sampled();
+        self.forget_answer();
         Ok(left)
     }
 
@@ -189,7 +193,7 @@ impl Session {
     pub fn reset(&mut self) {
         self.inner.reset();
         self.sampler = Sampler::new(self.sampler.options().clone());
-        self.forget_sampled();
+        self.forget_answer();
     }
 
     /// Tokens fed so far.

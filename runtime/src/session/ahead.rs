@@ -59,6 +59,7 @@ impl Session {
             self.go_ahead(id, ahead, end)?;
         }
         let next = ahead.ids.pop_front().flatten().ok_or_else(not_numbers)?;
+        self.answered = false; // the machine may be further
         self.tokens.push(id);
         sampler.accept(next);
         Ok(next)

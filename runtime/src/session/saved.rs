@@ -50,7 +50,7 @@ impl Session {
         for cache in self.engine.caches_mut().unwrap_or_default() {
             rest = cache.load(kept.len(), rest);
         }
-        self.tokens = kept.to_vec();
+        (self.tokens, self.answered) = (kept.to_vec(), false);
         self.prompt(&[last])
     }
 

@@ -11,9 +11,6 @@ use super::{CpuMatrix, Scratch};
 use crate::backend::{Distillation, Likeliest, Losses};
 use crate::data::IGNORE;
 
-/// Least probability that a student gives to all other tokens together: what is left of 1 in f32 may be nothing.
-const LEAST: f32 = 1e-7;
-
 /// The `k` likeliest tokens of each row of `h w^T`.
 pub(super) fn likeliest(
     (h, w): (&[f32], &CpuMatrix),
@@ -77,30 +74,30 @@ fn row_losses(
     }
     let inverse = 1.0 / terms.temperature;
     let of_target = z[target as usize];
-    let lse = log_sum_exp(z, 1.0);
-    let soft = if terms.temperature == 1.0 { lse } else { log_sum_exp(z, inverse) };
-    let (mut kl, mut others, mut others_q) = (0.0, 1.0, 1.0);
-    for (&id, log_p) in ids.iter().zip(log_p) {
-        let (log_p, log_q) = (log_p.to_f32(), z[id as usize] * inverse - soft);
+    let at_1 = if terms.temperature == 1.0 { None } else { Some(log_sum_exp(z, 1.0)) };
+    // The others' share by themselves: what is left of 1 would be rounding where it is small.
+    let kept: Vec<f32> =
+        ids.iter().map(|&id| std::mem::replace(&mut z[id as usize], f32::NEG_INFINITY)).collect();
+    let others_lse = if kept.len() < z.len() { log_sum_exp(z, inverse) } else { f32::NEG_INFINITY };
+    let soft = log_sum_exp(&[log_sum_exp(&kept, inverse), others_lse], 1.0);
+    let lse = at_1.unwrap_or(soft);
+    let (mut kl, mut others) = (0.0, 1.0);
+    for (z, log_p) in kept.iter().zip(log_p) {
+        let (log_p, log_q) = (log_p.to_f32(), z * inverse - soft);
         kl += ops::exp(log_p) * (log_p - log_q);
         others -= ops::exp(log_p);
-        others_q -= ops::exp(log_q);
     }
-    let (others, others_q) = (others.max(0.0), others_q.max(LEAST));
+    let others = if kept.len() < z.len() { others.max(0.0) } else { 0.0 };
     if others > 0.0 {
-        kl += others * (others / others_q).ln();
+        kl += others * (others.ln() - (others_lse - soft));
     }
     let (of_kl, of_ce) = (scale * terms.kl * terms.temperature, scale * terms.cross_entropy);
-    let rest = of_kl * (1.0 - others / others_q);
-    let likeliest: Vec<(usize, f32)> = (ids.iter().zip(log_p))
-        .map(|(&id, log_p)| {
-            let z = z[id as usize];
-            let pull = of_kl * (ops::exp(z * inverse - soft) - ops::exp(log_p.to_f32()));
-            (id as usize, pull + of_ce * ops::exp(z - lse))
-        })
-        .collect();
+    let rest = of_kl * (1.0 - others / ops::exp(others_lse - soft).max(f32::MIN_POSITIVE));
     z.iter_mut().for_each(|z| *z = rest * ops::exp(*z * inverse - soft) + of_ce * ops::exp(*z - lse));
-    likeliest.into_iter().for_each(|(id, gradient)| z[id] = gradient);
+    for ((&id, kept), log_p) in ids.iter().zip(kept).zip(log_p) {
+        let pull = of_kl * (ops::exp(kept * inverse - soft) - ops::exp(log_p.to_f32()));
+        z[id as usize] = pull + of_ce * ops::exp(kept - lse);
+    }
     z[target as usize] -= of_ce;
     Losses { cross_entropy: f64::from(lse - of_target), kl: f64::from(kl) }
 }
