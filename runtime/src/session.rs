@@ -381,7 +381,7 @@ impl Session {
             left = left.checked_sub(1)?;
             let id = match last {
                 None => self.first(prompt, sampler),
-                Some(id) if self.goes_ahead(sampler) => self.likeliest(id, sampler, &mut ahead, left),
+                Some(id) if self.goes_ahead(sampler) => self.next_ahead(id, sampler, &mut ahead, left),
                 Some(id) => self.choose(&[id], sampler),
             };
             if id.is_err() {

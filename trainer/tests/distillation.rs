@@ -156,22 +156,19 @@ fn dense_model(dir: &Path, data: &Path) -> RunConfig {
     config
 }
 
+/// A conversion of that model, which it is to learn from.
+fn conversion(dense: &Path, data: &Path, out: &Path) -> RunConfig {
+    let (init, data) = (dense.to_str().unwrap().into(), vec![data.to_path_buf()]);
+    RunConfig { init, data, steps: 30, lr: 1e-3, save_every: 6, ..settings(out) }
+}
+
 #[test]
 fn a_conversion_comes_nearer_to_its_teacher_and_resumes_to_the_bit() {
     let place = tempfile::tempdir().unwrap();
     let [data, dense, whole, half] = ["data", "dense", "whole", "half"].map(|name| place.path().join(name));
     dataset(&data);
     dense_model(&dense, &data);
-    let config = |out: &Path| RunConfig {
-        init: dense.to_str().unwrap().into(),
-        data: vec![data.clone()],
-        steps: 30,
-        lr: 1e-3,
-        ramp: 4,
-        embedding_ramp: 4,
-        save_every: 6,
-        ..settings(out)
-    };
+    let config = |out: &Path| RunConfig { ramp: 4, embedding_ramp: 4, ..conversion(&dense, &data, out) };
     assert_eq!(teacher_path(&config(&whole)).unwrap().as_ref(), Some(&dense));
     run::start(config(&whole), &QUIET).unwrap();
     let metrics = std::fs::read_to_string(whole.join("metrics.jsonl")).unwrap();
@@ -203,15 +200,9 @@ fn a_teacher_cache_is_asked_first_and_gives_the_same_bytes() {
     let text = dataset(&data);
     dense_model(&dense, &data);
     let config = |out: &Path| RunConfig {
-        init: dense.to_str().unwrap().into(),
-        data: vec![data.clone()],
-        steps: 30,
-        lr: 1e-3,
-        save_every: 6,
-        eval_every: 30,
         teacher_cache: cache.clone(),
         teacher_top_k: 20,
-        ..settings(out)
+        ..conversion(&dense, &data, out)
     };
     let model = |out: &Path| std::fs::read(out.join("model.safetensors")).unwrap();
     run::start(config(&first), &QUIET).unwrap();
@@ -352,9 +343,7 @@ fn learning_from_a_teachers_layers_brings_them_nearer() {
     let mut batch = Batch::default();
     Order::Shuffled { seed: 5 }.batch(&text.train, 0, 4, 32, &mut batch);
     let [with, without] = [(&with, 3.0), (&without, 0.0)].map(|(out, hidden_weight)| {
-        let init = dense.to_str().unwrap().into();
-        let config = RunConfig { init, data: vec![data.clone()], steps: 30, lr: 1e-3, ..settings(out) };
-        run::start(RunConfig { hidden_weight, ..config }, &QUIET).unwrap();
+        run::start(RunConfig { hidden_weight, ..conversion(&dense, &data, out) }, &QUIET).unwrap();
         distance(out, &dense, &batch)
     });
     assert!(with < 0.8 * without, "distance {with}, and {without} from the logits alone");

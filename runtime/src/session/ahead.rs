@@ -43,7 +43,7 @@ impl Session {
     }
 
     /// Feeds one token and returns the likeliest behind it. So many more will be wanted, if nothing ends them.
-    pub(super) fn likeliest(
+    pub(super) fn next_ahead(
         &mut self,
         id: u32,
         sampler: &mut Sampler,
