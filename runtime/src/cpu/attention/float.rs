@@ -12,10 +12,11 @@ const FEW_ROWS: usize = 4;
 pub(super) struct Scratch {
     keys: Vec<f32>,
     values: Vec<f32>,
-    scores: Vec<[f32; TILE]>,
+    weights: Vec<[f32; TILE]>,
 }
 
-/// Adds what the rows of `view` find in a tile; all of them see some of it.
+/// Adds what the rows of `view` find in a tile; all of them see some of it. All rows take the keys before any takes the
+/// values: together they fill the first-level cache.
 pub(super) fn tile(
     view: &View,
     [mut keys, mut values]: [Numbers; 2],
@@ -28,33 +29,43 @@ pub(super) fn tile(
         keys = unpacked(isa, keys, &mut scratch.keys);
         values = unpacked(isa, values, &mut scratch.values);
     }
-    let scores = &mut scratch.scores;
-    scores.resize(rows, [0.0; TILE]);
-    let (pairs, single) = scores.as_chunks_mut::<2>();
-    for (n, pair) in pairs.iter_mut().enumerate() {
-        *pair = dots(isa, [view.query(2 * n), view.query(2 * n + 1)], keys);
+    let weights = &mut scratch.weights;
+    weights.resize(rows, [0.0; TILE]);
+    for (n, (weights, sums)) in weights.chunks_mut(2).zip(sums.chunks_mut(2 * row_len)).enumerate() {
+        match (weights, sums.split_at_mut(row_len)) {
+            ([a, b], (sums_a, sums_b)) => [*a, *b] = weigh_keys(view, 2 * n, keys, [sums_a, sums_b]),
+            ([a], (sums, _)) => [*a] = weigh_keys(view, 2 * n, keys, [sums]),
+            _ => {}
+        }
     }
-    if let [score] = single {
-        [*score] = dots(isa, [view.query(rows - 1)], keys);
-    }
-    for (row, (scores, sums)) in scores.iter_mut().zip(sums.chunks_exact_mut(row_len)).enumerate() {
-        weigh(isa, scores, view.chunk.scale(), view.seen(row), sums);
-    }
-    for (n, sums) in sums.chunks_mut(2 * row_len).enumerate() {
-        let row = 2 * n;
-        let weights = |row: usize| &scores[row][..view.seen(row)];
-        let (a, b) = sums.split_at_mut(row_len);
-        match b {
-            [] => add_values(isa, [&mut a[FRONT..]], [weights(row)], values),
-            b if view.seen(row) == view.seen(row + 1) => {
-                add_values(isa, [&mut a[FRONT..], &mut b[FRONT..]], [weights(row), weights(row + 1)], values);
+    for (n, (weights, sums)) in weights.chunks(2).zip(sums.chunks_mut(2 * row_len)).enumerate() {
+        let seen = |row| view.seen(2 * n + row);
+        match (weights, sums.split_at_mut(row_len)) {
+            ([a, b], (sums_a, sums_b)) if seen(0) == seen(1) => {
+                let sums = [&mut sums_a[FRONT..], &mut sums_b[FRONT..]];
+                add_values(isa, sums, [&a[..seen(0)], &b[..seen(0)]], values);
             }
-            b => {
-                add_values(isa, [&mut a[FRONT..]], [weights(row)], values);
-                add_values(isa, [&mut b[FRONT..]], [weights(row + 1)], values);
+            (weights, _) => {
+                for (row, (weights, sums)) in weights.iter().zip(sums.chunks_exact_mut(row_len)).enumerate() {
+                    add_values(isa, [&mut sums[FRONT..]], [&weights[..seen(row)]], values);
+                }
             }
         }
     }
+}
+
+/// Weights of `R` rows from `first` on for the values of a tile.
+fn weigh_keys<const R: usize>(
+    view: &View,
+    first: usize,
+    keys: Numbers,
+    mut sums: [&mut [f32]; R],
+) -> [[f32; TILE]; R] {
+    let isa = view.chunk.isa;
+    let mut scores = dots(isa, std::array::from_fn(|r| view.query(first + r)), keys);
+    let seen = std::array::from_fn(|r| view.seen(first + r));
+    weigh(isa, &mut scores, view.chunk.scale(), seen, &mut sums);
+    scores
 }
 
 /// The numbers as f32, which all of them are exactly.

@@ -43,9 +43,15 @@ pub(super) fn dots<const R: usize>(isa: Isa, q: [&[f32]; R], keys: Numbers) -> [
     at_level!(isa, dots(q, keys))
 }
 
-/// [`weigh_row`](super::softmax::weigh_row). Not by [`Isa::run`], whose closure the compiler only inlines, and compiles
+/// [`weigh_rows`](super::softmax::weigh_rows). Not by [`Isa::run`], whose closure the compiler only inlines, and compiles
 /// for these instructions, if it is small.
-pub(super) fn weigh(isa: Isa, scores: &mut [f32; TILE], scale: f32, seen: usize, sums: &mut [f32]) {
+pub(super) fn weigh<const R: usize>(
+    isa: Isa,
+    scores: &mut [[f32; TILE]; R],
+    scale: f32,
+    seen: [usize; R],
+    sums: &mut [&mut [f32]; R],
+) {
     at_level!(isa, weigh(scores, scale, seen, sums))
 }
 

@@ -7,7 +7,7 @@ use std::arch::aarch64::*;
 use bytemuck::{Pod, cast_slice, pod_read_unaligned};
 
 use super::super::isa::prefetch;
-use super::softmax::weigh_row;
+use super::softmax::weigh_rows;
 use super::{Numbers, TILE};
 pub(super) use int8::{add_int8_values, int8_dots, weigh_int8};
 
@@ -68,8 +68,13 @@ fn dots_as<T: Pod, const R: usize>(q: [&[f32]; R], keys: &[T]) -> [[f32; TILE]; 
 }
 
 #[target_feature(enable = "neon")]
-pub(super) fn weigh(scores: &mut [f32; TILE], scale: f32, seen: usize, sums: &mut [f32]) {
-    weigh_row(scores, scale, seen, sums);
+pub(super) fn weigh<const R: usize>(
+    scores: &mut [[f32; TILE]; R],
+    scale: f32,
+    seen: [usize; R],
+    sums: &mut [&mut [f32]; R],
+) {
+    weigh_rows(scores, scale, seen, sums);
 }
 
 /// See [`super::kernels::add_values`].

@@ -3,7 +3,7 @@
 use half::slice::HalfFloatSliceExt;
 
 use super::super::ops;
-use super::softmax::{RoundedWeights, weigh_int8_rows, weigh_row};
+use super::softmax::{RoundedWeights, weigh_int8_rows, weigh_rows};
 use super::{Numbers, TILE};
 
 pub(super) fn unpack(out: &mut [f32], numbers: Numbers) {
@@ -37,8 +37,13 @@ fn unpacked(numbers: Numbers<'_>) -> &[f32] {
     numbers
 }
 
-pub(super) fn weigh(scores: &mut [f32; TILE], scale: f32, seen: usize, sums: &mut [f32]) {
-    weigh_row(scores, scale, seen, sums);
+pub(super) fn weigh<const R: usize>(
+    scores: &mut [[f32; TILE]; R],
+    scale: f32,
+    seen: [usize; R],
+    sums: &mut [&mut [f32]; R],
+) {
+    weigh_rows(scores, scale, seen, sums);
 }
 
 pub(super) fn int8_dots<const R: usize>(q: [&[[i16; 2]]; R], keys: &[i8]) -> [[i32; TILE]; R] {

@@ -7,15 +7,22 @@ use super::{FRONT, TILE};
 /// Weights of the values of a tile, rounded to i16, two positions side by side.
 pub(super) type RoundedWeights = [[i16; 2]; TILE / 2];
 
-/// Turns products with the keys of a tile, times `scale`, into weights of the values, of which the first `seen` count,
-/// and scales down what the row summed before.
+/// Turns products of `R` rows with the keys of a tile, times `scale`, into weights of the values, of which the first `seen`
+/// count, and scales down what the rows summed before.
 #[inline(always)]
-pub(super) fn weigh_row(scores: &mut [f32; TILE], scale: f32, seen: usize, sums: &mut [f32]) {
-    scores.iter_mut().for_each(|score| *score *= scale);
-    exponents(scores, seen, sums);
+pub(super) fn weigh_rows<const R: usize>(
+    scores: &mut [[f32; TILE]; R],
+    scale: f32,
+    seen: [usize; R],
+    sums: &mut [&mut [f32]; R],
+) {
+    for r in 0..R {
+        scores[r].iter_mut().for_each(|score| *score *= scale);
+        exponents(&mut scores[r], seen[r], sums[r]);
+    }
 }
 
-/// The same for `R` rows of an int8 cache. Returns the scales of the rounded weights.
+/// The same for an int8 cache. Returns the scales of the rounded weights.
 #[inline(always)]
 pub(super) fn weigh_int8_rows<const R: usize>(
     products: &[[i32; TILE]; R],

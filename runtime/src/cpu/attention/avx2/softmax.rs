@@ -12,16 +12,25 @@ use crate::cpu::ops::{self, ROUND, exponential as exp};
 /// The scores or weights of a tile.
 type Vectors = [__m256; TILE / WIDTH];
 
-/// See [`weigh_row`](super::super::softmax::weigh_row).
+/// See [`weigh_rows`](super::super::softmax::weigh_rows).
 #[target_feature(enable = "avx2,f16c")]
-pub(in super::super) fn weigh(scores: &mut [f32; TILE], scale: f32, seen: usize, sums: &mut [f32]) {
-    let mut vectors: Vectors = bytemuck::cast(*scores);
-    for vector in &mut vectors {
-        *vector = _mm256_mul_ps(*vector, _mm256_set1_ps(scale));
+pub(in super::super) fn weigh<const R: usize>(
+    scores: &mut [[f32; TILE]; R],
+    scale: f32,
+    seen: [usize; R],
+    sums: &mut [&mut [f32]; R],
+) {
+    let mut rows = [[_mm256_setzero_ps(); TILE / WIDTH]; R];
+    for r in 0..R {
+        let row: Vectors = bytemuck::cast(scores[r]);
+        for v in 0..row.len() {
+            rows[r][v] = _mm256_mul_ps(row[v], _mm256_set1_ps(scale));
+        }
     }
-    let mut rows = [vectors];
-    exponents(&mut rows, [seen], &mut [sums]);
-    [*scores] = bytemuck::cast(rows);
+    exponents(&mut rows, seen, sums);
+    for r in 0..R {
+        scores[r] = bytemuck::cast(rows[r]);
+    }
 }
 
 /// See [`weigh_int8_rows`](super::super::softmax::weigh_int8_rows).
