@@ -101,6 +101,11 @@ impl Error {
         Self::Format { path: path.as_ref().to_path_buf(), message: message.into() }
     }
 
+    /// What a model says whose weights are damaged.
+    pub(crate) fn not_numbers() -> Self {
+        Self::format("model", "its logits are not numbers: the weights are damaged")
+    }
+
     /// Names the file that an [`std::io::Error`] was about: `.map_err(Error::io(path))`.
     pub fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.as_ref().to_path_buf();

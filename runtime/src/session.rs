@@ -444,9 +444,5 @@ impl Session {
 
 /// Samples, unless the logits are not numbers, as those of damaged weights are.
 pub fn sample(logits: &[f32], sampler: &mut Sampler) -> Result<u32> {
-    if logits.iter().any(|x| x.is_nan()) { Err(not_numbers()) } else { Ok(sampler.sample(logits)) }
-}
-
-pub(crate) fn not_numbers() -> Error {
-    Error::format("model", "its logits are not numbers: the weights are damaged")
+    if logits.iter().any(|x| x.is_nan()) { Err(Error::not_numbers()) } else { Ok(sampler.sample(logits)) }
 }

@@ -1,12 +1,15 @@
 //! What each command does: arguments to calls, results to stdout.
 
+mod help;
+mod train_args;
+
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::AtomicBool;
 
 use bonsai_runtime::Error as RuntimeError;
 use bonsai_runtime::gguf::PackedFormat;
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 
 use crate::communicator::{self, Communicator};
 use crate::config::{RunConfig, preset};
@@ -16,6 +19,8 @@ use crate::run::{self, Watch};
 use crate::{
     ablate, convert, device, eval, export, fit, loss, lr_find, plot, preview, quickstart, summary, verify,
 };
+use help::{ABLATE_HELP, PREPARE_HELP, TRAIN_HELP};
+pub use train_args::{TrainArgs, parse_setting};
 
 /// The commands, in the order of a model's life.
 #[derive(Subcommand)]
@@ -190,155 +195,6 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-}
-
-const PREPARE_HELP: &str = "Text:
-  .txt      documents between <|endoftext|> marks, else passages of about 2 kB that end at blank lines
-  .jsonl    a document a line: {\"text\": \"...\"}, or a conversation:
-            {\"messages\": [{\"role\": \"user\", \"content\": \"...\"}, {\"role\": \"assistant\", \"content\": \"...\"}]}
-  .parquet  a document a row, in the column `text`, or a conversation in the column `messages`
-  .txt.gz, .jsonl.zst and so on are unpacked while they are read. No file is ever whole in memory.
-Conversations are written by the tokenizer's chat template (ChatML if it has none but the marks), and only what the
-assistant says is learnt. `bonsai-trainer preview` shows it.
-Stopped by Ctrl-C, a crash or a full disk? The same command goes on where it was and makes the same files.
-Examples:
-  bonsai-trainer prepare --data books/ --tokenizer tokenizer.json --out shards
-  bonsai-trainer prepare --data train-*.parquet --text-column content --tokenizer Qwen3-0.6B/tokenizer.json --out shards
-  bonsai-trainer train --data shards --preset 10m";
-
-const ABLATE_HELP: &str = "The file:
-  seeds = [0, 1, 2]                      # every row with each; the same seeds see the same data
-  [base]                                 # settings of all runs, as in run.toml
-  data = [\"corpus.txt\"]
-  steps = 300
-  out = \"ablations/scale\"              # runs, ablation.md, ablation.json, loss.svg
-  [grid]                                 # every combination
-  scale_rule = [\"absmean\", \"twn\"]
-  [[variant]]                            # single rows beside them
-  name = \"full precision\"
-  precision = \"fp\"
-A finished run is not run again: add rows or seeds to the file and start it once more.";
-
-const TRAIN_HELP: &str = "Examples:
-  bonsai-trainer train --data corpus.txt --preset 10m --steps 2000 --out runs/mine
-  bonsai-trainer train --data corpus.txt --init Qwen3-0.6B/ --steps 200 --seq-len 512 --batch-size 8 --set micro_batch=1
-      (a conversion learns from the checkpoint itself: --set teacher=none for the text alone)
-  bonsai-trainer train --data corpus.txt --init SmolLM2-135M-Instruct.Q4_1.gguf --set group=64 --steps 500
-      (quantised weights are unpacked; the tokenizer is the file's)
-  bonsai-trainer train --data corpus.txt --init SMALL/ --set teacher=LARGE/ --set temperature=2 --set ce_weight=0.1
-  bonsai-trainer train --resume runs/mine
-  bonsai-trainer train --config run.toml --set group=64 --set lr=2e-3
-  bonsai-trainer train ... --set optimizer_state=8bit --set latents=bf16 --set optimizer_in_backward=true
-      (least memory: `fit` with the same options forecasts it)
-  mpirun -n 2 bonsai-trainer train ...
-      (processes share each batch; a program built with --features mpi)
-Every setting of run.toml (a run writes its own) can be given with --set.";
-
-/// Settings of a run; each overrides the run file.
-#[derive(Args)]
-pub struct TrainArgs {
-    /// Run file (TOML).
-    #[arg(long)]
-    config: Option<PathBuf>,
-    /// Any setting by its name in the run file.
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
-    /// Files or directories of .txt, .jsonl and .parquet, or a directory that `prepare` wrote.
-    #[arg(long, num_args = 1..)]
-    data: Vec<PathBuf>,
-    /// Field or column that holds the text [default: text; without it, messages or conversations].
-    #[arg(long)]
-    text_column: Option<String>,
-    /// Validation text; else a share of the documents is set aside.
-    #[arg(long, num_args = 1..)]
-    valid: Vec<PathBuf>,
-    /// tokenizer.json [default: that of --init, or one learnt from the data].
-    #[arg(long)]
-    tokenizer: Option<PathBuf>,
-    /// `scratch`, a Hugging Face directory or a GGUF file.
-    #[arg(long)]
-    init: Option<String>,
-    /// Model shape: 1m 3m 6m 10m 20m 30m 0.6b.
-    #[arg(long)]
-    preset: Option<String>,
-    /// Optimizer steps.
-    #[arg(long)]
-    steps: Option<u64>,
-    /// Sequences per step.
-    #[arg(long)]
-    batch_size: Option<usize>,
-    /// Tokens per sequence.
-    #[arg(long)]
-    seq_len: Option<usize>,
-    /// Peak learning rate of AdamW. Default: 3e-3 from scratch; for a conversion a hundredth of the weights' mean
-    /// scale, less in a long run.
-    #[arg(long)]
-    lr: Option<f64>,
-    /// adamw or muon.
-    #[arg(long)]
-    optimizer: Option<String>,
-    /// ternary, or fp for the full-precision twin.
-    #[arg(long)]
-    precision: Option<String>,
-    /// auto, cpu or gpu.
-    #[arg(long)]
-    device: Option<String>,
-    /// Seed of weights and data order.
-    #[arg(long)]
-    seed: Option<u64>,
-    /// Run directory to write.
-    #[arg(long)]
-    out: Option<PathBuf>,
-    /// Goes on with the run in this directory.
-    #[arg(long, value_name = "RUN")]
-    resume: Option<PathBuf>,
-}
-
-impl TrainArgs {
-    /// The settings given, as the run file would spell them.
-    fn settings(&self) -> Result<Vec<(String, toml::Value)>> {
-        let mut out = Vec::new();
-        let paths = |list: &[PathBuf]| toml::Value::Array(list.iter().map(|p| text(p)).collect());
-        let number = |n: u64| toml::Value::Integer(n as i64);
-        let mut put =
-            |key: &str, value: Option<toml::Value>| out.extend(value.map(|value| (key.to_owned(), value)));
-        put("data", (!self.data.is_empty()).then(|| paths(&self.data)));
-        put("text_column", self.text_column.clone().map(toml::Value::String));
-        put("valid", (!self.valid.is_empty()).then(|| paths(&self.valid)));
-        put("tokenizer", self.tokenizer.as_deref().map(text));
-        put("init", self.init.clone().map(toml::Value::String));
-        put("preset", self.preset.clone().map(toml::Value::String));
-        put("steps", self.steps.map(number));
-        put("batch_size", self.batch_size.map(|n| number(n as u64)));
-        put("seq_len", self.seq_len.map(|n| number(n as u64)));
-        put("lr", self.lr.map(toml::Value::Float));
-        put("optimizer", self.optimizer.clone().map(toml::Value::String));
-        put("precision", self.precision.clone().map(toml::Value::String));
-        put("device", self.device.clone().map(toml::Value::String));
-        put("seed", self.seed.map(number));
-        put("out", self.out.as_deref().map(text));
-        for setting in &self.set {
-            out.push(parse_setting(setting)?);
-        }
-        Ok(out)
-    }
-
-    fn config(&self) -> Result<RunConfig> {
-        RunConfig::load(self.config.as_deref(), &self.settings()?)
-    }
-}
-
-fn text(path: &Path) -> toml::Value {
-    toml::Value::String(path.to_string_lossy().into_owned())
-}
-
-/// `key=value`, the value as TOML or, failing that, as text; whole numbers become floats where floats are meant.
-pub fn parse_setting(setting: &str) -> Result<(String, toml::Value)> {
-    let Some((key, value)) = setting.split_once('=') else {
-        return Err(Error::Config(format!("--set {setting}: expected KEY=VALUE")));
-    };
-    let parsed = format!("x = {value}").parse::<toml::Table>().ok().and_then(|mut table| table.remove("x"));
-    Ok((key.trim().to_owned(), parsed.unwrap_or_else(|| toml::Value::String(value.to_owned()))))
 }
 
 /// Runs one command.

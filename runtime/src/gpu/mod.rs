@@ -24,7 +24,6 @@ use crate::backend::{Backend, Norm};
 use crate::cpu::KvFormat;
 use crate::error::{Error, Result};
 use crate::sampler::Candidate;
-use crate::session::not_numbers;
 use crate::tensor::StoredTensor;
 use device::{Binding, Buffer, Gpu, Kernel, ReadBack};
 use ways::Ways;
@@ -337,7 +336,7 @@ impl GpuBackend {
 pub fn likeliest(bytes: &[u8]) -> Result<Vec<Candidate>> {
     let pairs = bytemuck::pod_collect_to_vec::<u8, [u32; 2]>(bytes);
     if pairs.iter().any(|[key, _]| *key == u32::MAX) {
-        return Err(not_numbers());
+        return Err(Error::not_numbers());
     }
     let logit = |key: u32| f32::from_bits(if key >> 31 == 1 { key & !(1 << 31) } else { !key });
     Ok(pairs.into_iter().map(|[key, id]| Candidate { id, logit: logit(key) }).collect())

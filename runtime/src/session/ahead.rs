@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 
-use super::{Session, not_numbers};
+use super::Session;
 use crate::error::{Error, Result};
 use crate::sampler::Sampler;
 
@@ -58,7 +58,7 @@ impl Session {
             let end = self.context.min(self.position() + 1 + more);
             self.go_ahead(id, ahead, end)?;
         }
-        let next = ahead.ids.pop_front().flatten().ok_or_else(not_numbers)?;
+        let next = ahead.ids.pop_front().flatten().ok_or_else(Error::not_numbers)?;
         self.answered = false; // the machine may be further
         self.tokens.push(id);
         sampler.accept(next);

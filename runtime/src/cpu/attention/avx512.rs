@@ -121,7 +121,8 @@ fn add_columns<T: Pod, const R: usize, const V: usize>(
         for v in 0..V {
             let values = widen(&values[v]);
             for r in 0..R {
-                lanes[r][v] = _mm512_add_ps(lanes[r][v], _mm512_mul_ps(_mm512_set1_ps(weights[r][j]), values));
+                lanes[r][v] =
+                    _mm512_add_ps(lanes[r][v], _mm512_mul_ps(_mm512_set1_ps(weights[r][j]), values));
             }
         }
     }

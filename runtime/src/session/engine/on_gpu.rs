@@ -14,7 +14,7 @@ use crate::gpu::{GpuBackend, LIKELIEST, NO_TOKEN, choices, keeps_subnormal_halve
 use crate::model::{State, Weights, feed, forward};
 use crate::sampler::Candidate;
 use crate::session::ahead::MOST_AHEAD;
-use crate::session::{Device, Model, SessionOptions, chunk, not_numbers};
+use crate::session::{Device, Model, SessionOptions, chunk};
 
 /// Starts on a GPU; `software` also takes a program that plays one.
 pub(super) fn start(
@@ -128,7 +128,7 @@ impl OnGpu {
         }
         gpu.await_logits(single).await?;
         if expected.iter().any(|x| x.is_nan()) {
-            return Err(not_numbers());
+            return Err(Error::not_numbers());
         }
         let (error, bound) = (nmse(together, expected).max(nmse(single, expected)), bound(kv));
         if error > bound {
