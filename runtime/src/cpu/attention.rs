@@ -17,6 +17,7 @@ mod avx512;
 mod float;
 mod int8;
 mod kernels;
+mod loops;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;

@@ -176,10 +176,17 @@ fn avx512<R>(f: impl FnOnce() -> R) -> R {
 }
 
 /// Asks for the memory at an address, which may lie anywhere: a prefetch never fails. (The function that the standard
-/// library has for this on ARM is not stable yet.)
-#[cfg(target_arch = "aarch64")]
+/// library has for this on ARM is not stable yet; WebAssembly has none.)
 #[inline(always)]
+#[cfg_attr(target_arch = "wasm32", expect(unused_variables, reason = "no instruction for it"))]
 pub(super) fn prefetch<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    #[expect(unsafe_code, reason = "the standard library's hint")]
+    // SAFETY: every x86-64 processor has SSE.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
+    }
+    #[cfg(target_arch = "aarch64")]
     #[expect(unsafe_code, reason = "assembly")]
     // SAFETY: a hint; it changes nothing that a program sees.
     unsafe {

@@ -1,104 +1,43 @@
-//! [`softmax`](super::super::softmax) by AVX-512, operation for operation. A row of a tile is two vectors, and rows go
-//! step by step together, because each step waits for the one before: while it lasts, nothing asks for memory.
+//! [`softmax`](super::super::softmax) by AVX-512, operation for operation. While it lasts, nothing asks for memory.
 
 use std::arch::x86_64::*;
 
-use super::super::softmax::{RoundedWeights, from_ordered, larger};
-use super::super::{FRONT, TILE};
-use super::WIDTH;
-use crate::cpu::ops::{self, ROUND, exponential as exp};
+use super::super::softmax::from_ordered;
+use super::{Floats, WIDTH};
+use crate::cpu::ops::{self, ROUND, exponential as constants};
 
-/// The scores or weights of a tile.
-type Vectors = [__m512; TILE / WIDTH];
+super::super::loops::softmax_kernels!(#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]);
 
-/// See [`weigh_rows`](super::super::softmax::weigh_rows).
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(in super::super) fn weigh<const R: usize>(
-    scores: &mut [[f32; TILE]; R],
-    scale: f32,
-    seen: [usize; R],
-    sums: &mut [&mut [f32]; R],
-) {
-    let mut rows = [[_mm512_setzero_ps(); TILE / WIDTH]; R];
-    for r in 0..R {
-        let row: Vectors = bytemuck::cast(scores[r]);
-        for v in 0..row.len() {
-            rows[r][v] = _mm512_mul_ps(row[v], _mm512_set1_ps(scale));
-        }
-    }
-    exponents(&mut rows, seen, sums);
-    for r in 0..R {
-        scores[r] = bytemuck::cast(rows[r]);
-    }
-}
-
-/// See [`weigh_int8_rows`](super::super::softmax::weigh_int8_rows).
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(in super::super) fn weigh_int8<const R: usize>(
-    products: &[[i32; TILE]; R],
-    scales: [f32; R],
-    [key_scales, value_scales]: [&[f32; TILE]; 2],
-    seen: [usize; R],
-    sums: &mut [&mut [f32]; R],
-    weights: &mut [RoundedWeights; R],
-) -> [f32; R] {
-    let (keys, values): (Vectors, Vectors) = (bytemuck::cast(*key_scales), bytemuck::cast(*value_scales));
-    let mut rows = [keys; R];
-    for r in 0..R {
-        let products: [__m512i; TILE / WIDTH] = bytemuck::cast(products[r]);
-        for v in 0..products.len() {
-            let scale = _mm512_mul_ps(keys[v], _mm512_set1_ps(scales[r]));
-            rows[r][v] = _mm512_mul_ps(_mm512_cvtepi32_ps(products[v]), scale);
-        }
-    }
-    exponents(&mut rows, seen, sums);
-    for r in 0..R {
-        for v in 0..values.len() {
-            // What the cache forgot may have any scale.
-            rows[r][v] = _mm512_maskz_mul_ps(counts(v, seen[r]), rows[r][v], values[v]);
-        }
-    }
-    let mut out = [0.0; R];
-    for r in 0..R {
-        out[r] = round(rows[r], &mut weights[r]);
-    }
-    out
-}
-
-/// Scores become weights: `e^(score - largest)`, 0 behind those seen.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn exponents<const R: usize>(rows: &mut [Vectors; R], seen: [usize; R], sums: &mut [&mut [f32]; R]) {
-    let mut shrinks = [1.0; R];
-    for r in 0..R {
-        for (v, score) in rows[r].iter_mut().enumerate() {
-            *score = _mm512_mask_mov_ps(_mm512_set1_ps(f32::NEG_INFINITY), counts(v, seen[r]), *score);
-        }
-        let new = larger(sums[r][0], largest_of(rows[r]));
-        let change = sums[r][0] - new;
-        if change != 0.0 {
-            shrinks[r] = ops::exp(change); // rarely: a tile seldom brings a larger one
-        }
-        sums[r][0] = new;
-    }
-    for r in 0..R {
-        for score in &mut rows[r] {
-            *score = exp(_mm512_sub_ps(*score, _mm512_set1_ps(sums[r][0])));
-        }
-    }
-    for r in 0..R {
-        sums[r][1] = sums[r][1] * shrinks[r] + sum(rows[r]);
-        if shrinks[r] != 1.0 {
-            sums[r][FRONT..].iter_mut().for_each(|sum| *sum *= shrinks[r]);
-        }
-    }
+fn all(x: f32) -> Floats {
+    _mm512_set1_ps(x)
 }
 
-/// The lanes of vector `v` whose position counts.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn counts(v: usize, seen: usize) -> __mmask16 {
-    (((1u64 << seen) - 1) >> (v * WIDTH)) as __mmask16 // seen is at most TILE
+fn mul(a: Floats, b: Floats) -> Floats {
+    _mm512_mul_ps(a, b)
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn sub(a: Floats, b: Floats) -> Floats {
+    _mm512_sub_ps(a, b)
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn from_products(products: &[i32; TILE]) -> Vectors {
+    let [a, b]: [__m512i; TILE / WIDTH] = bytemuck::cast(*products);
+    [_mm512_cvtepi32_ps(a), _mm512_cvtepi32_ps(b)]
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn keep(x: Floats, v: usize, seen: usize, instead: Floats) -> Floats {
+    let counts = ((1u64 << seen) - 1) >> (v * WIDTH); // seen is at most TILE
+    _mm512_mask_mov_ps(instead, counts as __mmask16, x)
 }
 
 /// The largest number, compared by their bits like the plain loops do.
@@ -111,7 +50,7 @@ fn largest_of([a, b]: Vectors) -> f32 {
 /// Integers of the same order as the floats.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn ordered(x: __m512) -> __m512i {
+fn ordered(x: Floats) -> __m512i {
     let bits = _mm512_castps_si512(x);
     _mm512_xor_si512(bits, _mm512_srli_epi32::<1>(_mm512_srai_epi32::<31>(bits)))
 }
@@ -141,20 +80,19 @@ fn sum([a, b]: Vectors) -> f32 {
 /// what the two factors there give.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn exp(x: __m512) -> __m512 {
-    let all = |x| _mm512_set1_ps(x);
-    let bounded = _mm512_min_ps(all(exp::MOST), _mm512_max_ps(all(exp::LEAST), x));
+fn exp(x: Floats) -> Floats {
+    let bounded = _mm512_min_ps(all(constants::MOST), _mm512_max_ps(all(constants::LEAST), x));
     let rounded = _mm512_add_ps(_mm512_mul_ps(bounded, all(std::f32::consts::LOG2_E)), all(ROUND));
     let n = _mm512_sub_ps(rounded, all(ROUND));
-    let r = _mm512_sub_ps(bounded, _mm512_mul_ps(n, all(exp::LN_2_HIGH)));
-    let r = _mm512_sub_ps(r, _mm512_mul_ps(n, all(exp::LN_2_LOW)));
-    let mut series = all(exp::SERIES[0]);
-    for factor in &exp::SERIES[1..] {
+    let r = _mm512_sub_ps(bounded, _mm512_mul_ps(n, all(constants::LN_2_HIGH)));
+    let r = _mm512_sub_ps(r, _mm512_mul_ps(n, all(constants::LN_2_LOW)));
+    let mut series = all(constants::SERIES[0]);
+    for factor in &constants::SERIES[1..] {
         series = _mm512_add_ps(_mm512_mul_ps(series, r), all(*factor));
     }
     let e_r = _mm512_add_ps(_mm512_mul_ps(_mm512_mul_ps(series, r), r), r);
     let e_r = _mm512_add_ps(e_r, all(1.0));
-    let normal = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, all(exp::SMALLEST)); // NaN stays
+    let normal = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, all(constants::SMALLEST)); // NaN stays
     _mm512_maskz_scalef_ps(normal, e_r, n)
 }
 
