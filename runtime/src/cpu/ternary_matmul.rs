@@ -285,6 +285,14 @@ impl<'a> Rows<'a> {
         &self.bytes[row * self.row_bytes..][..self.row_bytes]
     }
 
+    /// How far before its use a decode asks for memory that reads `side_by_side` rows. It asks in the order of the file: when
+    /// the first of the next rows begins, the beginning of the last must be there, too, and that `early` bytes ago. Never
+    /// more than half of a first-level cache.
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    fn ahead(self, side_by_side: usize, early: usize) -> usize {
+        ((side_by_side - 1) * self.row_bytes + early).min(16 << 10)
+    }
+
     /// Whether each byte holds the codes of four neighbours, one of each plane.
     #[cfg(target_arch = "x86_64")]
     fn neighbours(self) -> bool {

@@ -15,9 +15,9 @@ use crate::ternary::Packing;
 
 /// Rows that one token meets together.
 const DECODE_ROWS: usize = 4;
-/// How far before its use a decode asks for memory: the processor's own guesses lose the thread among four rows. 1 and
-/// 4 kB are slower, without it a token takes 1.3 times as long (Zen 4, 4 kB pages).
-const AHEAD: usize = 2048;
+/// How early a decode asks for memory: the processor's own guesses lose the thread among four rows. Without it a token
+/// takes 1.3 times as long (Zen 4, 4 kB pages).
+const EARLY: usize = 1280;
 /// A tile of unpacked weights is this many rows of this many groups: 10 KiB, a third of a first-level cache, beside
 /// [`TOKENS`] times as many groups of activations.
 const TILE_ROWS: usize = 8;
@@ -98,7 +98,7 @@ fn dots<const VNNI: bool, const BLOCK: usize, const R: usize>(
         rows[r] = &weights.row(first + r).as_chunks().0[..whole];
     }
     let f16_to_f32 = weights.f16_to_f32;
-    let ahead = weights.row(first).as_ptr().wrapping_add(AHEAD);
+    let ahead = weights.row(first).as_ptr().wrapping_add(weights.ahead(R, EARLY));
     for b in 0..whole {
         // The rows of a tile lie one behind the other, so this asks for all of the file in order. A pointer past the
         // end does no harm: a prefetch never fails.

@@ -24,7 +24,7 @@ use super::{Activations, RoundedGroup, Rows};
 use crate::ternary::Packing;
 use blocks::Unpacked;
 use many_tokens::many_tokens;
-pub(super) use one_token::AHEAD;
+pub(super) use one_token::EARLY;
 use one_token::one_token;
 
 /// Rows that are computed together.

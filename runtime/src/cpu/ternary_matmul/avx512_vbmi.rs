@@ -17,7 +17,7 @@
 use std::arch::x86_64::*;
 
 use super::avx2_blocks::in_quarters;
-use super::avx512::{AHEAD, PAIRS, ROWS, write_trees};
+use super::avx512::{EARLY, PAIRS, ROWS, write_trees};
 use super::{CODE_BYTES, GROUP, LANES, RoundedGroup, Rows};
 use crate::ternary::{Packing, trits};
 
@@ -119,7 +119,7 @@ fn packed_rows<const BYTES: usize>(out: &mut [f32], weights: Rows, x: &[RoundedG
             rows[r] = weights.row(n * ROWS + r.min(out.len() - 1));
         }
         let mut sums = [_mm512_setzero_ps(); PAIRS];
-        let ahead = rows[0].as_ptr().wrapping_add(AHEAD);
+        let ahead = rows[0].as_ptr().wrapping_add(weights.ahead(ROWS, EARLY));
         for (step, x) in x.iter().enumerate() {
             for line in (0..BYTES * ROWS).step_by(64) {
                 _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(step * BYTES * ROWS + line).cast());

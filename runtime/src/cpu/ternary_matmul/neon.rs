@@ -19,8 +19,8 @@ use crate::ternary::Packing;
 
 /// Rows that one token meets together.
 const DECODE_ROWS: usize = 4;
-/// How far before its use a decode asks for memory: as measured for AVX2.
-const AHEAD: usize = 2048;
+/// How early a decode asks for memory: as measured for AVX2.
+const EARLY: usize = 1280;
 /// A tile of unpacked weights is this many rows of this many groups: 10 KiB.
 const TILE_ROWS: usize = 8;
 const TILE_GROUPS: usize = 8;
@@ -96,7 +96,7 @@ fn dots<const DOT: bool, const BLOCK: usize, const R: usize>(
     for r in 0..R {
         rows[r] = &weights.row(first + r).as_chunks().0[..whole];
     }
-    let ahead = weights.row(first).as_ptr().wrapping_add(AHEAD);
+    let ahead = weights.row(first).as_ptr().wrapping_add(weights.ahead(R, EARLY));
     for b in 0..whole {
         // The rows of a tile lie one behind the other, so this asks for all of the file in order.
         for line in (0..BLOCK * R).step_by(64) {

@@ -8,15 +8,15 @@ use super::super::{RoundedGroup, Rows, parts};
 use super::blocks::{EightRows, half_blocks, unpack, zero};
 use super::{PAIRS, ROWS, Sums, TwiceRounded, add_products, twice_rounded, write_trees};
 
-/// How far before its use a decode asks for memory, see `../avx2.rs`. On Zen 4 3 to 8 kB are alike, 1 and 2 kB 7 to 17%
-/// slower.
-pub(in super::super) const AHEAD: usize = 6144;
+/// How early a decode asks for memory, see `../avx2.rs`.
+pub(in super::super) const EARLY: usize = 4096;
+
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn one_token<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &[RoundedGroup]) {
     for (n, out) in out.chunks_mut(ROWS).enumerate() {
         let rows = EightRows::<BLOCK>::new(weights, n * ROWS, out.len());
         let mut sums = [_mm512_setzero_ps(); PAIRS];
-        let ahead = weights.row(n * ROWS).as_ptr().wrapping_add(AHEAD);
+        let ahead = weights.row(n * ROWS).as_ptr().wrapping_add(weights.ahead(ROWS, EARLY));
         for b in 0..rows.whole {
             // As in `../avx2.rs`: the tile's rows lie one behind the other, and a prefetch never fails.
             for line in (0..BLOCK * ROWS).step_by(64) {
