@@ -174,7 +174,7 @@ pub struct RunConfig {
     /// Processes that share each batch: no setting, but what started them says so.
     #[serde(skip)]
     pub ranks: usize,
-    /// A loss this many nats above its running mean is a spike: the step is skipped.
+    /// A loss this many nats above its running mean is a spike: the step is skipped. Not while a ramp rises.
     pub spike: f64,
     /// Skipped steps in a row after which the run stops.
     pub max_bad_steps: u32,

@@ -78,6 +78,11 @@ pub struct Ramp {
 }
 
 impl Ramp {
+    /// The first step that sees nothing but ternary weights.
+    pub fn end(self) -> u64 {
+        self.steps + self.embedding
+    }
+
     /// Share of the projection in step `step`, counted from 0: of the layers, and of embedding and head.
     pub fn shares(self, step: u64) -> [f32; 2] {
         let share = |done: u64, steps: u64| if done >= steps { 1.0 } else { done as f32 / steps as f32 };

@@ -332,13 +332,17 @@ fn mean(sum: Tally, tokens: usize) -> Losses {
     Losses { cross_entropy: sum.loss / tokens, kl: sum.kl / tokens }
 }
 
+/// Steps after which the running mean of the loss says what to expect.
+const SETTLING: u64 = 20;
+
 /// Why a step must not change the weights, if it must not.
 fn unusable((state, config): (&State, &RunConfig), loss: f64, gradient: f64) -> Option<&'static str> {
     if !loss.is_finite() || !gradient.is_finite() {
         return Some("loss or gradient is not a number");
     }
-    // Early on the mean says nothing yet.
-    let spike = state.updates >= 20 && loss > state.mean_loss + config.spike;
+    // Early on the mean says nothing yet; and while a ramp makes a worse model of it, the loss has reason to rise.
+    let settled = state.updates >= SETTLING && state.step >= config.ramp().end() + SETTLING;
+    let spike = settled && loss > state.mean_loss + config.spike;
     spike.then_some("the loss jumped")
 }
 

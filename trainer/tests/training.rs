@@ -387,6 +387,20 @@ fn a_spike_is_skipped() {
     assert_eq!(trainer.state.bad_steps, 0);
 }
 
+/// A ramp makes a worse model of a dense one: its loss rises, and that is no reason to stop.
+#[test]
+fn while_a_ramp_rises_nothing_is_a_spike() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dataset(dir.path());
+    let ramp = RunConfig { steps: 100, spike: 0.5, ramp: 10, embedding_ramp: 5, ..settings(dir.path()) };
+    let mut trainer = trainer(ramp);
+    steps(&mut trainer, &data, 34);
+    trainer.state.mean_loss -= 3.0;
+    assert_eq!(trainer.step(&data.train).unwrap().skipped, None);
+    trainer.state.mean_loss -= 3.0;
+    assert_eq!(trainer.step(&data.train).unwrap().skipped, Some("the loss jumped"));
+}
+
 /// Another process that opens the run (to export it, say) must not take the files of a save for those of a crash.
 #[test]
 fn opening_a_run_waits_for_a_save_under_way() {
