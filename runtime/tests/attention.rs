@@ -153,7 +153,7 @@ fn extremes() {
 
 #[test]
 fn long_contexts_on_any_number_of_threads() {
-    for (kv, group) in KvFormat::ALL.into_iter().zip([1, 2, 3]) {
+    for (kv, group) in KvFormat::ALL.into_iter().zip([1, 2, 3, 2]) {
         let case = Case::new(2, group, 32, 2200, 3); // three segments
         let expected = bits(&case.run(Isa::SCALAR, kv, 128));
         for isa in Isa::available() {
@@ -188,17 +188,34 @@ fn later_positions_leave_no_trace() {
 ///
 /// f32: some 30 roundings of 6e-8 deep. f16 rounds by up to 2^-11, uniformly in a binade: about (2^-11)^2 / 3 / 2
 /// = 4e-8 of the energy of values, and as much again by way of the scores. int8 rounds by up to half of
-/// absmax / 127, where the largest of 128 normal numbers is about 2.7 deviations: (2.7 / 127)^2 / 12 = 4e-5, twice.
+/// absmax / 127, where the largest of 128 normal numbers is about 2.7 deviations: (2.7 / 127)^2 / 12 = 4e-5, twice. int4 by
+/// absmax / 7: 1.2e-2, twice.
 #[test]
 fn near_f64_within_what_rounding_costs() {
-    for (kv, least, most) in
-        [(KvFormat::F32, 0.0, 1e-12), (KvFormat::F16, 1e-9, 1.6e-7), (KvFormat::Int8, 1e-5, 1.6e-4)]
-    {
+    for (kv, least, most) in [
+        (KvFormat::F32, 0.0, 1e-12),
+        (KvFormat::F16, 1e-9, 1.6e-7),
+        (KvFormat::Int8, 1e-5, 1.6e-4),
+        (KvFormat::Int4, 3e-3, 5e-2),
+    ] {
         let case = Case::new(2, 2, 128, 1100, 5);
         let error = nmse(&case.run(Isa::detect(), kv, 128), &case.exact());
         println!("{}: {error:e}", kv.name());
         assert!((least..most).contains(&error), "{}: {error:e}", kv.name());
     }
+}
+
+/// What keys are known for: one dimension that is a hundred times the others in all positions. Scores hardly change by it,
+/// but one scale for a head would leave nothing of the others in four bits.
+#[test]
+fn a_large_dimension_costs_int4_little() {
+    let plain = Case::new(2, 2, 128, 300, 6);
+    let mut large = plain.clone();
+    large.k.chunks_exact_mut(128).for_each(|k| k[5] = 100.0 + k[5]);
+    let error = |case: &Case| nmse(&case.run(Isa::detect(), KvFormat::Int4, 64), &case.exact());
+    let [plain, large] = [&plain, &large].map(error);
+    println!("int4: {plain:e}, with one large dimension {large:e}");
+    assert!(large < 0.5, "{large:e}");
 }
 
 #[test]
@@ -228,6 +245,7 @@ fn memory_is_what_the_formula_says() {
     let config = Config { layers: 28, heads: 16, kv_heads: 8, head_dim: 128, ..tiny() };
     assert_eq!(KvFormat::F16.bytes_per_token(&config), 28 * 2 * 8 * 128 * 2);
     assert_eq!(KvFormat::Int8.bytes_per_token(&config), 28 * 2 * 8 * (128 + 4));
+    assert_eq!(KvFormat::Int4.bytes_per_token(&config), 28 * 2 * 8 * (64 + 4));
 }
 
 /// Mean Kullback-Leibler divergence, in nats, of what `options` predict from what exact arithmetic does.
@@ -256,7 +274,9 @@ fn divergence(file: ModelFile, tokens: &[u32], kv: KvFormat) -> f64 {
 #[test]
 fn rounded_caches_change_predictions_little() {
     let tokens = Random(6).ids(300, tiny().vocab);
-    for (kv, most) in [(KvFormat::F32, 1e-12), (KvFormat::F16, 1e-6), (KvFormat::Int8, 1e-3)] {
+    for (kv, most) in
+        [(KvFormat::F32, 1e-12), (KvFormat::F16, 1e-6), (KvFormat::Int8, 1e-3), (KvFormat::Int4, 1e-1)]
+    {
         let q2_0 = bonsai_runtime::tensor::Format::Ternary(bonsai_runtime::ternary::Packing::Q2_0G64);
         let kl = divergence(model_file(&tiny(), q2_0, 7), &tokens, kv);
         println!("{}: {kl:e} nats", kv.name());

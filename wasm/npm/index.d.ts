@@ -105,7 +105,7 @@ export interface SessionOptions extends Sampling {
   /** f32 activations: several times slower. */
   exact?: boolean;
   /** How keys and values are kept: on a GPU not as f32. Default: f16. */
-  kv?: 'f16' | 'int8' | 'f32';
+  kv?: 'f32' | 'f16' | 'int8' | 'int4';
 }
 
 export interface GenerateOptions extends Sampling {

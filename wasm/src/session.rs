@@ -16,7 +16,7 @@ pub(crate) struct Settings {
     context: Option<usize>,
     /// f32 activations.
     exact: bool,
-    /// `f16`, `int8` or `f32`.
+    /// `f32`, `f16`, `int8` or `int4`.
     kv: Option<String>,
     sampling: Sampling,
 }

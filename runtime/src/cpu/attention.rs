@@ -7,7 +7,7 @@
 //!   down when a tile brings a larger one. Segments begin afresh and are merged from the first on.
 //!
 //! Vectors hold positions where scores are computed and dimensions where values are summed: no float sum runs across
-//! a vector, so vectors of any width give the same bits. Over an int8 cache, queries and weights are rounded to i16
+//! a vector, so vectors of any width give the same bits. Over a rounded cache, queries and weights are rounded to i16
 //! and the products of a tile are sums of integers, the same in any order.
 
 #[cfg(target_arch = "x86_64")]
@@ -15,11 +15,11 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod float;
-mod int8;
 mod kernels;
 mod loops;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod rounded;
 mod scalar;
 #[cfg(target_feature = "simd128")]
 mod simd128;
@@ -30,7 +30,7 @@ use std::ops::Range;
 
 use super::isa::Isa;
 use super::kv_cache::{Cache, KvFormat, Numbers, TILE, Tile};
-use super::{GRAIN, threads};
+use super::{GRAIN, ops, threads};
 use softmax::{merge, merge_into};
 
 /// Positions with a softmax of their own: the unit of parallel work behind a long context.
@@ -62,7 +62,7 @@ struct Chunk<'a> {
 #[derive(Default)]
 struct Scratch {
     float: float::Scratch,
-    int8: int8::Scratch,
+    rounded: rounded::Scratch,
     /// Sums of one segment.
     rows: Vec<f32>,
 }
@@ -176,8 +176,8 @@ impl Chunk<'_> {
             row.fill(0.0);
             row[0] = f32::NEG_INFINITY;
         }
-        if self.cache.format() == KvFormat::Int8 {
-            scratch.int8.round_queries(self, head, tokens.clone());
+        if matches!(self.cache.format(), KvFormat::Int8 | KvFormat::Int4) {
+            scratch.rounded.round_queries(self, head, tokens.clone());
         }
         let end = (self.position + tokens.end).min((segment + 1) * SEGMENT);
         for tile in segment * SEGMENT / TILE..end.div_ceil(TILE) {
@@ -187,7 +187,7 @@ impl Chunk<'_> {
             let view = View { chunk: self, head, first, tile };
             match self.cache.tile(head, tile) {
                 Tile::Float(numbers) => float::tile(&view, numbers, sums, &mut scratch.float),
-                Tile::Int8(numbers) => int8::tile(&view, &numbers, sums, &scratch.int8),
+                Tile::Rounded(numbers) => rounded::tile(&view, &numbers, sums, &scratch.rounded),
             }
         }
     }
@@ -209,6 +209,10 @@ impl Chunk<'_> {
         }
         let scale = 1.0 / front[1];
         out.iter_mut().for_each(|out| *out *= scale);
+        if self.cache.format() == KvFormat::Int4 {
+            let turned = ops::hadamard(out); // back
+            out.iter_mut().for_each(|out| *out /= turned);
+        }
     }
 }
 

@@ -1,9 +1,10 @@
 //! Keys and values of one layer, laid out as attention reads them: head by head, in tiles of [`TILE`] positions.
 //!
 //! A tile is one stretch of memory: keys `[head_dim, TILE]`, so that a vector holds one dimension of several
-//! positions and a score needs no sum across a vector, then values `[TILE, head_dim]`. For int8 they come in pairs, as
-//! instructions that add two products want them: keys `[head_dim / 2, TILE, 2]`, values `[TILE / 2, head_dim, 2]`, and
-//! then the scales of the keys and of the values. Tiles begin at multiples of [`TILE`], however the positions were fed.
+//! positions and a score needs no sum across a vector, then values `[TILE, head_dim]`; how rounded ones lie says
+//! [`rounded`]. Tiles begin at multiples of [`TILE`], however the positions were fed.
+
+mod rounded;
 
 use std::ops::Range;
 use std::str::FromStr;
@@ -12,10 +13,11 @@ use bytemuck::{cast_slice, cast_slice_mut};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use super::{ops, threads};
+use super::threads;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::pages::{HUGE, Pages};
+pub(super) use rounded::{Rounded, RoundedTile};
 
 /// Positions that lie together.
 pub(super) const TILE: usize = 32;
@@ -30,11 +32,13 @@ pub enum KvFormat {
     F16,
     /// Rounded to i8, with an f32 scale for the key and one for the value of each head. A quarter of the memory.
     Int8,
+    /// Turned by a Hadamard matrix, then rounded to four bits, with the same scales. An eighth of the memory.
+    Int4,
 }
 
 impl KvFormat {
     /// Every format, largest first.
-    pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::Int8];
+    pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Int8, Self::Int4];
 
     /// Name for people and command lines.
     pub fn name(self) -> &'static str {
@@ -42,6 +46,7 @@ impl KvFormat {
             Self::F32 => "f32",
             Self::F16 => "f16",
             Self::Int8 => "int8",
+            Self::Int4 => "int4",
         }
     }
 
@@ -64,53 +69,50 @@ impl KvFormat {
             Self::F32 => head_dim * size_of::<f32>(),
             Self::F16 => head_dim * size_of::<f16>(),
             Self::Int8 => head_dim + size_of::<f32>(),
+            Self::Int4 => return rounded::int4_bytes(head_dim),
         };
         2 * vector
     }
 }
 
 impl KvFormat {
-    /// The bytes of a tile that its first `used` positions fill.
-    fn used_bytes(self, head_dim: usize, used: usize) -> Vec<Range<usize>> {
+    /// Bytes of the first `positions` of all layers in a saved session.
+    pub(crate) fn saved_bytes(self, config: &Config, positions: usize) -> usize {
+        let of_tile =
+            |used| -> usize { self.used(config.head_dim, used).iter().map(|kept| kept.bytes.len()).sum() };
+        let tiles = positions / TILE * of_tile(TILE) + of_tile(positions % TILE);
+        config.layers * config.kv_heads * tiles
+    }
+
+    /// What the first `used` positions of a tile fill of it.
+    fn used(self, head_dim: usize, used: usize) -> Vec<Kept> {
         let size = match self {
             Self::F32 => size_of::<f32>(),
             Self::F16 => size_of::<f16>(),
-            Self::Int8 => return used_int8_bytes(head_dim, used),
+            Self::Int8 => return rounded::used_int8(head_dim, used),
+            Self::Int4 => return rounded::used_int4(head_dim, used),
         };
         let keys = (0..head_dim).map(|d| span(d * TILE * size, used * size));
         keys.chain([span(head_dim * TILE * size, used * head_dim * size)]).collect()
     }
 }
 
-fn span(first: usize, size: usize) -> Range<usize> {
-    first..first + size
-}
-
-fn used_int8_bytes(head_dim: usize, used: usize) -> Vec<Range<usize>> {
-    let values = head_dim * TILE;
-    let whole = used / 2 * 2;
-    let mut ranges: Vec<_> = (0..head_dim / 2).map(|d| span(2 * d * TILE, 2 * used)).collect();
-    ranges.push(span(values, whole * head_dim));
-    if used > whole {
-        // Beside each value of the last position lies one of a position that does not count.
-        ranges.extend((0..head_dim).map(|d| span(values + whole * head_dim + 2 * d, 1)));
-    }
-    let scale = size_of::<f32>();
-    ranges.extend([0, 1].map(|n| span(2 * values + n * TILE * scale, used * scale)));
-    ranges
-}
-
-/// Bytes of a block.
-struct Place {
-    block: usize,
+/// A part of a tile that is saved.
+struct Kept {
     bytes: Range<usize>,
+    /// Of each word of 32 bits: the other ones are saved as 0.
+    bits: u32,
+}
+
+fn span(first: usize, size: usize) -> Kept {
+    Kept { bytes: first..first + size, bits: u32::MAX }
 }
 
 impl FromStr for KvFormat {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        let unknown = || Error::Argument(format!("a KV cache of '{name}': expected f16, int8 or f32"));
+        let unknown = || Error::Argument(format!("a KV cache of '{name}': expected f16, int8, int4 or f32"));
         Self::ALL.into_iter().find(|format| format.name() == name).ok_or_else(unknown)
     }
 }
@@ -145,16 +147,7 @@ impl Numbers<'_> {
 pub(super) enum Tile<'a> {
     /// Keys `[head_dim, TILE]` and values `[TILE, head_dim]`.
     Float([Numbers<'a>; 2]),
-    Int8(Int8Tile<'a>),
-}
-
-pub(super) struct Int8Tile<'a> {
-    /// `[head_dim / 2, TILE, 2]`.
-    pub keys: &'a [i8],
-    /// `[TILE / 2, head_dim, 2]`.
-    pub values: &'a [i8],
-    /// What to multiply each position's key and value by.
-    pub scales: [&'a [f32; TILE]; 2],
+    Rounded(RoundedTile<'a>),
 }
 
 impl Cache {
@@ -190,6 +183,13 @@ impl Cache {
         self.head_dim
     }
 
+    /// Pairs of dimensions of a rounded key.
+    pub(super) fn key_pairs(&self) -> usize {
+        let dims =
+            if self.format == KvFormat::Int4 { self.head_dim.next_multiple_of(8) } else { self.head_dim };
+        dims / 2
+    }
+
     pub(super) fn format(&self) -> KvFormat {
         self.format
     }
@@ -214,45 +214,48 @@ impl Cache {
                 let (keys, values) = cast_slice(tile).split_at(numbers);
                 Tile::Float([Numbers::F16(keys), Numbers::F16(values)])
             }
-            KvFormat::Int8 => {
-                let (bytes, scales) = tile.split_at(2 * numbers);
-                let (keys, values) = cast_slice(bytes).split_at(numbers);
-                let (scales, _) = cast_slice(scales).as_chunks();
-                Tile::Int8(Int8Tile { keys, values, scales: [&scales[0], &scales[1]] })
-            }
+            KvFormat::Int8 => Tile::Rounded(RoundedTile::int8(tile, self.head_dim)),
+            KvFormat::Int4 => Tile::Rounded(RoundedTile::int4(tile, self.head_dim)),
         }
     }
 
     /// Appends the keys and values of the first `positions`: nothing of the tiles behind them, which may still hold what
     /// was forgotten.
     pub(crate) fn save(&self, positions: usize, out: &mut Vec<u8>) {
-        for place in self.places(positions) {
-            out.extend_from_slice(&self.blocks[place.block].bytes()[place.bytes]);
+        for (block, kept) in self.places(positions) {
+            let (bytes, from) = (&self.blocks[block].bytes()[kept.bytes], out.len());
+            out.extend_from_slice(bytes);
+            if kept.bits != u32::MAX {
+                let bits = kept.bits.to_ne_bytes().into_iter().cycle(); // as words lie in the cache
+                out[from..].iter_mut().zip(bits).for_each(|(byte, bits)| *byte &= bits);
+            }
         }
     }
 
     /// Fills the first `positions`, for which there is room, from what [`save`](Self::save) wrote; gives the bytes that
     /// are left over.
     pub(crate) fn load<'a>(&mut self, positions: usize, mut saved: &'a [u8]) -> &'a [u8] {
-        for place in self.places(positions) {
-            let (bytes, rest) = saved.split_at(place.bytes.len());
-            self.blocks[place.block].bytes_mut()[place.bytes].copy_from_slice(bytes);
+        for (block, kept) in self.places(positions) {
+            let (bytes, rest) = saved.split_at(kept.bytes.len());
+            self.blocks[block].bytes_mut()[kept.bytes].copy_from_slice(bytes);
             saved = rest;
         }
         saved
     }
 
-    /// Where the first `positions` lie: tile after tile, in each of them head after head.
-    fn places(&self, positions: usize) -> impl Iterator<Item = Place> + use<> {
+    /// Blocks, and what the first `positions` fill of them: tile after tile, in each of them head after head.
+    fn places(&self, positions: usize) -> impl Iterator<Item = (usize, Kept)> + use<> {
         let (heads, block, size) = (self.heads, self.block, self.tile_bytes());
         let (format, dim) = (self.format, self.head_dim);
         (0..positions.div_ceil(TILE)).flat_map(move |tile| {
             let used = (positions - tile * TILE).min(TILE);
             (0..heads).flat_map(move |head| {
                 let at = (head * block + tile % block) * size;
-                let shifted =
-                    move |r: Range<usize>| Place { block: tile / block, bytes: at + r.start..at + r.end };
-                format.used_bytes(dim, used).into_iter().map(shifted)
+                let in_block = move |kept: Kept| {
+                    let bytes = at + kept.bytes.start..at + kept.bytes.end;
+                    (tile / block, Kept { bytes, ..kept })
+                };
+                format.used(dim, used).into_iter().map(in_block)
             })
         })
     }
@@ -269,11 +272,12 @@ impl Cache {
             let positions = position.max(n * in_block)..end.min((n + 1) * in_block);
             let tasks = block.bytes_mut().chunks_mut(some * of_head).enumerate();
             threads::for_each(tasks.collect(), |(task, stored)| {
+                let turned = &mut Vec::new();
                 for (head, stored) in stored.chunks_exact_mut(of_head).enumerate() {
                     for at in positions.clone() {
                         let row = ((at - position) * heads + task * some + head) * dim;
                         let (k, v) = (&k[row..][..dim], &v[row..][..dim]);
-                        store(format, stored, at % in_block, k, v);
+                        store(format, stored, at % in_block, [k, v], turned);
                     }
                 }
             });
@@ -282,13 +286,14 @@ impl Cache {
 }
 
 /// Stores a key and a value as number `at` of the tiles of a head.
-fn store(format: KvFormat, tiles: &mut [u8], at: usize, k: &[f32], v: &[f32]) {
+fn store(format: KvFormat, tiles: &mut [u8], at: usize, [k, v]: [&[f32]; 2], turned: &mut Vec<f32>) {
     let (size, place) = (TILE * format.position_bytes(k.len()), at % TILE);
     let tile = &mut tiles[at / TILE * size..][..size];
     match format {
         KvFormat::F32 => store_f32(cast_slice_mut(tile), place, k, v),
         KvFormat::F16 => store_f16(cast_slice_mut(tile), place, k, v),
-        KvFormat::Int8 => store_int8(tile, place, k, v),
+        KvFormat::Int8 => rounded::store_int8(tile, place, k, v),
+        KvFormat::Int4 => rounded::store_int4(tile, place, k, v, turned),
     }
 }
 
@@ -316,13 +321,4 @@ fn to_f16(row: &[f32], mut store: impl FnMut(f16)) {
         to.convert_from_f32_slice(&from);
         to[..row.len()].iter().for_each(|&x| store(x));
     }
-}
-
-fn store_int8(tile: &mut [u8], place: usize, k: &[f32], v: &[f32]) {
-    let (numbers, scales) = tile.split_at_mut(2 * TILE * k.len());
-    let (keys, values) = cast_slice_mut(numbers).split_at_mut(TILE * k.len());
-    let (scales, _) = cast_slice_mut(scales).as_chunks_mut::<TILE>();
-    let values = &mut values[place / 2 * 2 * v.len()..];
-    scales[0][place] = ops::round(k, 127.0, |d, k| keys[(d / 2 * TILE + place) * 2 + d % 2] = k as i8);
-    scales[1][place] = ops::round(v, 127.0, |d, v| values[2 * d + place % 2] = v as i8);
 }

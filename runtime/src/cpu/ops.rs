@@ -89,6 +89,22 @@ pub fn round(x: &[f32], most: f32, mut store: impl FnMut(usize, i32)) -> f32 {
     scale
 }
 
+/// Multiplies `x` by a Hadamard matrix of entries 1 and -1, block after block: its size is the largest power of two that
+/// divides the length. Returns the size: after two times, `x` is that many times what it was.
+#[inline(always)]
+pub fn hadamard(x: &mut [f32]) -> f32 {
+    let block = 1 << x.len().trailing_zeros();
+    let mut half = 1;
+    while half < block {
+        for pair in x.chunks_exact_mut(2 * half) {
+            let (a, b) = pair.split_at_mut(half);
+            a.iter_mut().zip(b).for_each(|(a, b)| (*a, *b) = (*a + *b, *a - *b));
+        }
+        half *= 2;
+    }
+    block as f32
+}
+
 /// Scale of the integers, and its inverse, of a row whose largest magnitude is `largest`.
 #[inline(always)]
 pub fn rounding(largest: f32, most: f32) -> (f32, f32) {

@@ -360,8 +360,9 @@ fn heads(gpu: &Gpu, kv: KvFormat) -> Result<[Kernel; 2]> {
     let int8 = match kv {
         KvFormat::F16 => ("INT8", 0.0),
         KvFormat::Int8 => ("INT8", 1.0),
-        KvFormat::F32 => {
-            return Err(Error::Unsupported("keys and values as f32 on a GPU: f16 or int8".into()));
+        KvFormat::F32 | KvFormat::Int4 => {
+            let message = format!("keys and values as {} on a GPU: f16 or int8", kv.name());
+            return Err(Error::Unsupported(message));
         }
     };
     Ok([gpu.kernel(&STORE_HEADS, &[int8])?, gpu.kernel(&ATTENTION, &[int8])?])

@@ -108,6 +108,7 @@ impl Session {
             KvFormat::F32 => 0,
             KvFormat::F16 => 1,
             KvFormat::Int8 => 2,
+            KvFormat::Int4 => 3,
         };
         header[21] = self.engine.exact().into();
         header
@@ -115,7 +116,7 @@ impl Session {
 
     fn saved_size(&self, tokens: usize) -> usize {
         let positions = tokens.saturating_sub(1);
-        let cache = positions * self.engine.kv_format().bytes_per_token(self.model.config());
+        let cache = self.engine.kv_format().saved_bytes(self.model.config(), positions);
         HEADER + 4 * tokens + cache + CHECKSUM
     }
 }

@@ -59,7 +59,7 @@ pub struct Args {
     /// Where to compute: cpu, gpu (or an error), auto (a GPU if there is a good one); `bonsai devices` lists them
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     device: Device,
-    /// Keys and values of the context as f16, int8 or f32
+    /// Keys and values of the context as f32, f16, int8 or int4
     #[arg(long, value_name = "FORMAT", default_value = "f16")]
     kv: KvFormat,
     /// Try every way of computing products on this GPU, remember the fastest, and print what limits a token there; -n

@@ -22,7 +22,7 @@ pub struct Args {
     /// Tokens of prompt and answer together [default: the model's, at most 4096]
     #[arg(short, long, value_name = "N")]
     context: Option<usize>,
-    /// Only this format of keys and values: f16, int8 or f32
+    /// Only this format of keys and values: f32, f16, int8 or int4
     #[arg(long, value_name = "FORMAT")]
     kv: Option<KvFormat>,
     /// Memory to fit into, such as 900MiB or 2GiB [default: what this machine has free]
@@ -41,7 +41,7 @@ pub fn run(args: &Args) -> Result<()> {
         return Err(Error::Argument(format!("a context of {context} tokens: expected 1 to {longest}")));
     }
     let memory = args.memory.or_else(available);
-    let formats = args.kv.map_or(vec![KvFormat::F16, KvFormat::Int8, KvFormat::F32], |kv| vec![kv]);
+    let formats = args.kv.map_or(KvFormat::ALL.to_vec(), |kv| vec![kv]);
     let rows: Vec<_> = formats
         .into_iter()
         .map(|kv| (kv, Fit::new(&file, context, kv), memory.map(|m| Fit::longest_context(&file, kv, m))))

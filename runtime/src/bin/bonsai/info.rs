@@ -113,7 +113,7 @@ fn as_text(file: &ModelFile, formats: &BTreeMap<&str, Total>, tokenizer: Option<
         None => "tokenizer     none: give token ids with --tokens".into(),
     });
     let usual = c.context.min(4096);
-    for format in [KvFormat::F16, KvFormat::Int8, KvFormat::F32] {
+    for format in KvFormat::ALL {
         let per_token = format.bytes_per_token(c);
         lines.push(format!(
             "KV cache      {}: {:.1} KiB a token, {} for {usual}",

@@ -1,14 +1,14 @@
-//! AVX2 and F16C: vectors of eight floats; those for int8 are in `int8`, weights in `softmax`.
+//! AVX2 and F16C: vectors of eight floats; those for rounded numbers are in `rounded`, weights in `softmax`.
 
-mod int8;
+mod rounded;
 mod softmax;
 
 use std::arch::x86_64::*;
 
 use bytemuck::Pod;
 
-pub(super) use int8::{add_int8_values, int8_dots};
-pub(super) use softmax::{weigh, weigh_int8};
+pub(super) use rounded::{add_rounded_values, rounded_dots};
+pub(super) use softmax::{weigh, weigh_rounded};
 
 const WIDTH: usize = 8;
 const SCORES: usize = TILE / WIDTH;

@@ -1,16 +1,16 @@
-//! AVX-512: vectors of sixteen floats; those for int8 are in `int8`, weights in `softmax`. A vector takes as long as two of
+//! AVX-512: vectors of sixteen floats; those for rounded numbers are in `rounded`, weights in `softmax`. A vector takes as long as two of
 //! AVX2 where the units are no wider (Zen 4), but half the instructions and twice the registers leave more of the time to
 //! memory.
 
-mod int8;
+mod rounded;
 mod softmax;
 
 use std::arch::x86_64::*;
 
 use bytemuck::Pod;
 
-pub(super) use int8::{add_int8_values, int8_dots};
-pub(super) use softmax::{weigh, weigh_int8};
+pub(super) use rounded::{add_rounded_values, rounded_dots};
+pub(super) use softmax::{weigh, weigh_rounded};
 
 const WIDTH: usize = 16;
 const SCORES: usize = TILE / WIDTH;

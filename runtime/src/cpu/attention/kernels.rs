@@ -9,6 +9,7 @@ use super::{Numbers, TILE, scalar};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 use crate::cpu::isa::{Isa, Level};
+use crate::cpu::kv_cache::Rounded;
 
 /// Calls the function of this name that is written for the level of `$isa`.
 macro_rules! at_level {
@@ -65,13 +66,13 @@ pub(super) fn add_values<const R: usize>(
     at_level!(isa, add_values(sums, weights, values))
 }
 
-/// Products of rounded queries (`[head_dim / 2]` pairs) with the keys of a tile, `[head_dim / 2, TILE, 2]`.
-pub(super) fn int8_dots<const R: usize>(isa: Isa, q: [&[[i16; 2]]; R], keys: &[i8]) -> [[i32; TILE]; R] {
-    at_level!(isa, int8_dots(q, keys))
+/// Products of rounded queries, pairs of dimensions, with the keys of a tile.
+pub(super) fn rounded_dots<const R: usize>(isa: Isa, q: [&[[i16; 2]]; R], keys: Rounded) -> [[i32; TILE]; R] {
+    at_level!(isa, rounded_dots(q, keys))
 }
 
-/// [`weigh_int8_rows`](super::softmax::weigh_int8_rows).
-pub(super) fn weigh_int8<const R: usize>(
+/// [`weigh_rounded_rows`](super::softmax::weigh_rounded_rows).
+pub(super) fn weigh_rounded<const R: usize>(
     isa: Isa,
     products: &[[i32; TILE]; R],
     scales: [f32; R],
@@ -80,16 +81,17 @@ pub(super) fn weigh_int8<const R: usize>(
     sums: &mut [&mut [f32]; R],
     weights: &mut [RoundedWeights; R],
 ) -> [f32; R] {
-    at_level!(isa, weigh_int8(products, scales, tile_scales, seen, sums, weights))
+    at_level!(isa, weigh_rounded(products, scales, tile_scales, seen, sums, weights))
 }
 
-/// `sums[r] += scales[r] * (weights[r] · values)`, values being `[TILE / 2, head_dim, 2]`.
-pub(super) fn add_int8_values<const R: usize>(
+/// `sums[r] += scales[r] * (weights[r] · values)`, the weights being pairs of positions, as many as the words of the values
+/// hold.
+pub(super) fn add_rounded_values<const R: usize>(
     isa: Isa,
     sums: [&mut [f32]; R],
     weights: [&[[i16; 2]]; R],
     scales: [f32; R],
-    values: &[i8],
+    values: Rounded,
 ) {
-    at_level!(isa, add_int8_values(sums, weights, scales, values))
+    at_level!(isa, add_rounded_values(sums, weights, scales, values))
 }

@@ -3,6 +3,8 @@
 //!
 //! No closures work on vectors here: they would be calls to code compiled for the instructions from code that is not.
 
+use std::any::TypeId;
+
 use super::TILE;
 use crate::cpu::isa::prefetch;
 
@@ -12,8 +14,8 @@ const LINE: usize = 64;
 /// Asks for the same place in the next tile, which lies `distance` numbers further on. The processor would also find out by
 /// itself, but later.
 #[inline(always)]
-pub(super) fn fetch_next<T>(numbers: &[T], distance: usize) {
-    if size_of::<T>() == size_of::<f32>() {
+pub(super) fn fetch_next<T: 'static>(numbers: &[T], distance: usize) {
+    if TypeId::of::<T>() == TypeId::of::<f32>() {
         return; // most likely unpacked, and of no use again
     }
     let next: *const u8 = numbers.as_ptr().wrapping_add(distance).cast();
@@ -25,9 +27,10 @@ pub(super) fn float_tile_len(dim: usize) -> usize {
     2 * TILE * dim
 }
 
-/// Bytes of a tile of int8: keys, values, and the scales of both.
-pub(super) fn int8_tile_len(dim: usize) -> usize {
-    2 * TILE * (dim + size_of::<f32>())
+/// The size of a tile of rounded numbers, in `T`s: keys, values, and the scales of both.
+pub(super) fn rounded_tile_len<T>(dim: usize) -> usize {
+    let bits = if size_of::<T>() == 1 { 8 } else { 4 };
+    2 * TILE * (dim * bits / 8 + size_of::<f32>()) / size_of::<T>()
 }
 
 /// Makes the kernels for floats: `unpack`, `dots` and `add_values`. The module has
@@ -200,24 +203,73 @@ macro_rules! float_kernels {
 }
 pub(super) use float_kernels;
 
-/// Makes the kernels for int8: `int8_dots` and `add_int8_values`. The module has
+/// Makes the kernels for rounded numbers: `rounded_dots` and `add_rounded_values`. The module has
 /// - `WIDTH`, sums of a vector; `SCORES` and `VECTORS` as for floats; `CHAINS`, the sums that a score is made of: more than
 ///   one where there are so few vectors that each product would wait for the one before;
-/// - `Sums`, a vector of i32; `zero()`;
-/// - `widen(&[i8; 2 * WIDTH]) -> Pairs`, as i16;
+/// - `Sums`, a vector of i32; `zero()`; `Pairs`, of i16;
+/// - `widen_int8(&[i8; 2 * WIDTH]) -> [Pairs; 1]`, pair beside pair;
+/// - `widen_int4(&[u32; WIDTH]) -> [Pairs; 4]`, where pair `p` of a word is its bits from `4 p` and from `4 p + 16` on;
 /// - `add_products(&mut Sums, [i16; 2], Pairs)`, the products of a pair with pairs;
 /// - `add_scaled(&mut [f32; WIDTH], Sums, f32)`.
-macro_rules! int8_kernels {
+macro_rules! rounded_kernels {
     ($(#[$target:meta])*) => {
-        use super::super::loops::{fetch_next, int8_tile_len};
+        use $crate::cpu::kv_cache::Rounded;
         use super::super::{TILE, scalar};
 
-        /// See [`int8_dots`](super::super::kernels::int8_dots).
+        /// See [`rounded_dots`](super::super::kernels::rounded_dots).
         $(#[$target])*
-        pub(in super::super) fn int8_dots<const R: usize>(
+        pub(in super::super) fn rounded_dots<const R: usize>(
             q: [&[[i16; 2]]; R],
-            keys: &[i8],
+            keys: Rounded,
         ) -> [[i32; TILE]; R] {
+            match keys {
+                Rounded::Int8(keys) => int8::dots(q, keys),
+                Rounded::Int4(keys) => int4::dots(q, keys),
+            }
+        }
+
+        /// See [`add_rounded_values`](super::super::kernels::add_rounded_values).
+        $(#[$target])*
+        pub(in super::super) fn add_rounded_values<const R: usize>(
+            mut sums: [&mut [f32]; R],
+            weights: [&[[i16; 2]]; R],
+            scales: [f32; R],
+            values: Rounded,
+        ) {
+            let done = match values {
+                Rounded::Int8(values) => int8::add_values(&mut sums, weights, scales, values),
+                Rounded::Int4(values) => int4::add_values(&mut sums, weights, scales, values),
+            };
+            if done < sums[0].len() {
+                scalar::add_rounded_columns(&mut sums, weights, scales, values, done);
+            }
+        }
+
+        mod int8 {
+            use super::widen_int8 as widen;
+            super::super::super::loops::packed_kernels!(i8, 2, 1, $(#[$target])*);
+        }
+
+        mod int4 {
+            use super::widen_int4 as widen;
+            super::super::super::loops::packed_kernels!(u32, 1, 4, $(#[$target])*);
+        }
+    };
+}
+pub(super) use rounded_kernels;
+
+/// The kernels for numbers of which `$size` side by side hold `$pairs` pairs for one of a vector's sums.
+macro_rules! packed_kernels {
+    ($number:ty, $size:literal, $pairs:literal, $(#[$target:meta])*) => {
+        use super::super::super::TILE;
+        use super::super::super::loops::{fetch_next, rounded_tile_len};
+        use super::{CHAINS, SCORES, Sums, VECTORS, WIDTH, add_products, add_scaled, zero};
+
+        /// What a vector of pairs is widened from.
+        type Packed = [$number; $size * WIDTH];
+
+        $(#[$target])*
+        pub(super) fn dots<const R: usize>(q: [&[[i16; 2]]; R], keys: &[$number]) -> [[i32; TILE]; R] {
             let mut out = [[0; TILE]; R];
             for first in (0..TILE).step_by(SCORES * WIDTH) {
                 let sums = some_dots(q, keys, first);
@@ -236,64 +288,65 @@ macro_rules! int8_kernels {
         $(#[$target])*
         fn some_dots<const R: usize>(
             q: [&[[i16; 2]]; R],
-            keys: &[i8],
+            keys: &[$number],
             first: usize,
         ) -> [[[Sums; SCORES]; R]; CHAINS] {
-            let keys = keys.as_chunks::<{ 2 * TILE }>().0;
-            assert!(q.iter().all(|q| q.len() == keys.len()));
+            let keys = keys.as_chunks::<{ $size * TILE }>().0;
+            assert!(q.iter().all(|q| q.len() == $pairs * keys.len()));
             let mut sums = [[[zero(); SCORES]; R]; CHAINS];
             let (turns, rest) = keys.as_chunks::<CHAINS>();
             for (n, keys) in turns.iter().enumerate() {
-                for chain in 0..CHAINS {
-                    add_pair(&mut sums[chain], q, &keys[chain][2 * first..], n * CHAINS + chain);
+                for row in 0..CHAINS {
+                    add_row(&mut sums, row, q, &keys[row][$size * first..], n * CHAINS + row);
                 }
             }
             for (n, keys) in rest.iter().enumerate() {
-                add_pair(&mut sums[0], q, &keys[2 * first..], turns.len() * CHAINS + n);
+                add_row(&mut sums, n, q, &keys[$size * first..], turns.len() * CHAINS + n);
             }
             sums
         }
 
-        /// Adds the products of pair `d` of the dimensions.
+        /// Adds the products of row `n` of the keys: some dimensions of all positions.
         #[inline]
         $(#[$target])*
-        fn add_pair<const R: usize>(
-            sums: &mut [[Sums; SCORES]; R],
+        fn add_row<const R: usize>(
+            sums: &mut [[[Sums; SCORES]; R]; CHAINS],
+            chain: usize,
             q: [&[[i16; 2]]; R],
-            keys: &[i8],
-            d: usize,
+            keys: &[$number],
+            n: usize,
         ) {
-            let keys: &[_; SCORES] = pairs(keys);
-            fetch_next(keys.as_flattened(), int8_tile_len(2 * q[0].len()));
+            let keys: &[_; SCORES] = vectors(keys);
+            fetch_next(keys.as_flattened(), rounded_tile_len::<$number>(2 * q[0].len()));
             for v in 0..SCORES {
                 let keys = widen(&keys[v]);
-                for r in 0..R {
-                    add_products(&mut sums[r][v], q[r][d], keys);
+                for p in 0..$pairs {
+                    for r in 0..R {
+                        add_products(&mut sums[(chain + p) % CHAINS][r][v], q[r][$pairs * n + p], keys[p]);
+                    }
                 }
             }
         }
 
-        /// See [`add_int8_values`](super::super::kernels::add_int8_values).
+        /// Returns the number of dimensions for which it was done: the last ones may fill no vector.
         $(#[$target])*
-        pub(in super::super) fn add_int8_values<const R: usize>(
-            mut sums: [&mut [f32]; R],
+        pub(super) fn add_values<const R: usize>(
+            sums: &mut [&mut [f32]; R],
             weights: [&[[i16; 2]]; R],
             scales: [f32; R],
-            values: &[i8],
-        ) {
+            values: &[$number],
+        ) -> usize {
             let dim = sums[0].len();
             let mut d = 0;
             while d + VECTORS * WIDTH <= dim {
-                add_columns::<R, VECTORS>(&mut sums, weights, scales, values, d);
+                add_columns::<R, VECTORS>(sums, weights, scales, values, d);
                 d += VECTORS * WIDTH;
             }
             while d + WIDTH <= dim {
-                add_columns::<R, 1>(&mut sums, weights, scales, values, d);
+                add_columns::<R, 1>(sums, weights, scales, values, d);
                 d += WIDTH;
             }
-            if d < dim {
-                scalar::add_int8_columns(&mut sums, weights, scales, values, d);
-            }
+            d
         }
 
         /// Dimensions from `d` on, as many as `V` vectors hold.
@@ -303,20 +356,22 @@ macro_rules! int8_kernels {
             sums: &mut [&mut [f32]; R],
             weights: [&[[i16; 2]]; R],
             scales: [f32; R],
-            values: &[i8],
+            values: &[$number],
             d: usize,
         ) {
-            let (dim, seen) = (sums[0].len(), weights[0].len());
-            assert!(weights.iter().all(|weights| weights.len() == seen));
-            assert!(values.len() >= 2 * seen * dim && d + V * WIDTH <= dim);
+            let (dim, rows) = (sums[0].len(), weights[0].len() / $pairs);
+            assert!(weights.iter().all(|weights| weights.len() == $pairs * rows));
+            assert!(values.len() >= $size * rows * dim && d + V * WIDTH <= dim);
             let mut totals = [[zero(); V]; R];
-            for j in 0..seen {
-                let values: &[_; V] = pairs(&values[2 * (j * dim + d)..]);
-                fetch_next(values.as_flattened(), int8_tile_len(dim));
+            for j in 0..rows {
+                let values: &[_; V] = vectors(&values[$size * (j * dim + d)..]);
+                fetch_next(values.as_flattened(), rounded_tile_len::<$number>(dim));
                 for v in 0..V {
                     let values = widen(&values[v]);
-                    for r in 0..R {
-                        add_products(&mut totals[r][v], weights[r][j], values);
+                    for p in 0..$pairs {
+                        for r in 0..R {
+                            add_products(&mut totals[r][v], weights[r][$pairs * j + p], values[p]);
+                        }
                     }
                 }
             }
@@ -328,17 +383,17 @@ macro_rules! int8_kernels {
             }
         }
 
-        /// The first pairs as vectors.
+        /// The first numbers as vectors of pairs.
         #[inline]
         $(#[$target])*
-        fn pairs<const V: usize>(numbers: &[i8]) -> &[[i8; 2 * WIDTH]; V] {
+        fn vectors<const V: usize>(numbers: &[$number]) -> &[Packed; V] {
             numbers.as_chunks().0.first_chunk().expect("callers slice what is there")
         }
     };
 }
-pub(super) use int8_kernels;
+pub(super) use packed_kernels;
 
-/// Makes the softmax of a tile: `weigh` and `weigh_int8`, see [`softmax`](super::softmax), for rows that go step by step
+/// Makes the softmax of a tile: `weigh` and `weigh_rounded`, see [`softmax`](super::softmax), for rows that go step by step
 /// together, because each step waits for the one before. The module has
 /// - `WIDTH`, floats of a vector; `Floats`, a vector;
 /// - `all(f32) -> Floats`, `mul`, `sub` and `exp` of vectors; `from_products(&[i32; TILE]) -> Vectors`;
@@ -375,9 +430,9 @@ macro_rules! softmax_kernels {
             }
         }
 
-        /// See [`weigh_int8_rows`](super::super::softmax::weigh_int8_rows).
+        /// See [`weigh_rounded_rows`](super::super::softmax::weigh_rounded_rows).
         $(#[$target])*
-        pub(in super::super) fn weigh_int8<const R: usize>(
+        pub(in super::super) fn weigh_rounded<const R: usize>(
             products: &[[i32; TILE]; R],
             scales: [f32; R],
             [key_scales, value_scales]: [&[f32; TILE]; 2],

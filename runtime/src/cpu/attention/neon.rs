@@ -1,13 +1,13 @@
-//! NEON: pairs of vectors, eight floats; those for int8 are in `int8`.
+//! NEON: pairs of vectors, eight floats; those for rounded numbers are in `rounded`.
 
-mod int8;
+mod rounded;
 
 use std::arch::aarch64::*;
 
 use bytemuck::{Pod, cast_slice, pod_read_unaligned};
 
 use super::softmax::weigh_rows;
-pub(super) use int8::{add_int8_values, int8_dots, weigh_int8};
+pub(super) use rounded::{add_rounded_values, rounded_dots, weigh_rounded};
 
 const WIDTH: usize = 8;
 const SCORES: usize = TILE / WIDTH;

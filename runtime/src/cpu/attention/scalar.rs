@@ -2,8 +2,9 @@
 
 use half::slice::HalfFloatSliceExt;
 
+use super::super::kv_cache::Rounded;
 use super::super::ops;
-use super::softmax::{RoundedWeights, weigh_int8_rows, weigh_rows};
+use super::softmax::{RoundedWeights, weigh_rounded_rows, weigh_rows};
 use super::{Numbers, TILE};
 
 pub(super) fn unpack(out: &mut [f32], numbers: Numbers) {
@@ -46,18 +47,17 @@ pub(super) fn weigh<const R: usize>(
     weigh_rows(scores, scale, seen, sums);
 }
 
-pub(super) fn int8_dots<const R: usize>(q: [&[[i16; 2]]; R], keys: &[i8]) -> [[i32; TILE]; R] {
-    let keys = keys.as_chunks::<2>().0.as_chunks::<TILE>().0;
+pub(super) fn rounded_dots<const R: usize>(q: [&[[i16; 2]]; R], keys: Rounded) -> [[i32; TILE]; R] {
     q.map(|q| {
         let mut sums = [0; TILE];
-        for (q, keys) in q.iter().zip(keys) {
-            sums.iter_mut().zip(keys).for_each(|(sum, &key)| *sum += pair(*q, key));
+        for (n, &q) in q.iter().enumerate() {
+            sums.iter_mut().enumerate().for_each(|(at, sum)| *sum += product(q, keys.pair(n, at, TILE)));
         }
         sums
     })
 }
 
-pub(super) fn weigh_int8<const R: usize>(
+pub(super) fn weigh_rounded<const R: usize>(
     products: &[[i32; TILE]; R],
     scales: [f32; R],
     tile_scales: [&[f32; TILE]; 2],
@@ -65,36 +65,36 @@ pub(super) fn weigh_int8<const R: usize>(
     sums: &mut [&mut [f32]; R],
     weights: &mut [RoundedWeights; R],
 ) -> [f32; R] {
-    weigh_int8_rows(products, scales, tile_scales, seen, sums, weights)
+    weigh_rounded_rows(products, scales, tile_scales, seen, sums, weights)
 }
 
-pub(super) fn add_int8_values<const R: usize>(
+pub(super) fn add_rounded_values<const R: usize>(
     mut sums: [&mut [f32]; R],
     weights: [&[[i16; 2]]; R],
     scales: [f32; R],
-    values: &[i8],
+    values: Rounded,
 ) {
-    add_int8_columns(&mut sums, weights, scales, values, 0);
+    add_rounded_columns(&mut sums, weights, scales, values, 0);
 }
 
 /// Dimensions from `first` on: what the vectors of other kernels leave over.
-pub(super) fn add_int8_columns<const R: usize>(
+pub(super) fn add_rounded_columns<const R: usize>(
     sums: &mut [&mut [f32]; R],
     weights: [&[[i16; 2]]; R],
     scales: [f32; R],
-    values: &[i8],
+    values: Rounded,
     first: usize,
 ) {
-    let values = values.as_chunks::<2>().0;
     for ((sums, weights), scale) in sums.iter_mut().zip(weights).zip(scales) {
         let dim = sums.len();
         for (d, sum) in sums.iter_mut().enumerate().skip(first) {
-            let products = weights.iter().enumerate().map(|(j, &weights)| pair(weights, values[j * dim + d]));
+            let products =
+                weights.iter().enumerate().map(|(j, &weights)| product(weights, values.pair(j, d, dim)));
             *sum += products.sum::<i32>() as f32 * scale;
         }
     }
 }
 
-fn pair(a: [i16; 2], b: [i8; 2]) -> i32 {
+fn product(a: [i16; 2], b: [i8; 2]) -> i32 {
     i32::from(a[0]) * i32::from(b[0]) + i32::from(a[1]) * i32::from(b[1])
 }

@@ -1,14 +1,14 @@
-//! WebAssembly: vectors of four floats; those for int8 are in `int8`.
+//! WebAssembly: vectors of four floats; those for rounded numbers are in `rounded`.
 
-mod int8;
+mod rounded;
 
 use std::arch::wasm32::*;
 
 use bytemuck::Pod;
 
-pub(super) use super::scalar::{weigh, weigh_int8};
+pub(super) use super::scalar::{weigh, weigh_rounded};
 use crate::cpu::ternary_matmul::widen_f16;
-pub(super) use int8::{add_int8_values, int8_dots};
+pub(super) use rounded::{add_rounded_values, rounded_dots};
 
 const WIDTH: usize = 4;
 const SCORES: usize = 4;

@@ -22,9 +22,9 @@ pub(super) fn weigh_rows<const R: usize>(
     }
 }
 
-/// The same for an int8 cache. Returns the scales of the rounded weights.
+/// The same for a rounded cache. Returns the scales of the rounded weights.
 #[inline(always)]
-pub(super) fn weigh_int8_rows<const R: usize>(
+pub(super) fn weigh_rounded_rows<const R: usize>(
     products: &[[i32; TILE]; R],
     scales: [f32; R],
     tile_scales: [&[f32; TILE]; 2],
@@ -34,7 +34,7 @@ pub(super) fn weigh_int8_rows<const R: usize>(
 ) -> [f32; R] {
     let mut out = [0.0; R];
     for r in 0..R {
-        out[r] = weigh_int8_row(&products[r], scales[r], tile_scales, seen[r], sums[r], &mut weights[r]);
+        out[r] = weigh_rounded_row(&products[r], scales[r], tile_scales, seen[r], sums[r], &mut weights[r]);
     }
     out
 }
@@ -42,7 +42,7 @@ pub(super) fn weigh_int8_rows<const R: usize>(
 /// Products of integers become scores by `scale` and the scale of each key; weights take the scale of each value over
 /// and are rounded.
 #[inline(always)]
-fn weigh_int8_row(
+fn weigh_rounded_row(
     products: &[i32; TILE],
     scale: f32,
     [key_scales, value_scales]: [&[f32; TILE]; 2],

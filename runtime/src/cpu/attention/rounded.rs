@@ -1,20 +1,24 @@
-//! A tile of int8: queries and weights are rounded to i16, and products are summed as integers.
+//! A tile of rounded numbers: queries and weights are rounded to i16, and products are summed as integers.
 //!
-//! Rounding a query to 15 bits and a sign costs a hundredth of what rounding the keys to 7 did; the same holds for
-//! weights and values.
+//! Rounding a query to 15 bits and a sign costs a hundredth of what rounding the keys to 7 did, and less yet where they have
+//! 3; the same holds for weights and values.
 
 use std::ops::Range;
 
-use super::kernels::{add_int8_values, int8_dots, weigh_int8};
+use super::kernels::{add_rounded_values, rounded_dots, weigh_rounded};
 use super::{Chunk, FRONT, TILE, View};
-use crate::cpu::kv_cache::Int8Tile;
+use crate::cpu::kv_cache::{KvFormat, RoundedTile};
 use crate::cpu::ops;
 
 /// The queries of a block of tokens, rounded.
 #[derive(Default)]
 pub(super) struct Scratch {
-    /// `[rows, head_dim / 2]`, two dimensions side by side.
+    /// `[rows, pairs]`, two dimensions side by side.
     queries: Vec<[i16; 2]>,
+    /// Of a row.
+    pairs: usize,
+    /// A query that is multiplied by a Hadamard matrix.
+    turned: Vec<f32>,
     /// Of each row: what its numbers, multiplied by a key, must be multiplied by to be a score.
     scales: Vec<f32>,
 }
@@ -23,13 +27,24 @@ impl Scratch {
     /// Rounds the queries of `tokens` that look at `head`.
     pub(super) fn round_queries(&mut self, chunk: &Chunk, head: usize, tokens: Range<usize>) {
         let (dim, rows) = (chunk.cache.head_dim(), tokens.len() * chunk.group);
-        self.queries.resize(rows * dim / 2, [0; 2]);
+        self.pairs = chunk.cache.key_pairs();
+        self.queries.clear();
+        self.queries.resize(rows * self.pairs, [0; 2]);
         self.scales.resize(rows, 0.0);
         let queries = tokens.flat_map(|token| (0..chunk.group).map(move |n| chunk.query(head, token, n)));
-        let rounded = self.queries.chunks_exact_mut(dim / 2).map(<[_]>::as_flattened_mut);
+        let rounded = self.queries.chunks_exact_mut(self.pairs).map(<[_]>::as_flattened_mut);
         for ((query, rounded), scale) in queries.zip(rounded).zip(&mut self.scales) {
-            let unit = chunk.isa.run(|| ops::round(query, most(dim), |i, x| rounded[i] = x as i16));
-            *scale = unit * chunk.scale();
+            let mut round = |query: &[f32]| ops::round(query, most(dim), |i, x| rounded[i] = x as i16);
+            *scale = chunk.scale()
+                * chunk.isa.run(|| {
+                    if chunk.cache.format() == KvFormat::Int8 {
+                        return round(query);
+                    }
+                    self.turned.clear();
+                    self.turned.extend_from_slice(query);
+                    let turned = ops::hadamard(&mut self.turned);
+                    round(&self.turned) / turned
+                });
         }
     }
 }
@@ -41,7 +56,7 @@ fn most(dim: usize) -> f32 {
 }
 
 /// Adds what the rows of `view` find in a tile; all of them see some of it.
-pub(super) fn tile(view: &View, tile: &Int8Tile, sums: &mut [f32], scratch: &Scratch) {
+pub(super) fn tile(view: &View, tile: &RoundedTile, sums: &mut [f32], scratch: &Scratch) {
     let row_len = view.chunk.row_len();
     let before = scratch.scales.len() - sums.len() / row_len; // rows that see nothing of the tile
     for (n, sums) in sums.chunks_mut(2 * row_len).enumerate() {
@@ -57,19 +72,20 @@ pub(super) fn tile(view: &View, tile: &Int8Tile, sums: &mut [f32], scratch: &Scr
 /// Adds what `R` rows from `row` on find.
 fn rows<const R: usize>(
     chunk: &Chunk,
-    tile: &Int8Tile,
+    tile: &RoundedTile,
     scratch: &Scratch,
     row: usize,
     seen: [usize; R],
     mut sums: [&mut [f32]; R],
 ) {
-    let (isa, pairs) = (chunk.isa, chunk.cache.head_dim() / 2);
+    let (isa, pairs) = (chunk.isa, scratch.pairs);
     let queries = std::array::from_fn(|r| &scratch.queries[(row + r) * pairs..][..pairs]);
-    let products: [_; R] = int8_dots(isa, queries, tile.keys);
+    let products: [_; R] = rounded_dots(isa, queries, tile.keys);
     let scales = std::array::from_fn(|r| scratch.scales[row + r]);
     let mut weights = [[[0; 2]; TILE / 2]; R];
-    let scales = weigh_int8(isa, &products, scales, tile.scales, seen, &mut sums, &mut weights);
+    let scales = weigh_rounded(isa, &products, scales, tile.scales, seen, &mut sums, &mut weights);
     let most = seen.into_iter().max().unwrap_or(0).div_ceil(2); // weights of what a row does not see are 0
+    let most = most.next_multiple_of(tile.values.pairs_together());
     let weights = weights.each_ref().map(|weights| &weights[..most]);
-    add_int8_values(isa, sums.each_mut().map(|sums| &mut sums[FRONT..]), weights, scales, tile.values);
+    add_rounded_values(isa, sums.each_mut().map(|sums| &mut sums[FRONT..]), weights, scales, tile.values);
 }

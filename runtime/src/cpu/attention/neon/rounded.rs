@@ -1,9 +1,9 @@
-//! NEON for int8 caches: the two numbers of each pair are loaded apart, widened to i16, and multiplied and added into
+//! NEON for rounded caches: the two numbers of each pair are taken apart, widened to i16, and multiplied and added into
 //! eight sums of i32.
 
 use std::arch::aarch64::*;
 
-use super::super::softmax::{RoundedWeights, weigh_int8_rows};
+use super::super::softmax::{RoundedWeights, weigh_rounded_rows};
 
 const WIDTH: usize = 8;
 const SCORES: usize = TILE / WIDTH;
@@ -11,11 +11,13 @@ const VECTORS: usize = 4;
 const CHAINS: usize = 1;
 
 type Sums = [int32x4_t; 2];
+/// The first and the second numbers of eight pairs.
+type Pairs = [int16x8_t; 2];
 
-super::super::loops::int8_kernels!(#[target_feature(enable = "neon")]);
+super::super::loops::rounded_kernels!(#[target_feature(enable = "neon")]);
 
 #[target_feature(enable = "neon")]
-pub(in super::super) fn weigh_int8<const R: usize>(
+pub(in super::super) fn weigh_rounded<const R: usize>(
     products: &[[i32; TILE]; R],
     scales: [f32; R],
     tile_scales: [&[f32; TILE]; 2],
@@ -23,7 +25,7 @@ pub(in super::super) fn weigh_int8<const R: usize>(
     sums: &mut [&mut [f32]; R],
     weights: &mut [RoundedWeights; R],
 ) -> [f32; R] {
-    weigh_int8_rows(products, scales, tile_scales, seen, sums, weights)
+    weigh_rounded_rows(products, scales, tile_scales, seen, sums, weights)
 }
 
 #[inline]
@@ -32,18 +34,30 @@ fn zero() -> Sums {
     [vdupq_n_s32(0); 2]
 }
 
-/// The first and the second numbers of eight pairs, as i16.
 #[inline]
 #[target_feature(enable = "neon")]
-fn widen(pairs: &[i8; 2 * WIDTH]) -> [int16x8_t; 2] {
+fn widen_int8(pairs: &[i8; 2 * WIDTH]) -> [Pairs; 1] {
     let both: int8x16_t = bytemuck::cast(*pairs);
     let (first, second) = (vuzp1q_s8(both, both), vuzp2q_s8(both, both));
-    [vmovl_s8(vget_low_s8(first)), vmovl_s8(vget_low_s8(second))]
+    [[vmovl_s8(vget_low_s8(first)), vmovl_s8(vget_low_s8(second))]]
 }
 
 #[inline]
 #[target_feature(enable = "neon")]
-fn add_products(sums: &mut Sums, [first, second]: [i16; 2], [firsts, seconds]: [int16x8_t; 2]) {
+fn widen_int4(words: &[u32; WIDTH]) -> [Pairs; 4] {
+    let [a, b]: [int16x8_t; 2] = bytemuck::cast(*words);
+    let (first, second) = (vuzp1q_s16(a, b), vuzp2q_s16(a, b));
+    [
+        [vshrq_n_s16::<12>(vshlq_n_s16::<12>(first)), vshrq_n_s16::<12>(vshlq_n_s16::<12>(second))],
+        [vshrq_n_s16::<12>(vshlq_n_s16::<8>(first)), vshrq_n_s16::<12>(vshlq_n_s16::<8>(second))],
+        [vshrq_n_s16::<12>(vshlq_n_s16::<4>(first)), vshrq_n_s16::<12>(vshlq_n_s16::<4>(second))],
+        [vshrq_n_s16::<12>(first), vshrq_n_s16::<12>(second)],
+    ]
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn add_products(sums: &mut Sums, [first, second]: [i16; 2], [firsts, seconds]: Pairs) {
     sums[0] = vmlal_n_s16(sums[0], vget_low_s16(firsts), first);
     sums[1] = vmlal_high_n_s16(sums[1], firsts, first);
     sums[0] = vmlal_n_s16(sums[0], vget_low_s16(seconds), second);
