@@ -17,7 +17,7 @@ use super::threads;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::pages::{HUGE, Pages};
-pub(super) use rounded::{Rounded, RoundedTile};
+pub(super) use rounded::{INT4_OFFSET, Rounded, RoundedTile};
 
 /// Positions that lie together.
 pub(super) const TILE: usize = 32;
@@ -183,11 +183,12 @@ impl Cache {
         self.head_dim
     }
 
-    /// Pairs of dimensions of a rounded key.
-    pub(super) fn key_pairs(&self) -> usize {
-        let dims =
-            if self.format == KvFormat::Int4 { self.head_dim.next_multiple_of(8) } else { self.head_dim };
-        dims / 2
+    /// Words of what a rounded key is multiplied by.
+    pub(super) fn key_words(&self) -> usize {
+        match self.format {
+            KvFormat::Int4 => 2 * rounded::key_words(self.head_dim),
+            _ => self.head_dim / 2,
+        }
     }
 
     pub(super) fn format(&self) -> KvFormat {

@@ -9,7 +9,7 @@ use super::{Numbers, TILE, scalar};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 use crate::cpu::isa::{Isa, Level};
-use crate::cpu::kv_cache::Rounded;
+use crate::cpu::kv_cache::{Rounded, RoundedTile};
 
 /// Calls the function of this name that is written for the level of `$isa`.
 macro_rules! at_level {
@@ -66,9 +66,15 @@ pub(super) fn add_values<const R: usize>(
     at_level!(isa, add_values(sums, weights, values))
 }
 
-/// Products of rounded queries, pairs of dimensions, with the keys of a tile.
-pub(super) fn rounded_dots<const R: usize>(isa: Isa, q: [&[[i16; 2]]; R], keys: Rounded) -> [[i32; TILE]; R] {
-    at_level!(isa, rounded_dots(q, keys))
+/// Products of rounded queries with the keys of a tile, added to `start`. A word of a query is repeated in all lanes of a
+/// vector: two dimensions as i16 for int8, four as i8 for int4, whose keys count 8 more than they are.
+pub(super) fn rounded_dots<const R: usize>(
+    isa: Isa,
+    q: [&[u32]; R],
+    start: [i32; R],
+    keys: Rounded,
+) -> [[i32; TILE]; R] {
+    at_level!(isa, rounded_dots(q, start, keys))
 }
 
 /// [`weigh_rounded_rows`](super::softmax::weigh_rounded_rows).
@@ -76,22 +82,22 @@ pub(super) fn weigh_rounded<const R: usize>(
     isa: Isa,
     products: &[[i32; TILE]; R],
     scales: [f32; R],
-    tile_scales: [&[f32; TILE]; 2],
+    tile: &RoundedTile,
     seen: [usize; R],
     sums: &mut [&mut [f32]; R],
     weights: &mut [RoundedWeights; R],
 ) -> [f32; R] {
-    at_level!(isa, weigh_rounded(products, scales, tile_scales, seen, sums, weights))
+    at_level!(isa, weigh_rounded(products, scales, tile, seen, sums, weights))
 }
 
-/// `sums[r] += scales[r] * (weights[r] · values)`, the weights being pairs of positions, as many as the words of the values
-/// hold.
+/// `sums[r] += scales[r] * (start[r] + weights[r] · values)`, the words of the weights being those of positions.
 pub(super) fn add_rounded_values<const R: usize>(
     isa: Isa,
     sums: [&mut [f32]; R],
-    weights: [&[[i16; 2]]; R],
+    weights: [&[u32]; R],
+    start: [i32; R],
     scales: [f32; R],
     values: Rounded,
 ) {
-    at_level!(isa, add_rounded_values(sums, weights, scales, values))
+    at_level!(isa, add_rounded_values(sums, weights, start, scales, values))
 }

@@ -206,25 +206,26 @@ pub(super) use float_kernels;
 /// Makes the kernels for rounded numbers: `rounded_dots` and `add_rounded_values`. The module has
 /// - `WIDTH`, sums of a vector; `SCORES` and `VECTORS` as for floats; `CHAINS`, the sums that a score is made of: more than
 ///   one where there are so few vectors that each product would wait for the one before;
-/// - `Sums`, a vector of i32; `zero()`; `Pairs`, of i16;
-/// - `widen_int8(&[i8; 2 * WIDTH]) -> [Pairs; 1]`, pair beside pair;
-/// - `widen_int4(&[u32; WIDTH]) -> [Pairs; 4]`, where pair `p` of a word is its bits from `4 p` and from `4 p + 16` on;
-/// - `add_products(&mut Sums, [i16; 2], Pairs)`, the products of a pair with pairs;
-/// - `add_scaled(&mut [f32; WIDTH], Sums, f32)`.
+/// - `Sums`, a vector of i32; `all(i32) -> Sums`; `add_scaled(&mut [f32; WIDTH], Sums, f32)`;
+/// - for int8, `widen_int8(&[i8; 2 * WIDTH]) -> [_; 1]`, and `add_pairs(&mut Sums, u32, _)`, which adds the products of two
+///   i16 with two numbers for each sum;
+/// - for int4, `widen_int4(&[u32; WIDTH]) -> [_; 2]`, the lower and the upper four bits of all bytes, and
+///   `add_quads(&mut Sums, u32, _)`, which adds the products of four i8 with four numbers for each sum.
 macro_rules! rounded_kernels {
     ($(#[$target:meta])*) => {
-        use $crate::cpu::kv_cache::Rounded;
         use super::super::{TILE, scalar};
+        use $crate::cpu::kv_cache::Rounded;
 
         /// See [`rounded_dots`](super::super::kernels::rounded_dots).
         $(#[$target])*
         pub(in super::super) fn rounded_dots<const R: usize>(
-            q: [&[[i16; 2]]; R],
+            q: [&[u32]; R],
+            start: [i32; R],
             keys: Rounded,
         ) -> [[i32; TILE]; R] {
             match keys {
-                Rounded::Int8(keys) => int8::dots(q, keys),
-                Rounded::Int4(keys) => int4::dots(q, keys),
+                Rounded::Int8(keys) => int8::dots(q, start, keys),
+                Rounded::Int4(keys) => int4::dots(q, start, keys),
             }
         }
 
@@ -232,47 +233,51 @@ macro_rules! rounded_kernels {
         $(#[$target])*
         pub(in super::super) fn add_rounded_values<const R: usize>(
             mut sums: [&mut [f32]; R],
-            weights: [&[[i16; 2]]; R],
+            weights: [&[u32]; R],
+            start: [i32; R],
             scales: [f32; R],
             values: Rounded,
         ) {
             let done = match values {
-                Rounded::Int8(values) => int8::add_values(&mut sums, weights, scales, values),
-                Rounded::Int4(values) => int4::add_values(&mut sums, weights, scales, values),
+                Rounded::Int8(values) => int8::add_values(&mut sums, weights, start, scales, values),
+                Rounded::Int4(values) => int4::add_values(&mut sums, weights, start, scales, values),
             };
             if done < sums[0].len() {
-                scalar::add_rounded_columns(&mut sums, weights, scales, values, done);
+                scalar::add_rounded_columns(&mut sums, weights, start, scales, values, done);
             }
         }
 
         mod int8 {
-            use super::widen_int8 as widen;
+            use super::{add_pairs as add_products, widen_int8 as widen};
             super::super::super::loops::packed_kernels!(i8, 2, 1, $(#[$target])*);
         }
 
         mod int4 {
-            use super::widen_int4 as widen;
-            super::super::super::loops::packed_kernels!(u32, 1, 4, $(#[$target])*);
+            use super::{add_quads as add_products, widen_int4 as widen};
+            super::super::super::loops::packed_kernels!(u32, 1, 2, $(#[$target])*);
         }
     };
 }
 pub(super) use rounded_kernels;
 
-/// The kernels for numbers of which `$size` side by side hold `$pairs` pairs for one of a vector's sums.
+/// The kernels for numbers of which `$size` side by side hold what `$words` words of factors are multiplied by, for one of a
+/// vector's sums.
 macro_rules! packed_kernels {
-    ($number:ty, $size:literal, $pairs:literal, $(#[$target:meta])*) => {
+    ($number:ty, $size:literal, $words:literal, $(#[$target:meta])*) => {
         use super::super::super::TILE;
         use super::super::super::loops::{fetch_next, rounded_tile_len};
-        use super::{CHAINS, SCORES, Sums, VECTORS, WIDTH, add_products, add_scaled, zero};
+        use super::{CHAINS, SCORES, Sums, VECTORS, WIDTH, add_scaled, all};
 
-        /// What a vector of pairs is widened from.
+        /// What is widened together.
         type Packed = [$number; $size * WIDTH];
+        /// Dimensions of a row of keys.
+        const DIMS: usize = if size_of::<$number>() == 1 { 2 } else { 8 };
 
         $(#[$target])*
-        pub(super) fn dots<const R: usize>(q: [&[[i16; 2]]; R], keys: &[$number]) -> [[i32; TILE]; R] {
+        pub(super) fn dots<const R: usize>(q: [&[u32]; R], start: [i32; R], keys: &[$number]) -> [[i32; TILE]; R] {
             let mut out = [[0; TILE]; R];
             for first in (0..TILE).step_by(SCORES * WIDTH) {
-                let sums = some_dots(q, keys, first);
+                let sums = some_dots(q, start, keys, first);
                 for r in 0..R {
                     for chain in &sums {
                         let sums: [i32; SCORES * WIDTH] = ::bytemuck::cast(chain[r]);
@@ -287,42 +292,55 @@ macro_rules! packed_kernels {
         #[inline]
         $(#[$target])*
         fn some_dots<const R: usize>(
-            q: [&[[i16; 2]]; R],
+            q: [&[u32]; R],
+            start: [i32; R],
             keys: &[$number],
             first: usize,
         ) -> [[[Sums; SCORES]; R]; CHAINS] {
-            let keys = keys.as_chunks::<{ $size * TILE }>().0;
-            assert!(q.iter().all(|q| q.len() == $pairs * keys.len()));
-            let mut sums = [[[zero(); SCORES]; R]; CHAINS];
-            let (turns, rest) = keys.as_chunks::<CHAINS>();
+            let (turns, rest) = keys.as_chunks::<{ $size * TILE }>().0.as_chunks::<CHAINS>();
+            let q = q.map(|q| q.as_chunks::<$words>().0.as_chunks::<CHAINS>());
+            assert!(q.iter().all(|q| q.0.len() == turns.len() && q.1.len() == rest.len()));
+            let distance = rounded_tile_len::<$number>(DIMS * (CHAINS * turns.len() + rest.len()));
+            let mut sums = [[[all(0); SCORES]; R]; CHAINS];
+            for r in 0..R {
+                sums[0][r] = [all(start[r]); SCORES];
+            }
             for (n, keys) in turns.iter().enumerate() {
                 for row in 0..CHAINS {
-                    add_row(&mut sums, row, q, &keys[row][$size * first..], n * CHAINS + row);
+                    let mut factors = [[0; $words]; R];
+                    for r in 0..R {
+                        factors[r] = q[r].0[n][row];
+                    }
+                    add_row(&mut sums, row, factors, &keys[row][$size * first..], distance);
                 }
             }
             for (n, keys) in rest.iter().enumerate() {
-                add_row(&mut sums, n, q, &keys[$size * first..], turns.len() * CHAINS + n);
+                let mut factors = [[0; $words]; R];
+                for r in 0..R {
+                    factors[r] = q[r].1[n];
+                }
+                add_row(&mut sums, n, factors, &keys[$size * first..], distance);
             }
             sums
         }
 
-        /// Adds the products of row `n` of the keys: some dimensions of all positions.
+        /// Adds the products of a row of the keys: some dimensions of all positions.
         #[inline]
         $(#[$target])*
         fn add_row<const R: usize>(
             sums: &mut [[[Sums; SCORES]; R]; CHAINS],
             chain: usize,
-            q: [&[[i16; 2]]; R],
+            q: [[u32; $words]; R],
             keys: &[$number],
-            n: usize,
+            distance: usize,
         ) {
             let keys: &[_; SCORES] = vectors(keys);
-            fetch_next(keys.as_flattened(), rounded_tile_len::<$number>(2 * q[0].len()));
+            fetch_next(keys.as_flattened(), distance);
             for v in 0..SCORES {
                 let keys = widen(&keys[v]);
-                for p in 0..$pairs {
+                for w in 0..$words {
                     for r in 0..R {
-                        add_products(&mut sums[(chain + p) % CHAINS][r][v], q[r][$pairs * n + p], keys[p]);
+                        add_products(&mut sums[(chain + w) % CHAINS][r][v], q[r][w], keys[w]);
                     }
                 }
             }
@@ -332,18 +350,19 @@ macro_rules! packed_kernels {
         $(#[$target])*
         pub(super) fn add_values<const R: usize>(
             sums: &mut [&mut [f32]; R],
-            weights: [&[[i16; 2]]; R],
+            weights: [&[u32]; R],
+            start: [i32; R],
             scales: [f32; R],
             values: &[$number],
         ) -> usize {
             let dim = sums[0].len();
             let mut d = 0;
             while d + VECTORS * WIDTH <= dim {
-                add_columns::<R, VECTORS>(sums, weights, scales, values, d);
+                add_columns::<R, VECTORS>(sums, weights, start, scales, values, d);
                 d += VECTORS * WIDTH;
             }
             while d + WIDTH <= dim {
-                add_columns::<R, 1>(sums, weights, scales, values, d);
+                add_columns::<R, 1>(sums, weights, start, scales, values, d);
                 d += WIDTH;
             }
             d
@@ -354,23 +373,27 @@ macro_rules! packed_kernels {
         $(#[$target])*
         fn add_columns<const R: usize, const V: usize>(
             sums: &mut [&mut [f32]; R],
-            weights: [&[[i16; 2]]; R],
+            weights: [&[u32]; R],
+            start: [i32; R],
             scales: [f32; R],
             values: &[$number],
             d: usize,
         ) {
-            let (dim, rows) = (sums[0].len(), weights[0].len() / $pairs);
-            assert!(weights.iter().all(|weights| weights.len() == $pairs * rows));
+            let (dim, rows) = (sums[0].len(), weights[0].len() / $words);
+            assert!(weights.iter().all(|weights| weights.len() == $words * rows));
             assert!(values.len() >= $size * rows * dim && d + V * WIDTH <= dim);
-            let mut totals = [[zero(); V]; R];
+            let mut totals = [[all(0); V]; R];
+            for r in 0..R {
+                totals[r] = [all(start[r]); V];
+            }
             for j in 0..rows {
                 let values: &[_; V] = vectors(&values[$size * (j * dim + d)..]);
                 fetch_next(values.as_flattened(), rounded_tile_len::<$number>(dim));
                 for v in 0..V {
                     let values = widen(&values[v]);
-                    for p in 0..$pairs {
+                    for w in 0..$words {
                         for r in 0..R {
-                            add_products(&mut totals[r][v], weights[r][$pairs * j + p], values[p]);
+                            add_products(&mut totals[r][v], weights[r][$words * j + w], values[w]);
                         }
                     }
                 }
@@ -383,7 +406,7 @@ macro_rules! packed_kernels {
             }
         }
 
-        /// The first numbers as vectors of pairs.
+        /// The first numbers as vectors.
         #[inline]
         $(#[$target])*
         fn vectors<const V: usize>(numbers: &[$number]) -> &[Packed; V] {
@@ -399,12 +422,13 @@ pub(super) use packed_kernels;
 /// - `all(f32) -> Floats`, `mul`, `sub` and `exp` of vectors; `from_products(&[i32; TILE]) -> Vectors`;
 /// - `keep(Floats, v, seen, Floats) -> Floats`, the second vector where a position of vector `v` of a tile is not seen;
 /// - of `Vectors`, a whole tile: `largest_of(Vectors) -> f32`, `sum(Vectors) -> f32` in the order of [`ops::sum`], and
-///   `round(Vectors, &mut RoundedWeights) -> f32`.
+///   `round(Vectors, f32, &mut RoundedWeights) -> f32`.
 #[cfg(target_arch = "x86_64")]
 macro_rules! softmax_kernels {
     ($(#[$target:meta])*) => {
         use super::super::softmax::{RoundedWeights, larger};
         use super::super::{FRONT, TILE};
+        use $crate::cpu::kv_cache::RoundedTile;
 
         /// The scores or weights of a tile.
         type Vectors = [Floats; TILE / WIDTH];
@@ -435,13 +459,13 @@ macro_rules! softmax_kernels {
         pub(in super::super) fn weigh_rounded<const R: usize>(
             products: &[[i32; TILE]; R],
             scales: [f32; R],
-            [key_scales, value_scales]: [&[f32; TILE]; 2],
+            tile: &RoundedTile,
             seen: [usize; R],
             sums: &mut [&mut [f32]; R],
             weights: &mut [RoundedWeights; R],
         ) -> [f32; R] {
             let (keys, values): (Vectors, Vectors) =
-                (::bytemuck::cast(*key_scales), ::bytemuck::cast(*value_scales));
+                (::bytemuck::cast(*tile.scales[0]), ::bytemuck::cast(*tile.scales[1]));
             let mut rows = [keys; R];
             for r in 0..R {
                 let products = from_products(&products[r]);
@@ -456,7 +480,7 @@ macro_rules! softmax_kernels {
                     // What the cache forgot may have any scale.
                     rows[r][v] = keep(mul(rows[r][v], values[v]), v, seen[r], all(0.0));
                 }
-                out[r] = round(rows[r], &mut weights[r]);
+                out[r] = round(rows[r], tile.values.largest_factor(), &mut weights[r]);
             }
             out
         }

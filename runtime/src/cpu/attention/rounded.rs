@@ -1,52 +1,67 @@
-//! A tile of rounded numbers: queries and weights are rounded to i16, and products are summed as integers.
+//! A tile of rounded numbers: queries and weights are rounded too, and products are summed as integers.
 //!
-//! Rounding a query to 15 bits and a sign costs a hundredth of what rounding the keys to 7 did, and less yet where they have
-//! 3; the same holds for weights and values.
+//! Rounding a query to 15 bits and a sign costs a hundredth of what rounding keys to int8 did, and to 7 bits a hundredth of
+//! what int4 did; the same holds for weights and values.
 
 use std::ops::Range;
 
+use bytemuck::cast_slice_mut;
+
 use super::kernels::{add_rounded_values, rounded_dots, weigh_rounded};
+use super::softmax::RoundedWeights;
 use super::{Chunk, FRONT, TILE, View};
-use crate::cpu::kv_cache::{KvFormat, RoundedTile};
+use crate::cpu::kv_cache::{INT4_OFFSET, KvFormat, Rounded, RoundedTile};
 use crate::cpu::ops;
 
 /// The queries of a block of tokens, rounded.
 #[derive(Default)]
 pub(super) struct Scratch {
-    /// `[rows, pairs]`, two dimensions side by side.
-    queries: Vec<[i16; 2]>,
+    /// `[rows, words]`.
+    queries: Vec<u32>,
     /// Of a row.
-    pairs: usize,
-    /// A query that is multiplied by a Hadamard matrix.
-    turned: Vec<f32>,
+    words: usize,
     /// Of each row: what its numbers, multiplied by a key, must be multiplied by to be a score.
     scales: Vec<f32>,
+    /// Of each row: what undoes the offset of all keys.
+    starts: Vec<i32>,
+    /// A query that is multiplied by a Hadamard matrix.
+    turned: Vec<f32>,
 }
 
 impl Scratch {
     /// Rounds the queries of `tokens` that look at `head`.
     pub(super) fn round_queries(&mut self, chunk: &Chunk, head: usize, tokens: Range<usize>) {
-        let (dim, rows) = (chunk.cache.head_dim(), tokens.len() * chunk.group);
-        self.pairs = chunk.cache.key_pairs();
+        let rows = tokens.len() * chunk.group;
+        self.words = chunk.cache.key_words();
         self.queries.clear();
-        self.queries.resize(rows * self.pairs, [0; 2]);
+        self.queries.resize(rows * self.words, 0);
         self.scales.resize(rows, 0.0);
+        self.starts.resize(rows, 0);
         let queries = tokens.flat_map(|token| (0..chunk.group).map(move |n| chunk.query(head, token, n)));
-        let rounded = self.queries.chunks_exact_mut(self.pairs).map(<[_]>::as_flattened_mut);
-        for ((query, rounded), scale) in queries.zip(rounded).zip(&mut self.scales) {
-            let mut round = |query: &[f32]| ops::round(query, most(dim), |i, x| rounded[i] = x as i16);
-            *scale = chunk.scale()
-                * chunk.isa.run(|| {
-                    if chunk.cache.format() == KvFormat::Int8 {
-                        return round(query);
-                    }
-                    self.turned.clear();
-                    self.turned.extend_from_slice(query);
-                    let turned = ops::hadamard(&mut self.turned);
-                    round(&self.turned) / turned
-                });
+        for (n, (query, row)) in queries.zip(self.queries.chunks_exact_mut(self.words)).enumerate() {
+            (self.scales[n], self.starts[n]) = if chunk.cache.format() == KvFormat::Int4 {
+                self.turned.clear();
+                self.turned.extend_from_slice(query);
+                chunk.isa.run(|| round_int4(&mut self.turned, cast_slice_mut(row)))
+            } else {
+                let row: &mut [i16] = cast_slice_mut(row);
+                (chunk.isa.run(|| ops::round(query, most(query.len()), |i, x| row[i] = x as i16)), 0)
+            };
+            self.scales[n] *= chunk.scale();
         }
     }
+}
+
+/// The scale of a query's numbers, and minus the offset of its products.
+#[inline(always)]
+fn round_int4(query: &mut [f32], row: &mut [i8]) -> (f32, i32) {
+    let turned = ops::hadamard(query);
+    let mut sum = 0;
+    let scale = ops::round(query, i8::MAX.into(), |i, x| {
+        row[i] = x as i8;
+        sum += x;
+    });
+    (scale / turned, -sum * INT4_OFFSET)
 }
 
 /// The largest rounded query: a sum of `dim` products with keys of up to 127 must be an i32.
@@ -78,14 +93,36 @@ fn rows<const R: usize>(
     seen: [usize; R],
     mut sums: [&mut [f32]; R],
 ) {
-    let (isa, pairs) = (chunk.isa, scratch.pairs);
-    let queries = std::array::from_fn(|r| &scratch.queries[(row + r) * pairs..][..pairs]);
-    let products: [_; R] = rounded_dots(isa, queries, tile.keys);
+    let isa = chunk.isa;
+    let queries = std::array::from_fn(|r| &scratch.queries[(row + r) * scratch.words..][..scratch.words]);
+    let starts = std::array::from_fn(|r| scratch.starts[row + r]);
+    let products: [_; R] = rounded_dots(isa, queries, starts, tile.keys);
     let scales = std::array::from_fn(|r| scratch.scales[row + r]);
-    let mut weights = [[[0; 2]; TILE / 2]; R];
-    let scales = weigh_rounded(isa, &products, scales, tile.scales, seen, &mut sums, &mut weights);
-    let most = seen.into_iter().max().unwrap_or(0).div_ceil(2); // weights of what a row does not see are 0
-    let most = most.next_multiple_of(tile.values.pairs_together());
-    let weights = weights.each_ref().map(|weights| &weights[..most]);
-    add_rounded_values(isa, sums.each_mut().map(|sums| &mut sums[FRONT..]), weights, scales, tile.values);
+    let mut weights = [[0; TILE]; R];
+    let scales = weigh_rounded(isa, &products, scales, tile, seen, &mut sums, &mut weights);
+    let seen = seen.into_iter().max().unwrap_or(0); // weights of what a row does not see are 0
+    let factors = weights.map(|weights| factors(tile.values, weights));
+    let words = factors.each_ref().map(|(words, _)| &words[..tile.values.words(seen)]);
+    let starts = factors.map(|(_, start)| start);
+    add_rounded_values(
+        isa,
+        sums.each_mut().map(|sums| &mut sums[FRONT..]),
+        words,
+        starts,
+        scales,
+        tile.values,
+    );
+}
+
+/// The weights of a tile as words, and minus the offset of their products.
+fn factors(values: Rounded, weights: RoundedWeights) -> ([u32; TILE / 2], i32) {
+    match values {
+        Rounded::Int8(_) => (bytemuck::cast(weights), 0),
+        Rounded::Int4(_) => {
+            let narrow: [u32; TILE / 4] = bytemuck::cast(weights.map(|weight| weight as i8));
+            let mut words = [0; TILE / 2];
+            words[..TILE / 4].copy_from_slice(&narrow);
+            (words, -INT4_OFFSET * weights.iter().map(|&weight| i32::from(weight)).sum::<i32>())
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use half::slice::HalfFloatSliceExt;
 
-use super::super::kv_cache::Rounded;
+use super::super::kv_cache::{Rounded, RoundedTile};
 use super::super::ops;
 use super::softmax::{RoundedWeights, weigh_rounded_rows, weigh_rows};
 use super::{Numbers, TILE};
@@ -47,11 +47,15 @@ pub(super) fn weigh<const R: usize>(
     weigh_rows(scores, scale, seen, sums);
 }
 
-pub(super) fn rounded_dots<const R: usize>(q: [&[[i16; 2]]; R], keys: Rounded) -> [[i32; TILE]; R] {
-    q.map(|q| {
-        let mut sums = [0; TILE];
-        for (n, &q) in q.iter().enumerate() {
-            sums.iter_mut().enumerate().for_each(|(at, sum)| *sum += product(q, keys.pair(n, at, TILE)));
+pub(super) fn rounded_dots<const R: usize>(
+    q: [&[u32]; R],
+    start: [i32; R],
+    keys: Rounded,
+) -> [[i32; TILE]; R] {
+    std::array::from_fn(|r| {
+        let mut sums = [start[r]; TILE];
+        for (n, &q) in q[r].iter().enumerate() {
+            sums.iter_mut().enumerate().for_each(|(at, sum)| *sum += keys.product(q, n, at, TILE));
         }
         sums
     })
@@ -60,41 +64,38 @@ pub(super) fn rounded_dots<const R: usize>(q: [&[[i16; 2]]; R], keys: Rounded) -
 pub(super) fn weigh_rounded<const R: usize>(
     products: &[[i32; TILE]; R],
     scales: [f32; R],
-    tile_scales: [&[f32; TILE]; 2],
+    tile: &RoundedTile,
     seen: [usize; R],
     sums: &mut [&mut [f32]; R],
     weights: &mut [RoundedWeights; R],
 ) -> [f32; R] {
-    weigh_rounded_rows(products, scales, tile_scales, seen, sums, weights)
+    weigh_rounded_rows(products, scales, tile, seen, sums, weights)
 }
 
 pub(super) fn add_rounded_values<const R: usize>(
     mut sums: [&mut [f32]; R],
-    weights: [&[[i16; 2]]; R],
+    weights: [&[u32]; R],
+    start: [i32; R],
     scales: [f32; R],
     values: Rounded,
 ) {
-    add_rounded_columns(&mut sums, weights, scales, values, 0);
+    add_rounded_columns(&mut sums, weights, start, scales, values, 0);
 }
 
 /// Dimensions from `first` on: what the vectors of other kernels leave over.
 pub(super) fn add_rounded_columns<const R: usize>(
     sums: &mut [&mut [f32]; R],
-    weights: [&[[i16; 2]]; R],
+    weights: [&[u32]; R],
+    start: [i32; R],
     scales: [f32; R],
     values: Rounded,
     first: usize,
 ) {
-    for ((sums, weights), scale) in sums.iter_mut().zip(weights).zip(scales) {
+    for (r, sums) in sums.iter_mut().enumerate() {
         let dim = sums.len();
         for (d, sum) in sums.iter_mut().enumerate().skip(first) {
-            let products =
-                weights.iter().enumerate().map(|(j, &weights)| product(weights, values.pair(j, d, dim)));
-            *sum += products.sum::<i32>() as f32 * scale;
+            let products = weights[r].iter().enumerate().map(|(n, &w)| values.product(w, n, d, dim));
+            *sum += (start[r] + products.sum::<i32>()) as f32 * scales[r];
         }
     }
-}
-
-fn product(a: [i16; 2], b: [i8; 2]) -> i32 {
-    i32::from(a[0]) * i32::from(b[0]) + i32::from(a[1]) * i32::from(b[1])
 }

@@ -1,11 +1,12 @@
 //! Softmax in one pass: a row of sums keeps its largest score and the sum of its weights in front, and what comes
 //! later is merged.
 
+use super::super::kv_cache::RoundedTile;
 use super::super::ops;
 use super::{FRONT, TILE};
 
-/// Weights of the values of a tile, rounded to i16, two positions side by side.
-pub(super) type RoundedWeights = [[i16; 2]; TILE / 2];
+/// Weights of the values of a tile, rounded to 16 or 8 bits.
+pub(super) type RoundedWeights = [i16; TILE];
 
 /// Turns products of `R` rows with the keys of a tile, times `scale`, into weights of the values, of which the first `seen`
 /// count, and scales down what the rows summed before.
@@ -27,14 +28,14 @@ pub(super) fn weigh_rows<const R: usize>(
 pub(super) fn weigh_rounded_rows<const R: usize>(
     products: &[[i32; TILE]; R],
     scales: [f32; R],
-    tile_scales: [&[f32; TILE]; 2],
+    tile: &RoundedTile,
     seen: [usize; R],
     sums: &mut [&mut [f32]; R],
     weights: &mut [RoundedWeights; R],
 ) -> [f32; R] {
     let mut out = [0.0; R];
     for r in 0..R {
-        out[r] = weigh_rounded_row(&products[r], scales[r], tile_scales, seen[r], sums[r], &mut weights[r]);
+        out[r] = weigh_rounded_row(&products[r], scales[r], tile, seen[r], sums[r], &mut weights[r]);
     }
     out
 }
@@ -45,20 +46,19 @@ pub(super) fn weigh_rounded_rows<const R: usize>(
 fn weigh_rounded_row(
     products: &[i32; TILE],
     scale: f32,
-    [key_scales, value_scales]: [&[f32; TILE]; 2],
+    tile: &RoundedTile,
     seen: usize,
     sums: &mut [f32],
     weights: &mut RoundedWeights,
 ) -> f32 {
-    let mut scores = [0.0; TILE];
+    let (mut scores, [key_scales, value_scales]) = ([0.0; TILE], tile.scales);
     for ((score, &product), key) in scores.iter_mut().zip(products).zip(key_scales) {
         *score = product as f32 * (key * scale);
     }
     exponents(&mut scores, seen, sums);
     scores.iter_mut().zip(value_scales).for_each(|(weight, value)| *weight *= value);
     scores[seen..].fill(0.0); // what the cache forgot may have any scale
-    let weights = weights.as_flattened_mut();
-    ops::round(&scores, f32::from(i16::MAX), |n, weight| weights[n] = weight as i16)
+    ops::round(&scores, tile.values.largest_factor(), |n, weight| weights[n] = weight as i16)
 }
 
 /// Scores become weights: `e^(score - largest)`, 0 behind those seen.

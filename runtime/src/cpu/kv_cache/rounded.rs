@@ -1,14 +1,14 @@
 //! Tiles of rounded keys and values: int8 or int4, with an f32 scale for the key and one for the value of each position.
 //!
-//! Numbers lie in pairs, as instructions that add two products want them:
+//! Numbers lie as instructions want them that add two or four products in a word of 32 bits:
 //!
-//! | | keys | values | a pair |
+//! | | keys | values | a word |
 //! | --- | --- | --- | --- |
-//! | int8 | `[head_dim / 2, TILE, 2]` | `[TILE / 2, head_dim, 2]` | two bytes |
-//! | int4 | words `[head_dim / 8, TILE]` | words `[TILE / 8, head_dim]` | pair `p` of a word of 32 bits: the four bits from `4 p` on, and those from `4 p + 16` on |
+//! | int8 | `[head_dim / 2, TILE, 2]` | `[TILE / 2, head_dim, 2]` | |
+//! | int4 | words `[head_dim / 8, TILE]` | words `[TILE / 8, head_dim]` | numbers 0 to 3 are the lower four bits of its bytes, 4 to 7 the upper ones; 8 is added to each |
 //!
-//! So all four pairs of a vector of words come out of it by two shifts each. A `head_dim` that is no multiple of 8 is
-//! filled up with zeros.
+//! What they are multiplied by comes in words too: two i16 for int8, four i8 for int4. A `head_dim` that is no multiple of
+//! 8 is filled up with zeros.
 //!
 //! Sixteen steps are few where one dimension is far larger than others, which keys are known for. Before they are rounded
 //! to int4, keys and values are multiplied by a Hadamard matrix ([`hadamard`](super::super::ops::hadamard)), which spreads
@@ -22,6 +22,8 @@ use super::{Kept, TILE, span};
 
 /// Positions or dimensions in a word of int4.
 const IN_WORD: usize = 8;
+/// Added to what is from -7 to 7.
+pub(in super::super) const INT4_OFFSET: i32 = 8;
 
 /// Keys or values of a tile.
 #[derive(Clone, Copy)]
@@ -31,23 +33,36 @@ pub(in super::super) enum Rounded<'a> {
 }
 
 impl Rounded<'_> {
-    /// Pair `n` of the keys at a position, or of the values in a dimension; there are `len` of these.
+    /// Products of a word of factors, the `n`th, with the keys of a position or the values in a dimension, one of `len`.
     #[inline(always)]
-    pub(in super::super) fn pair(self, n: usize, at: usize, len: usize) -> [i8; 2] {
+    pub(in super::super) fn product(self, factors: u32, n: usize, at: usize, len: usize) -> i32 {
         match self {
-            Self::Int8(numbers) => [0, 1].map(|i| numbers[2 * (n * len + at) + i]),
+            Self::Int8(numbers) => {
+                let numbers = &numbers[2 * (n * len + at)..][..2];
+                let factors: [i16; 2] = bytemuck::cast(factors);
+                factors.iter().zip(numbers).map(|(&a, &b)| i32::from(a) * i32::from(b)).sum()
+            }
             Self::Int4(words) => {
-                let word = words[n / 4 * len + at] >> (n % 4 * 4);
-                [0, 16].map(|from| (word >> from << 4) as i8 >> 4)
+                let numbers = (words[n / 2 * len + at] >> (n % 2 * 4)).to_ne_bytes();
+                let factors: [i8; 4] = bytemuck::cast(factors);
+                factors.iter().zip(numbers).map(|(&a, b)| i32::from(a) * i32::from(b & 0xf)).sum()
             }
         }
     }
 
-    /// Pairs that lie together, of each position or dimension.
-    pub(in super::super) fn pairs_together(self) -> usize {
+    /// The largest factor of a word.
+    pub(in super::super) fn largest_factor(self) -> f32 {
         match self {
-            Self::Int8(_) => 1,
-            Self::Int4(_) => IN_WORD / 2,
+            Self::Int8(_) => i16::MAX.into(),
+            Self::Int4(_) => i8::MAX.into(),
+        }
+    }
+
+    /// Words of factors for so many positions.
+    pub(in super::super) fn words(self, positions: usize) -> usize {
+        match self {
+            Self::Int8(_) => positions.div_ceil(2),
+            Self::Int4(_) => positions.div_ceil(IN_WORD) * 2,
         }
     }
 }
@@ -121,9 +136,9 @@ fn used_scales(first: usize, used: usize) -> [Kept; 2] {
     [0, 1].map(|n| span(first + n * TILE * scale, used * scale))
 }
 
-/// Where number `n` of the eight in a word begins: two of a pair lie 16 bits apart.
+/// Where number `n` of the eight in a word begins.
 fn shift(n: usize) -> usize {
-    n / 2 % 4 * 4 + n % 2 * 16
+    n % 4 * 8 + n / 4 * 4
 }
 
 pub(super) fn store_int8(tile: &mut [u8], place: usize, k: &[f32], v: &[f32]) {
@@ -160,5 +175,5 @@ fn turn<'a>(row: &[f32], turned: &'a mut Vec<f32>) -> &'a [f32] {
 
 /// The bits of a word that are number `n` of its eight.
 fn bits(number: i32, n: usize) -> u32 {
-    (number as u32 & 0xf) << shift(n % IN_WORD)
+    ((number + INT4_OFFSET) as u32) << shift(n % IN_WORD)
 }

@@ -1,5 +1,5 @@
-//! AVX2 for rounded caches: numbers become i16, and one instruction multiplies pairs of them by a repeated pair and adds
-//! the two products: eight sums of i32.
+//! AVX2 for rounded caches. int8 become i16, and one instruction multiplies pairs of them by a repeated pair and adds the
+//! two products: eight sums of i32. int4 become bytes, and two instructions do that with four of them.
 
 use std::arch::x86_64::*;
 
@@ -9,39 +9,39 @@ const VECTORS: usize = 4;
 const CHAINS: usize = 1;
 
 type Sums = __m256i;
-type Pairs = __m256i;
 
 super::super::loops::rounded_kernels!(#[target_feature(enable = "avx2,f16c")]);
 
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-fn zero() -> Sums {
-    _mm256_setzero_si256()
+fn all(x: i32) -> Sums {
+    _mm256_set1_epi32(x)
 }
 
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-fn widen_int8(numbers: &[i8; 2 * WIDTH]) -> [Pairs; 1] {
+fn widen_int8(numbers: &[i8; 2 * WIDTH]) -> [__m256i; 1] {
     [_mm256_cvtepi8_epi16(bytemuck::cast(*numbers))]
 }
 
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-fn widen_int4(words: &[u32; WIDTH]) -> [Pairs; 4] {
-    let words = bytemuck::cast(*words);
-    [
-        _mm256_srai_epi16::<12>(_mm256_slli_epi16::<12>(words)),
-        _mm256_srai_epi16::<12>(_mm256_slli_epi16::<8>(words)),
-        _mm256_srai_epi16::<12>(_mm256_slli_epi16::<4>(words)),
-        _mm256_srai_epi16::<12>(words),
-    ]
+fn widen_int4(words: &[u32; WIDTH]) -> [__m256i; 2] {
+    let (words, four) = (bytemuck::cast(*words), _mm256_set1_epi8(0xf));
+    [_mm256_and_si256(words, four), _mm256_and_si256(_mm256_srli_epi16::<4>(words), four)]
 }
 
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-fn add_products(sums: &mut Sums, pair: [i16; 2], pairs: Pairs) {
-    let repeated = _mm256_set1_epi32(bytemuck::cast(pair));
-    *sums = _mm256_add_epi32(*sums, _mm256_madd_epi16(pairs, repeated));
+fn add_pairs(sums: &mut Sums, pair: u32, pairs: __m256i) {
+    *sums = _mm256_add_epi32(*sums, _mm256_madd_epi16(pairs, _mm256_set1_epi32(pair as i32)));
+}
+
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+fn add_quads(sums: &mut Sums, quad: u32, quads: __m256i) {
+    let pairs = _mm256_maddubs_epi16(quads, _mm256_set1_epi32(quad as i32)); // at most 2 * 15 * 127
+    *sums = _mm256_add_epi32(*sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
 #[inline]

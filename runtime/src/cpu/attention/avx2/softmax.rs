@@ -110,15 +110,15 @@ fn power_of_two(n: __m256i) -> Floats {
 /// See [`ops::round`].
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-fn round(x: Vectors, out: &mut RoundedWeights) -> f32 {
+fn round(x: Vectors, most: f32, out: &mut RoundedWeights) -> f32 {
     let mut largest = _mm256_setzero_si256();
     for x in x {
         largest =
             _mm256_max_epi32(largest, _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(i32::MAX)));
     }
-    let (scale, inverse) = ops::rounding(f32::from_bits(max_lane(largest) as u32), f32::from(i16::MAX));
+    let (scale, inverse) = ops::rounding(f32::from_bits(max_lane(largest) as u32), most);
     if scale.is_nan() {
-        *out = [[0; 2]; TILE / 2];
+        *out = [0; TILE];
         return scale;
     }
     let mut integers = [_mm256_setzero_si256(); TILE / WIDTH];
@@ -127,7 +127,7 @@ fn round(x: Vectors, out: &mut RoundedWeights) -> f32 {
         integers[v] =
             _mm256_sub_epi32(_mm256_castps_si256(moved), _mm256_castps_si256(_mm256_set1_ps(ROUND)));
     }
-    for (v, out) in out.as_chunks_mut::<WIDTH>().0.iter_mut().enumerate() {
+    for (v, out) in out.as_chunks_mut::<{ 2 * WIDTH }>().0.iter_mut().enumerate() {
         let pairs = _mm256_packs_epi32(integers[2 * v], integers[2 * v + 1]); // half by half
         *out = bytemuck::cast(_mm256_permute4x64_epi64::<0b_11_01_10_00>(pairs));
     }

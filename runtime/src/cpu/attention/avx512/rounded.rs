@@ -1,5 +1,5 @@
-//! AVX-512 with VNNI, for rounded caches: numbers become i16, and one instruction multiplies pairs of them by a repeated
-//! pair and adds both products to sixteen sums of i32. Keys and values then cost less than reading them.
+//! AVX-512 with VNNI, for rounded caches: int8 become i16, and one instruction multiplies pairs of them by a repeated pair
+//! and adds both products to sixteen sums of i32; int4 become bytes, and another does that with four of them. Keys and values then cost less than reading them.
 
 use std::arch::x86_64::*;
 
@@ -9,38 +9,38 @@ const VECTORS: usize = 8; // a head of 128
 const CHAINS: usize = 2;
 
 type Sums = __m512i;
-type Pairs = __m512i;
 
 super::super::loops::rounded_kernels!(#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]);
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn zero() -> Sums {
-    _mm512_setzero_si512()
+fn all(x: i32) -> Sums {
+    _mm512_set1_epi32(x)
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn widen_int8(numbers: &[i8; 2 * WIDTH]) -> [Pairs; 1] {
+fn widen_int8(numbers: &[i8; 2 * WIDTH]) -> [__m512i; 1] {
     [_mm512_cvtepi8_epi16(bytemuck::cast(*numbers))]
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn widen_int4(words: &[u32; WIDTH]) -> [Pairs; 4] {
-    let words = bytemuck::cast(*words);
-    [
-        _mm512_srai_epi16::<12>(_mm512_slli_epi16::<12>(words)),
-        _mm512_srai_epi16::<12>(_mm512_slli_epi16::<8>(words)),
-        _mm512_srai_epi16::<12>(_mm512_slli_epi16::<4>(words)),
-        _mm512_srai_epi16::<12>(words),
-    ]
+fn widen_int4(words: &[u32; WIDTH]) -> [__m512i; 2] {
+    let (words, four) = (bytemuck::cast(*words), _mm512_set1_epi8(0xf));
+    [_mm512_and_si512(words, four), _mm512_and_si512(_mm512_srli_epi16::<4>(words), four)]
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn add_products(sums: &mut Sums, pair: [i16; 2], pairs: Pairs) {
-    *sums = _mm512_dpwssd_epi32(*sums, pairs, _mm512_set1_epi32(bytemuck::cast(pair)));
+fn add_pairs(sums: &mut Sums, pair: u32, pairs: __m512i) {
+    *sums = _mm512_dpwssd_epi32(*sums, pairs, _mm512_set1_epi32(pair as i32));
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn add_quads(sums: &mut Sums, quad: u32, quads: __m512i) {
+    *sums = _mm512_dpbusd_epi32(*sums, quads, _mm512_set1_epi32(quad as i32));
 }
 
 #[inline]

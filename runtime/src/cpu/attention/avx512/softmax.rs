@@ -99,15 +99,15 @@ fn exp(x: Floats) -> Floats {
 /// See [`ops::round`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn round([a, b]: Vectors, out: &mut RoundedWeights) -> f32 {
+fn round([a, b]: Vectors, most: f32, out: &mut RoundedWeights) -> f32 {
     let size = |x| _mm512_castps_si512(_mm512_abs_ps(x));
     let largest = max_lane(_mm512_max_epi32(size(a), size(b)));
-    let (scale, inverse) = ops::rounding(f32::from_bits(largest as u32), f32::from(i16::MAX));
+    let (scale, inverse) = ops::rounding(f32::from_bits(largest as u32), most);
     if scale.is_nan() {
-        *out = [[0; 2]; TILE / 2];
+        *out = [0; TILE];
         return scale;
     }
-    let (halves, _) = out.as_flattened_mut().as_chunks_mut::<WIDTH>();
+    let (halves, _) = out.as_chunks_mut::<WIDTH>();
     for (x, out) in [a, b].into_iter().zip(halves) {
         let moved = _mm512_add_ps(_mm512_mul_ps(x, _mm512_set1_ps(inverse)), _mm512_set1_ps(ROUND));
         let integers =

@@ -9,34 +9,40 @@ const VECTORS: usize = 4;
 const CHAINS: usize = 1;
 
 type Sums = v128;
-type Pairs = v128;
+/// Of four neighbours, the first and third, and the second and fourth.
+type Quads = [v128; 2];
 
 super::super::loops::rounded_kernels!();
 
 #[inline(always)]
-fn zero() -> Sums {
-    i32x4_splat(0)
+fn all(x: i32) -> Sums {
+    i32x4_splat(x)
 }
 
 #[inline(always)]
-fn widen_int8(numbers: &[i8; 2 * WIDTH]) -> [Pairs; 1] {
+fn widen_int8(numbers: &[i8; 2 * WIDTH]) -> [v128; 1] {
     [i16x8_extend_low_i8x16(i64x2(i64::from_le_bytes(bytemuck::cast(*numbers)), 0))]
 }
 
 #[inline(always)]
-fn widen_int4(&[a, b, c, d]: &[u32; WIDTH]) -> [Pairs; 4] {
-    let words = u32x4(a, b, c, d);
-    [
-        i16x8_shr(i16x8_shl(words, 12), 12),
-        i16x8_shr(i16x8_shl(words, 8), 12),
-        i16x8_shr(i16x8_shl(words, 4), 12),
-        i16x8_shr(words, 12),
-    ]
+fn widen_int4(&[a, b, c, d]: &[u32; WIDTH]) -> [Quads; 2] {
+    let (words, four) = (u32x4(a, b, c, d), u16x8_splat(0xf));
+    let bits = [words, u16x8_shr(words, 8), u16x8_shr(words, 4), u16x8_shr(words, 12)];
+    let [a, b, c, d] = bits.map(|bits| v128_and(bits, four));
+    [[a, b], [c, d]]
 }
 
 #[inline(always)]
-fn add_products(sums: &mut Sums, pair: [i16; 2], pairs: Pairs) {
-    *sums = i32x4_add(*sums, i32x4_dot_i16x8(pairs, i32x4_splat(bytemuck::cast(pair))));
+fn add_pairs(sums: &mut Sums, pair: u32, pairs: v128) {
+    *sums = i32x4_add(*sums, i32x4_dot_i16x8(pairs, u32x4_splat(pair)));
+}
+
+#[inline(always)]
+fn add_quads(sums: &mut Sums, quad: u32, [even, odd]: Quads) {
+    let repeated = u32x4_splat(quad);
+    let even = i32x4_dot_i16x8(even, i16x8_shr(i16x8_shl(repeated, 8), 8));
+    let odd = i32x4_dot_i16x8(odd, i16x8_shr(repeated, 8));
+    *sums = i32x4_add(*sums, i32x4_add(even, odd));
 }
 
 #[inline(always)]
