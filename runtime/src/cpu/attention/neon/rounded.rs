@@ -3,8 +3,8 @@
 
 use std::arch::aarch64::*;
 
-use super::super::RoundedTile;
 use super::super::softmax::{RoundedWeights, weigh_rounded_rows};
+use crate::cpu::kv_cache::RoundedTile;
 
 const WIDTH: usize = 8;
 const SCORES: usize = TILE / WIDTH;
