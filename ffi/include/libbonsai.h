@@ -201,6 +201,11 @@
 #define BONSAI_KV_F32 3
 
 /**
+ * Keys and values as int4: a quarter of the memory of f16. Not on a GPU.
+ */
+#define BONSAI_KV_INT4 4
+
+/**
  * The template decides whether the model thinks before it answers.
  */
 #define BONSAI_THINKING_DEFAULT 0

@@ -33,6 +33,12 @@ pub(super) fn rounded_tile_len<T>(dim: usize) -> usize {
     2 * TILE * (dim * bits / 8 + size_of::<f32>()) / size_of::<T>()
 }
 
+/// Which of `chains` sums the `n`th product is added to.
+#[inline(always)]
+pub(super) fn in_turn(n: usize, chains: usize) -> usize {
+    n % chains
+}
+
 /// Makes the kernels for floats: `unpack`, `dots` and `add_values`. The module has
 /// - `WIDTH`, floats of a vector; `SCORES` and `VECTORS`, vectors of a row of scores and of sums that are kept in registers;
 /// - `Floats`, a vector; `zero()`;
@@ -265,7 +271,7 @@ pub(super) use rounded_kernels;
 macro_rules! packed_kernels {
     ($number:ty, $size:literal, $words:literal, $(#[$target:meta])*) => {
         use super::super::super::TILE;
-        use super::super::super::loops::{fetch_next, rounded_tile_len};
+        use super::super::super::loops::{fetch_next, in_turn, rounded_tile_len};
         use super::{CHAINS, SCORES, Sums, VECTORS, WIDTH, add_scaled, all};
 
         /// What is widened together.
@@ -340,7 +346,7 @@ macro_rules! packed_kernels {
                 let keys = widen(&keys[v]);
                 for w in 0..$words {
                     for r in 0..R {
-                        add_products(&mut sums[(chain + w) % CHAINS][r][v], q[r][w], keys[w]);
+                        add_products(&mut sums[in_turn(chain + w, CHAINS)][r][v], q[r][w], keys[w]);
                     }
                 }
             }
