@@ -211,7 +211,7 @@ fn near_f64_within_what_rounding_costs() {
 fn a_large_dimension_costs_int4_little() {
     let plain = Case::new(2, 2, 128, 300, 6);
     let mut large = plain.clone();
-    large.k.chunks_exact_mut(128).for_each(|k| k[5] = 100.0 + k[5]);
+    large.k.chunks_exact_mut(128).for_each(|k| k[5] += 100.0);
     let error = |case: &Case| nmse(&case.run(Isa::detect(), KvFormat::Int4, 64), &case.exact());
     let [plain, large] = [&plain, &large].map(error);
     println!("int4: {plain:e}, with one large dimension {large:e}");
