@@ -10,7 +10,7 @@
 //! What they are multiplied by comes in words too: two i16 for int8, four i8 for int4. A `head_dim` that is no multiple of
 //! 8 is filled up with zeros.
 //!
-//! Sixteen steps are few where one dimension is far larger than others, which keys are known for. Before they are rounded
+//! Fifteen steps are few where one dimension is far larger than others, which keys are known for. Before they are rounded
 //! to int4, keys and values are multiplied by a Hadamard matrix ([`hadamard`](super::super::ops::hadamard)), which spreads
 //! such a dimension over all (QuaRot, arXiv 2404.00456). Attention does the same to queries, which leaves the scores as
 //! they were, and to its result.
