@@ -189,7 +189,7 @@ fn later_positions_leave_no_trace() {
 /// f32: some 30 roundings of 6e-8 deep. f16 rounds by up to 2^-11, uniformly in a binade: about (2^-11)^2 / 3 / 2
 /// = 4e-8 of the energy of values, and as much again by way of the scores. int8 rounds by up to half of
 /// absmax / 127, where the largest of 128 normal numbers is about 2.7 deviations: (2.7 / 127)^2 / 12 = 4e-5, twice. int4 by
-/// absmax / 7: 1.2e-2, twice.
+/// absmax / 8: 9e-3, twice.
 #[test]
 fn near_f64_within_what_rounding_costs() {
     for (kv, least, most) in [
