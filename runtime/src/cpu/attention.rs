@@ -16,6 +16,7 @@ mod avx2;
 mod avx512;
 mod float;
 mod kernels;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_feature = "simd128"))]
 mod loops;
 #[cfg(target_arch = "aarch64")]
 mod neon;

@@ -177,6 +177,7 @@ fn avx512<R>(f: impl FnOnce() -> R) -> R {
 
 /// Asks for the memory at an address, which may lie anywhere: a prefetch never fails. (The function that the standard
 /// library has for this on ARM is not stable yet; WebAssembly has none.)
+#[cfg(any(not(target_arch = "wasm32"), target_feature = "simd128"))] // what has vectors
 #[inline(always)]
 #[cfg_attr(target_arch = "wasm32", expect(unused_variables, reason = "no instruction for it"))]
 pub(super) fn prefetch<T>(at: *const T) {
