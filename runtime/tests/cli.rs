@@ -336,7 +336,7 @@ fn the_memory_forecast_adds_up_and_its_longest_context_is_one_that_fits() {
     };
     let number = |row: &Value, key: &str| row[key].as_u64().unwrap();
     let rows = fit(&["--context", "64"])["formats"].as_array().unwrap().clone();
-    assert_eq!(rows.len(), 3);
+    assert_eq!(rows.len(), 4); // f32, f16, int8, int4
     for row in &rows {
         let parts = ["weights", "cache", "activations"].map(|key| number(row, key));
         assert_eq!(parts.iter().sum::<u64>(), number(row, "total"));
