@@ -7,7 +7,7 @@
 //!   down when a tile brings a larger one. Segments begin afresh and are merged from the first on.
 //!
 //! Vectors hold positions where scores are computed and dimensions where values are summed: no float sum runs across
-//! a vector, so vectors of any width give the same bits. Over a rounded cache, queries and weights are rounded to i16
+//! a vector, so vectors of any width give the same bits. Over a rounded cache, queries and weights are rounded
 //! and the products of a tile are sums of integers, the same in any order.
 
 #[cfg(target_arch = "x86_64")]

@@ -1,5 +1,5 @@
 //! AVX-512 with VNNI, for rounded caches: int8 become i16, and one instruction multiplies pairs of them by a repeated pair
-//! and adds both products to sixteen sums of i32; int4 become bytes, and another does that with four of them. Keys and values then cost less than reading them.
+//! and adds both products to sixteen sums of i32; int4 become bytes, and another does that with four of them.
 
 use std::arch::x86_64::*;
 
