@@ -4,11 +4,12 @@
 use std::hint::black_box;
 
 use bonsai_benches::{GROUP, normals};
-use bonsai_runtime::cpu::isa::{Isa, vectorized};
+use bonsai_runtime::cpu::isa::Isa;
 use bonsai_runtime::cpu::ops;
 use bonsai_runtime::cpu::ternary_matmul::{Rounded, rows};
 use bonsai_runtime::random_model::random_matrix;
 use bonsai_runtime::ternary::{CODES_PER_BYTE, Packing, ScaleRule, project_group};
+use bonsai_runtime::vectorized;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 const ROWS: usize = 2048;
@@ -52,32 +53,32 @@ fn row_functions(c: &mut Criterion) {
     let copies = || (vec![0.0; ROW], x.clone(), y.clone());
     each_isa(c, "rms_norm", 12 * ROW, |isa| {
         let (mut out, x, gain) = copies();
-        move || isa.run(|| ops::rms_norm(&mut out, &x, &gain, 1e-6))
+        move || vectorized!(isa, ops::rms_norm(&mut out, &x, &gain, 1e-6))
     });
     each_isa(c, "dot", 8 * ROW, |isa| {
         let (_, x, y) = copies();
         move || {
-            black_box(isa.run(|| ops::dot(&x, &y)));
+            black_box(vectorized!(isa, ops::dot(&x, &y)));
         }
     });
     each_isa(c, "softmax", 8 * ROW, |isa| {
         let (mut scores, x, _) = copies();
         move || {
             scores.copy_from_slice(&x); // in place, again and again, it would end in equal numbers
-            isa.run(|| ops::softmax(&mut scores));
+            vectorized!(isa, ops::softmax(&mut scores));
         }
     });
     each_isa(c, "swiglu", 12 * ROW, |isa| {
         let (mut gate, x, up) = copies();
         move || {
             gate.copy_from_slice(&x); // in place, again and again, it would end in denormal numbers
-            isa.run(|| ops::swiglu(&mut gate, &up));
+            vectorized!(isa, ops::swiglu(&mut gate, &up));
         }
     });
     each_isa(c, "rope", 12 * ROW, |isa| {
         let (_, mut x, _) = copies();
         let (sin, cos) = (vec![0.6; ROW / 2], vec![0.8; ROW / 2]);
-        move || isa.run(|| ops::rope(&mut x, &cos, &sin))
+        move || vectorized!(isa, ops::rope(&mut x, &cos, &sin))
     });
 }
 
@@ -101,7 +102,7 @@ fn project(c: &mut Criterion) {
     for rule in [ScaleRule::Absmean, ScaleRule::Refit] {
         group.bench_function(BenchmarkId::new(Isa::detect().name(), format!("{rule:?}")), |b| {
             b.iter(|| {
-                vectorized(|| {
+                vectorized!({
                     let groups =
                         weights.chunks_exact(GROUP).zip(codes.chunks_exact_mut(GROUP / CODES_PER_BYTE));
                     for (w, codes) in groups {

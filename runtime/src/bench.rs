@@ -8,11 +8,11 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use crate::cpu::KvFormat;
-use crate::cpu::isa::vectorized;
 use crate::cpu::threads::{self, Threads};
 use crate::error::{Error, Result};
 use crate::random::Random;
 use crate::session::{Device, Model, Session, SessionOptions};
+use crate::vectorized;
 
 /// Tokens fed one by one before the clock starts.
 const WARM_UP: usize = 16;
@@ -233,7 +233,7 @@ pub fn read_bandwidth(model: &Model, threads: usize) -> Result<f64> {
         let start = Instant::now();
         threads.run(|| {
             threads::for_each(pieces, |piece| {
-                black_box(vectorized(|| read(piece)));
+                black_box(vectorized!(read(piece)));
             })
         });
         best = best.min(start.elapsed().as_secs_f64());

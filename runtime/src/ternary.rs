@@ -109,10 +109,10 @@ impl TernaryMatrix {
     /// Writes rows `row..row + n` as f32, `out.len() == n * cols`.
     #[inline(always)]
     pub fn read_rows(&self, row: usize, out: &mut [f32]) {
-        let first = row * self.cols / self.group;
-        let codes = self.codes[row * self.cols / CODES_PER_BYTE..].chunks_exact(self.group / CODES_PER_BYTE);
-        for ((out, codes), scale) in out.chunks_exact_mut(self.group).zip(codes).zip(&self.scales[first..]) {
-            unpack_group(codes, scale.to_f32(), out);
+        let (first, bytes) = (row * self.cols / self.group, self.group / CODES_PER_BYTE);
+        for (n, out) in out.chunks_exact_mut(self.group).enumerate() {
+            let codes = &self.codes[(first + n) * bytes..][..bytes];
+            unpack_group(codes, self.scales[first + n].to_f32(), out);
         }
     }
 

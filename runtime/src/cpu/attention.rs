@@ -32,6 +32,7 @@ use std::ops::Range;
 use super::isa::Isa;
 use super::kv_cache::{Cache, KvFormat, Numbers, TILE, Tile};
 use super::{GRAIN, ops, threads};
+use crate::vectorized;
 use softmax::{merge, merge_into};
 
 /// Positions with a softmax of their own: the unit of parallel work behind a long context.
@@ -106,7 +107,7 @@ pub(super) fn attention(
     });
     threads::for_rows(out, dim, GRAIN.div_ceil(dim), |first, rows| {
         let rows = rows.chunks_exact_mut(dim).enumerate();
-        isa.run(|| rows.for_each(|(n, out)| chunk.finish(first + n, out, sums)));
+        vectorized!(isa, rows.for_each(|(n, out)| chunk.finish(first + n, out, sums)));
     });
 }
 
@@ -159,7 +160,7 @@ impl Chunk<'_> {
             let from = (from - tokens.start) * self.group * self.row_len();
             let pairs =
                 sums[from..].chunks_exact_mut(self.row_len()).zip(rows[from..].chunks_exact(self.row_len()));
-            self.isa.run(|| pairs.for_each(|(sums, row)| merge(sums, row)));
+            pairs.for_each(|(sums, row)| vectorized!(self.isa, merge(sums, row)));
         }
         scratch.rows = rows;
     }

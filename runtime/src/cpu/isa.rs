@@ -128,39 +128,92 @@ impl Isa {
         self.0
     }
 
-    /// Runs `f` compiled for this level: plain loops inlined into it come out vectorised.
-    ///
-    /// Rust neither reorders float operations nor fuses them, so the bits stay those of the plain build. What
-    /// `f` calls must be `#[inline(always)]` to be compiled again; what it spawns on other threads is not.
+    /// What [`vectorized!`](crate::vectorized) compiles for. Plain loops gain nothing from the sets between.
     #[inline(always)]
-    pub fn run<R>(self, f: impl FnOnce() -> R) -> R {
+    #[doc(hidden)]
+    pub fn compiled_for(self) -> CompiledFor {
         match self.0 {
-            Level::Scalar => f(),
             #[cfg(target_arch = "x86_64")]
-            #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
-            // SAFETY: an `Isa` of this level exists only where these instructions were detected.
-            Level::Avx2 => unsafe { avx2(f) },
+            Level::Avx2 | Level::AvxVnni => CompiledFor::Avx2(HasAvx2(())),
             #[cfg(target_arch = "x86_64")]
-            #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
-            // SAFETY: as above. Plain loops gain nothing from AVX-VNNI.
-            Level::AvxVnni => unsafe { avx2(f) },
-            #[cfg(target_arch = "x86_64")]
-            #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
-            // SAFETY: as above. Plain loops gain nothing from VBMI.
-            Level::Avx512 | Level::Avx512Vbmi => unsafe { avx512(f) },
-            #[cfg(target_arch = "aarch64")]
-            // All of this program is compiled for NEON, and plain loops gain nothing from the rest.
-            Level::Neon | Level::NeonDotprod | Level::NeonI8mm => f(),
-            #[cfg(target_feature = "simd128")]
-            Level::Simd128 => f(), // everything in this build is compiled for it
+            Level::Avx512 | Level::Avx512Vbmi => CompiledFor::Avx512(HasAvx512(())),
+            // On ARM and in WebAssembly all of the program is compiled for vectors.
+            _ => CompiledFor::All,
         }
     }
 }
 
-/// [`Isa::run`] at the level of [`Isa::detect`].
-#[inline(always)]
-pub fn vectorized<R>(f: impl FnOnce() -> R) -> R {
-    Isa::detect().run(f)
+/// Runs an expression compiled for the level of an [`Isa`], that of [`Isa::detect`] if none is given: plain loops in it
+/// come out vectorised.
+///
+/// Rust neither reorders float operations nor fuses them, so the bits stay those of the plain build. What the expression
+/// calls must be `#[inline(always)]` to be compiled again; what it spawns on other threads is not. LLVM leaves all of it
+/// plain if it still calls, when it would be inlined, a function that returns a slice or takes a vector: `chunks_exact(n)`
+/// zipped with another one is such a thing, so that loop belongs outside. It then says "conflicting attributes" to
+/// `cargo rustc --release -p bonsai-runtime --lib -- -Cremark=inline` (likewise the trainer).
+///
+/// A macro, because the expression must become a closure for each level: one with a single caller is inlined into it
+/// whatever its size. One closure that several levels call is inlined only if it is small, and is otherwise left compiled
+/// for the least of processors. For the same reason, closures that the expression calls belong inside of it.
+#[macro_export]
+macro_rules! vectorized {
+    ($work:expr) => {
+        $crate::vectorized!($crate::cpu::isa::Isa::detect(), $work)
+    };
+    ($isa:expr, $work:expr) => {
+        match $isa.compiled_for() {
+            $crate::cpu::isa::CompiledFor::All => (|| $work)(),
+            #[cfg(target_arch = "x86_64")]
+            $crate::cpu::isa::CompiledFor::Avx2(set) => set.run(|| $work),
+            #[cfg(target_arch = "x86_64")]
+            $crate::cpu::isa::CompiledFor::Avx512(set) => set.run(|| $work),
+        }
+    };
+}
+
+/// A set of instructions that plain loops are compiled for, with the proof that it is there.
+#[doc(hidden)]
+pub enum CompiledFor {
+    /// What the whole program is compiled for.
+    All,
+    #[cfg(target_arch = "x86_64")]
+    Avx2(HasAvx2),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(HasAvx512),
+}
+
+/// Proof of AVX2, FMA and F16C.
+#[cfg(target_arch = "x86_64")]
+#[doc(hidden)]
+pub struct HasAvx2(());
+
+/// Proof of AVX-512 F, BW, DQ, VL and VNNI.
+#[cfg(target_arch = "x86_64")]
+#[doc(hidden)]
+pub struct HasAvx512(());
+
+#[cfg(target_arch = "x86_64")]
+impl HasAvx2 {
+    #[inline(always)]
+    pub fn run<R>(self, f: impl FnOnce() -> R) -> R {
+        #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
+        // SAFETY: only an `Isa` whose level has these instructions makes this proof.
+        unsafe {
+            avx2(f)
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl HasAvx512 {
+    #[inline(always)]
+    pub fn run<R>(self, f: impl FnOnce() -> R) -> R {
+        #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
+        // SAFETY: only an `Isa` whose level has these instructions makes this proof.
+        unsafe {
+            avx512(f)
+        }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]

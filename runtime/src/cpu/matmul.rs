@@ -8,6 +8,7 @@ use super::ternary_matmul::{self, Rounded};
 use super::threads::{self, Threads};
 use crate::config::Config;
 use crate::tensor::{Format, StoredTensor};
+use crate::vectorized;
 
 /// Bytes of weights that a task should at least read, so that handing it out pays.
 const TASK_BYTES: usize = 16 << 10;
@@ -53,7 +54,7 @@ impl Scratch {
                 let x = rounded.all().some(task.tokens);
                 ternary_matmul::rows(isa, task.out, task.w, task.first_row, x);
             } else {
-                isa.run(|| dense(task, x));
+                dense(isa, task, x);
             }
         };
         if tokens == 1 {
@@ -176,17 +177,18 @@ fn join(out: &mut [f32], pieces: &[f32], rows: usize, piece: usize, tokens: usiz
 }
 
 /// Weights as f32 times f32 activations: dense files, and ternary ones in exact mode.
-#[inline(always)]
-fn dense(task: Task, x: &[f32]) {
+fn dense(isa: Isa, task: Task, x: &[f32]) {
     let Task { w, first_row, tokens, out } = task;
     let rows = out.len() / tokens.len();
     let x = &x[tokens.start * w.cols..tokens.end * w.cols];
     let mut unpacked = vec![0.0; w.cols];
     for n in 0..rows {
         let row = row(w, first_row + n, &mut unpacked);
-        for (out, x) in out.chunks_exact_mut(rows).zip(x.chunks_exact(w.cols)) {
-            out[n] = ops::dot(row, x);
-        }
+        vectorized!(isa, {
+            for (t, x) in x.chunks_exact(row.len()).enumerate() {
+                out[t * rows + n] = ops::dot(row, x);
+            }
+        });
     }
 }
 

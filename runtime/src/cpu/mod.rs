@@ -25,6 +25,23 @@ pub(crate) use matmul::scratch_bytes as matmul_scratch_bytes;
 /// Values that a thread should at least get, so that starting it pays.
 const GRAIN: usize = 8192;
 
+/// Calls `$work` with the number of each row of `$cols` values of `$x`, and the row. A macro as [`vectorized!`] is one.
+///
+/// [`vectorized!`]: crate::vectorized
+macro_rules! for_each_row {
+    ($isa:expr, $x:expr, $cols:expr, |$n:pat_param, $row:pat_param| $work:expr) => {{
+        let (isa, cols) = ($isa, $cols);
+        threads::for_rows($x, cols, GRAIN.div_ceil(cols), |first, rows| {
+            crate::vectorized!(isa, {
+                for (n, $row) in rows.chunks_exact_mut(cols).enumerate() {
+                    let $n = first + n;
+                    $work;
+                }
+            });
+        });
+    }};
+}
+
 /// The CPU as a [`Backend`].
 pub struct CpuBackend {
     isa: Isa,
@@ -83,12 +100,14 @@ impl CpuBackend {
 
     fn head_norm(&self, x: &mut CpuTensor, norm: &Norm<CpuTensor>, tokens: usize) {
         let Norm { gain, eps } = norm;
-        self.rows(x.rows_mut(tokens), gain.cols, |_, head| ops::head_norm(head, &gain.data, *eps));
+        for_each_row!(self.isa, x.rows_mut(tokens), gain.cols, |_row, head| {
+            ops::head_norm(head, &gain.data, *eps);
+        });
     }
 
     fn rope(&self, x: &mut CpuTensor, angles: &CpuTensor, tokens: usize) {
         let heads = x.cols / angles.cols;
-        self.rows(x.rows_mut(tokens), angles.cols, |row, head| {
+        for_each_row!(self.isa, x.rows_mut(tokens), angles.cols, |row, head| {
             let (cos, sin) = angles.row(row / heads).split_at(angles.cols / 2);
             ops::rope(head, cos, sin);
         });
@@ -106,16 +125,11 @@ impl CpuBackend {
         let mut h = std::mem::take(&mut self.h);
         h.resize(rows.len() * x.cols, 0.0);
         let Norm { gain, eps } = norm;
-        self.rows(&mut h, x.cols, |t, h| ops::rms_norm(h, x.row(rows.start + t), &gain.data, *eps));
+        for_each_row!(self.isa, &mut h, x.cols, |t, h| {
+            ops::rms_norm(h, x.row(rows.start + t), &gain.data, *eps);
+        });
         self.scratch.matmul(self.isa, self.exact, out, &h, each(w), rows.len());
         self.h = h;
-    }
-
-    /// Calls `f(row, x)` for rows of `cols` values of `x`.
-    fn rows(&self, x: &mut [f32], cols: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
-        threads::for_rows(x, cols, GRAIN.div_ceil(cols), |first, rows| {
-            self.isa.run(|| rows.chunks_exact_mut(cols).enumerate().for_each(|(n, x)| f(first + n, x)));
-        });
     }
 }
 
@@ -128,6 +142,7 @@ impl CpuTensor {
         &mut self.data[..rows * self.cols]
     }
 
+    #[inline(always)]
     fn row(&self, row: usize) -> &[f32] {
         &self.data[row * self.cols..][..self.cols]
     }
@@ -215,7 +230,7 @@ impl Backend for CpuBackend {
         let (cols, mut h) = (x.cols, std::mem::take(&mut self.h));
         h.resize(tokens * cols, 0.0);
         self.scratch.matmul(self.isa, self.exact, [&mut h], y.rows(tokens), each(w), tokens);
-        self.rows(x.rows_mut(tokens), cols, |t, x| ops::add(x, &h[t * cols..][..cols]));
+        for_each_row!(self.isa, x.rows_mut(tokens), cols, |t, x| ops::add(x, &h[t * cols..][..cols]));
         self.h = h;
     }
 
@@ -230,7 +245,9 @@ impl Backend for CpuBackend {
         let (cols, mut up) = (out.cols, std::mem::take(&mut self.up));
         up.resize(tokens * cols, 0.0);
         self.norm_products([out.rows_mut(tokens), &mut up], x, norm, w, 0..tokens);
-        self.rows(out.rows_mut(tokens), cols, |t, gate| ops::swiglu(gate, &up[t * cols..][..cols]));
+        for_each_row!(self.isa, out.rows_mut(tokens), cols, |t, gate| {
+            ops::swiglu(gate, &up[t * cols..][..cols]);
+        });
         self.up = up;
     }
 }

@@ -2,7 +2,7 @@
 //! other backend, and the trainer's forward pass calls them too.
 //!
 //! Sums run over [`LANES`] fixed lanes that are added in one fixed tree, products are never fused and
-//! [`exp`] is ours, so every machine gets the same bits. Called inside [`super::isa::vectorized`], the loops
+//! [`exp`] is ours, so every machine gets the same bits. Called inside [`vectorized!`](crate::vectorized), the loops
 //! come out as vector instructions.
 
 /// Partial sums of every float reduction: wide enough to hide the latency of addition on any machine.
@@ -242,6 +242,7 @@ pub fn rope(x: &mut [f32], cos: &[f32], sin: &[f32]) {
 mod tests {
     use super::*;
     use crate::cpu::isa::Isa;
+    use crate::vectorized;
     use proptest::prelude::*;
 
     #[test]
@@ -286,7 +287,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_level_gives_the_same_bits(x in prop::collection::vec(-9.0f32..9.0, 1..200)) {
-            let all = |isa: Isa| isa.run(|| {
+            let all = |isa: Isa| vectorized!(isa, {
                 let (mut a, mut b, mut c) = (x.clone(), x.clone(), vec![0.0; x.len()]);
                 softmax(&mut a);
                 swiglu(&mut b, &x);

@@ -50,6 +50,7 @@ use super::isa::{Isa, Level};
 use super::{ops, threads};
 use crate::tensor::{Format, StoredTensor};
 use crate::ternary::Packing;
+use crate::vectorized;
 
 /// Weights that a step of a kernel takes.
 const GROUP: usize = 128;
@@ -182,7 +183,7 @@ fn round_token(isa: Isa, x: &[f32], out: &mut [RoundedGroup]) {
         Level::Avx2 | Level::AvxVnni | Level::Avx512 | Level::Avx512Vbmi => unsafe {
             avx2_round::groups(out, groups)
         },
-        _ => isa.run(|| out.iter_mut().zip(groups).for_each(|(out, x)| *out = round_group(x))),
+        _ => vectorized!(isa, out.iter_mut().zip(groups).for_each(|(out, x)| *out = round_group(x))),
     }
 }
 

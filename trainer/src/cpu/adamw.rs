@@ -1,6 +1,6 @@
 //! `adamw`: the update, and in the same pass over memory the projection of the updated weights.
 
-use bonsai_runtime::cpu::isa::vectorized;
+use bonsai_runtime::vectorized;
 use rayon::prelude::*;
 
 use super::moment::{self, CpuMoment};
@@ -24,7 +24,7 @@ pub(super) fn adamw(
     tasks
         .map(|(at, (((w, grad), (m, v)), groups))| {
             let mut task = Task { place: at * CHUNK, w, m, v, groups, noise };
-            vectorized(|| task.run(grad, factor, step))
+            vectorized!(task.run(grad, factor, step))
         })
         .sum()
 }

@@ -3,7 +3,7 @@
 //! One task is one sequence and one key/value head with the query heads that share it. Scores of a block are made,
 //! used and dropped; the backward pass makes them again from `lse`, the log-sum-exp of each row.
 
-use bonsai_runtime::cpu::{isa::vectorized, ops};
+use bonsai_runtime::{cpu::ops, vectorized};
 use rayon::prelude::*;
 
 use super::matmul::{Target, Threads, View, matmul};
@@ -88,7 +88,7 @@ fn head_forward(
             scale(width),
             Threads::One,
         );
-        vectorized(|| {
+        vectorized!({
             for (i, p) in p.chunks_exact_mut(keys).enumerate() {
                 lse[first + i] = softmax(p, first + i + 1);
             }
@@ -184,13 +184,11 @@ fn head_backward(
             Threads::One,
         );
         matmul(Target::new(ds, n, keys, keys), d_out.rows(first, n), v.rows(0, keys).t(), 1.0, Threads::One);
-        vectorized(|| {
-            for (i, (p, ds)) in p.chunks_exact_mut(keys).zip(ds.chunks_exact_mut(keys)).enumerate() {
-                let row = first + i;
-                let shift = ops::dot(d_out.row(row), out.row(row));
-                scores_backward(p, ds, row + 1, lse[row], shift, scale(width));
-            }
-        });
+        for (i, (p, ds)) in p.chunks_exact_mut(keys).zip(ds.chunks_exact_mut(keys)).enumerate() {
+            let row = first + i;
+            let (d_out, out) = (d_out.row(row), out.row(row));
+            vectorized!(scores_backward(p, ds, row + 1, lse[row], ops::dot(d_out, out), scale(width)));
+        }
         let (p, ds) = (View::new(p, n, keys, keys), View::new(ds, n, keys, keys));
         matmul(
             Target::new(dv, keys, width, width).accumulate(true),

@@ -1,6 +1,6 @@
 //! `cross_entropy`: the head's logits, their loss and its gradients, a chunk of tokens at a time.
 
-use bonsai_runtime::cpu::{isa::vectorized, ops};
+use bonsai_runtime::{cpu::ops, vectorized};
 use rayon::prelude::*;
 
 use super::head::{chunk_rows, logits, logits_backward};
@@ -42,8 +42,7 @@ pub(super) fn cross_entropy_backward(
 /// Sum of the rows' losses; with a scale, the logits become their gradient.
 fn losses(logits: &mut [f32], vocab: usize, targets: &[u32], gradient: Option<(f32, f32)>) -> f64 {
     let rows = logits.par_chunks_exact_mut(vocab).zip(targets);
-    let losses: Vec<f64> =
-        rows.map(|(row, &target)| vectorized(|| row_loss(row, target, gradient))).collect();
+    let losses: Vec<f64> = rows.map(|(row, &target)| vectorized!(row_loss(row, target, gradient))).collect();
     losses.iter().sum() // in token order
 }
 

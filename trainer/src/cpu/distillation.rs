@@ -1,6 +1,6 @@
 //! `distillation`: how far the student's next-token distribution is from the teacher's, a chunk of tokens at a time.
 
-use bonsai_runtime::cpu::{isa::vectorized, ops};
+use bonsai_runtime::{cpu::ops, vectorized};
 use rayon::prelude::*;
 
 use super::head::{chunk_rows, logits, logits_backward};
@@ -75,7 +75,7 @@ fn from_logits(
     let vocab = student.len() / targets.len();
     let pairs = student.par_chunks_exact_mut(vocab).zip(teacher.par_chunks_exact_mut(vocab));
     let row = |((z, y), &target): ((&mut [f32], &mut [f32]), &u32)| {
-        vectorized(|| row_losses(z, y, target, terms, scale))
+        vectorized!(row_losses(z, y, target, terms, scale))
     };
     pairs.zip(targets).map(row).collect()
 }
@@ -125,7 +125,7 @@ pub(super) fn stream_distance_backward(
         if target == IGNORE {
             return;
         }
-        vectorized(|| {
+        vectorized!({
             let factor = 2.0 * scale / ops::sum(teacher, |t| t * t).max(f32::MIN_POSITIVE);
             dx.iter_mut().zip(x).zip(teacher).for_each(|((dx, x), t)| *dx += factor * (x - t));
         });

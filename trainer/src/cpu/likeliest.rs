@@ -1,7 +1,7 @@
 //! Distillation from a teacher's likeliest tokens alone: found once, learnt from whenever the same text comes again. The
 //! mathematics are those of [`Likeliest`].
 
-use bonsai_runtime::cpu::{isa::vectorized, ops};
+use bonsai_runtime::{cpu::ops, vectorized};
 use half::f16;
 use rayon::prelude::*;
 
@@ -33,7 +33,7 @@ pub(super) fn likeliest(
 /// The likeliest tokens of one row of logits, in order, the lowest id first among equals.
 fn row_likeliest(y: &[f32], temperature: f32, ids: &mut [u32], log_p: &mut [f16]) {
     let inverse = 1.0 / temperature;
-    let lse = vectorized(|| log_sum_exp(y, inverse));
+    let lse = vectorized!(log_sum_exp(y, inverse));
     let mut all: Vec<u32> = (0..y.len() as u32).collect();
     let before = |a: &u32, b: &u32| y[*b as usize].total_cmp(&y[*a as usize]).then(a.cmp(b));
     if ids.len() < all.len() {
@@ -56,7 +56,7 @@ pub(super) fn from_likeliest(
     let (vocab, k) = (student.len() / targets.len(), ids.len() / targets.len());
     let words = ids.par_chunks_exact(k).zip(log_p.par_chunks_exact(k));
     let rows = student.par_chunks_exact_mut(vocab).zip(words).zip(targets);
-    rows.map(|((z, word), &target)| vectorized(|| row_losses(z, word, target, terms, scale))).collect()
+    rows.map(|((z, word), &target)| vectorized!(row_losses(z, word, target, terms, scale))).collect()
 }
 
 /// Losses of one token; `z` becomes the gradient of its logits.

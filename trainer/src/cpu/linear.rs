@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use bonsai_runtime::cpu::isa::vectorized;
+use bonsai_runtime::vectorized;
 
 use super::matmul::{Target, Threads, View, matmul_in};
 use super::{CpuMatrix, Scratch};
@@ -21,7 +21,7 @@ impl CpuMatrix {
         }
         let out = scratch.get(n * self.cols);
         out.par_chunks_mut(UNPACK_ROWS * self.cols).enumerate().for_each(|(i, out)| {
-            vectorized(|| self.read_rows(first + i * UNPACK_ROWS, out));
+            vectorized!(self.read_rows(first + i * UNPACK_ROWS, out));
         });
         out
     }

@@ -22,8 +22,8 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use bonsai_runtime::Config;
-use bonsai_runtime::cpu::isa::vectorized;
 use bonsai_runtime::ternary::TernaryMatrix;
+use bonsai_runtime::vectorized;
 use rayon::prelude::*;
 
 use crate::backend::{
@@ -272,7 +272,7 @@ impl Backend for CpuBackend {
 
     fn add(&mut self, x: &mut Vec<f32>, y: &Vec<f32>) {
         x.par_chunks_mut(CHUNK).zip(y.par_chunks(CHUNK)).for_each(|(x, y)| {
-            vectorized(|| x.iter_mut().zip(y).for_each(|(x, y)| *x += y));
+            vectorized!(x.iter_mut().zip(y).for_each(|(x, y)| *x += y));
         });
     }
 
@@ -364,14 +364,16 @@ const PIECE: usize = 256;
 
 /// Sum of squares in f64: eight lanes within a chunk, chunks in order.
 fn sum_of_squares(values: &[f32]) -> f64 {
-    let chunk = |values: &[f32]| {
-        let mut lanes = [0.0f64; 8];
-        let (eights, rest) = values.as_chunks::<8>();
-        for eight in eights {
-            lanes.iter_mut().zip(eight).for_each(|(lane, &x)| *lane += f64::from(x) * f64::from(x));
-        }
-        lanes.iter().sum::<f64>() + rest.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>()
-    };
-    let partial: Vec<f64> = values.par_chunks(CHUNK).map(|values| vectorized(|| chunk(values))).collect();
-    partial.iter().sum()
+    let chunks = values.par_chunks(CHUNK).map(|values| vectorized!(squares_of_chunk(values)));
+    chunks.collect::<Vec<_>>().iter().sum()
+}
+
+#[inline(always)]
+fn squares_of_chunk(values: &[f32]) -> f64 {
+    let mut lanes = [0.0f64; 8];
+    let (eights, rest) = values.as_chunks::<8>();
+    for eight in eights {
+        lanes.iter_mut().zip(eight).for_each(|(lane, &x)| *lane += f64::from(x) * f64::from(x));
+    }
+    lanes.iter().sum::<f64>() + rest.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>()
 }

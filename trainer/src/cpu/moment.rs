@@ -60,8 +60,8 @@ impl Chunk<'_> {
             return out.copy_from_slice(&self.floats[first..first + out.len()]);
         }
         let codes = &self.codes[first..first + out.len()];
-        let blocks = out.chunks_mut(BLOCK).zip(codes.chunks(BLOCK)).zip(&self.floats[first / BLOCK..]);
-        for ((out, codes), &scale) in blocks {
+        for (block, out) in out.chunks_mut(BLOCK).enumerate() {
+            let (codes, scale) = (&codes[block * BLOCK..][..out.len()], self.floats[first / BLOCK + block]);
             match self.format {
                 MomentFormat::Signed8 => Signed::decode(out, codes, scale),
                 _ => Positive::decode(out, codes, scale),
@@ -76,9 +76,9 @@ impl Chunk<'_> {
             return self.floats[first..first + values.len()].copy_from_slice(values);
         }
         let codes = &mut self.codes[first..first + values.len()];
-        let scales = &mut self.floats[first / BLOCK..];
-        let blocks = values.chunks(BLOCK).zip(codes.chunks_mut(BLOCK)).zip(scales);
-        for (block, ((values, codes), scale)) in blocks.enumerate() {
+        for (block, values) in values.chunks(BLOCK).enumerate() {
+            let codes = &mut codes[block * BLOCK..][..values.len()];
+            let scale = &mut self.floats[first / BLOCK + block];
             *scale = values.iter().fold(0.0, |most: f32, x| most.max(x.abs()));
             let place = place + block * BLOCK;
             match self.format {

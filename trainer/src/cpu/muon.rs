@@ -1,7 +1,7 @@
 //! `muon`: momentum, then the nearest orthogonal matrix by Newton-Schulz iterations, in f32 (bf16 turns the norm into
 //! NaN on some GPUs).
 
-use bonsai_runtime::cpu::isa::vectorized;
+use bonsai_runtime::vectorized;
 use rayon::prelude::*;
 
 use super::matmul::{Target, Threads, View, matmul_in};
@@ -27,7 +27,7 @@ pub(super) fn muon(
     let tasks = w.latent.chunks_mut(CHUNK).into_par_iter().zip(direction.par_chunks(CHUNK)).zip(groups);
     let codes = tasks
         .enumerate()
-        .map(|(at, ((w, d), groups))| vectorized(|| update((w, groups), d, factors, noise, at * CHUNK)))
+        .map(|(at, ((w, d), groups))| vectorized!(update((w, groups), d, factors, noise, at * CHUNK)))
         .sum();
     grad.fill(0.0);
     codes
@@ -59,7 +59,7 @@ fn nesterov(grad: &mut [f32], momentum: &mut CpuMoment, factor: f32, step: Muon)
     let noise = Noise::new(step.noise, 1);
     let tasks = grad.par_chunks_mut(CHUNK).zip(momentum.chunks_mut(CHUNK)).enumerate();
     tasks.for_each(|(at, (grad, mut momentum))| {
-        vectorized(|| {
+        vectorized!({
             let mut piece = [0.0; PIECE];
             for (i, grad) in grad.chunks_mut(PIECE).enumerate() {
                 let (first, piece) = (i * PIECE, &mut piece[..grad.len()]);

@@ -1,6 +1,7 @@
 //! Projection of latent weights to ternary codes, in the pass that updates them.
 
 use bonsai_runtime::ternary::{CODES_PER_BYTE, TernaryMatrix, count_flips, count_zeros, project_group};
+use bonsai_runtime::vectorized;
 use half::f16;
 use rayon::prelude::*;
 
@@ -49,10 +50,11 @@ impl<'a> Groups<'a> {
         };
         let (group, mut zeros, mut flips) = (*group, 0, 0);
         let mut fresh = [0u8; LARGEST_GROUP / CODES_PER_BYTE];
-        let fresh = &mut fresh[..group / CODES_PER_BYTE];
-        let codes = codes[first / CODES_PER_BYTE..].chunks_exact_mut(group / CODES_PER_BYTE);
-        for ((w, codes), scale) in w.chunks_exact(group).zip(codes).zip(&mut scales[first / group..]) {
-            *scale = project_group(w, *rule, fresh);
+        let bytes = group / CODES_PER_BYTE;
+        let fresh = &mut fresh[..bytes];
+        for (n, w) in w.chunks_exact(group).enumerate() {
+            let codes = &mut codes[first / CODES_PER_BYTE + n * bytes..][..bytes];
+            scales[first / group + n] = project_group(w, *rule, fresh);
             zeros += count_zeros(fresh) as u64;
             flips += count_flips(codes, fresh) as u64;
             codes.copy_from_slice(fresh);
@@ -66,7 +68,7 @@ pub(super) fn project(w: &Latents, rows: usize, cols: usize, projection: Project
     let mut ternary = Some(TernaryMatrix::zeros(rows, cols, projection.group));
     let groups = Groups::of(&mut ternary, Some(projection), w.len(), CHUNK);
     groups.into_par_iter().enumerate().for_each(|(at, mut groups)| {
-        bonsai_runtime::cpu::isa::vectorized(|| {
+        vectorized!({
             let mut piece = [0.0; PIECE];
             for place in (at * CHUNK..w.len().min((at + 1) * CHUNK)).step_by(PIECE) {
                 let piece = &mut piece[..PIECE.min(w.len() - place)];

@@ -1,7 +1,7 @@
 //! `rope`: rotates pairs (i, i + head_dim/2) of each head by position times frequency.
 
 use bonsai_runtime::config::Rope;
-use bonsai_runtime::cpu::isa::vectorized;
+use bonsai_runtime::vectorized;
 use rayon::prelude::*;
 
 use crate::backend::AttentionShape;
@@ -36,7 +36,7 @@ impl Angles {
             let position = token % shape.seq;
             let at = position * self.half..(position + 1) * self.half;
             let (cos, sin) = (&self.cos[at.clone()], &self.sin[at]);
-            vectorized(|| {
+            vectorized!({
                 x.chunks_exact_mut(2 * self.half).for_each(|head| rotate_head(head, cos, sin, direction))
             });
         });

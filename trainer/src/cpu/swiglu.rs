@@ -1,6 +1,6 @@
 //! `swiglu`: `out = silu(gate) up`, with `silu(z) = z / (1 + exp(-z))`.
 
-use bonsai_runtime::cpu::{isa::vectorized, ops};
+use bonsai_runtime::{cpu::ops, vectorized};
 use rayon::prelude::*;
 
 /// Numbers that one task takes.
@@ -10,7 +10,7 @@ const CHUNK: usize = 1 << 14;
 pub(super) fn swiglu(out: &mut [f32], gate: &[f32], up: &[f32]) {
     let tasks = out.par_chunks_mut(CHUNK).zip(gate.par_chunks(CHUNK)).zip(up.par_chunks(CHUNK));
     tasks.for_each(|((out, gate), up)| {
-        vectorized(|| {
+        vectorized!({
             for ((out, &g), &u) in out.iter_mut().zip(gate).zip(up) {
                 *out = g * sigmoid(g) * u;
             }
@@ -22,7 +22,7 @@ pub(super) fn swiglu(out: &mut [f32], gate: &[f32], up: &[f32]) {
 pub(super) fn swiglu_backward(gate: &mut [f32], up: &mut [f32], d_out: &[f32]) {
     let tasks = gate.par_chunks_mut(CHUNK).zip(up.par_chunks_mut(CHUNK)).zip(d_out.par_chunks(CHUNK));
     tasks.for_each(|((gate, up), d_out)| {
-        vectorized(|| {
+        vectorized!({
             for ((gate, up), &d) in gate.iter_mut().zip(up).zip(d_out) {
                 let (z, s) = (*gate, sigmoid(*gate));
                 *gate = d * *up * s * (1.0 + z * (1.0 - s));

@@ -12,6 +12,7 @@ use super::softmax::RoundedWeights;
 use super::{Chunk, FRONT, TILE, View};
 use crate::cpu::kv_cache::{INT4_OFFSET, KvFormat, Rounded, RoundedTile};
 use crate::cpu::ops;
+use crate::vectorized;
 
 /// The queries of a block of tokens, rounded.
 #[derive(Default)]
@@ -42,10 +43,10 @@ impl Scratch {
             (self.scales[n], self.starts[n]) = if chunk.cache.format() == KvFormat::Int4 {
                 self.turned.clear();
                 self.turned.extend_from_slice(query);
-                chunk.isa.run(|| round_int4(&mut self.turned, cast_slice_mut(row)))
+                vectorized!(chunk.isa, round_int4(&mut self.turned, cast_slice_mut(row)))
             } else {
                 let row: &mut [i16] = cast_slice_mut(row);
-                (chunk.isa.run(|| ops::round(query, most(query.len()), |i, x| row[i] = x as i16)), 0)
+                (vectorized!(chunk.isa, ops::round(query, most(query.len()), |i, x| row[i] = x as i16)), 0)
             };
             self.scales[n] *= chunk.scale();
         }

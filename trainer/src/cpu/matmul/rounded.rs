@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use bonsai_runtime::cpu::isa::vectorized;
+use bonsai_runtime::vectorized;
 
 use super::{Target, Threads, View, in_f32};
 
@@ -22,9 +22,8 @@ impl<'a> Rounded<'a> {
     fn new(view: View<'a>) -> Self {
         let mut data = vec![0.0; view.data.len()];
         let pieces = data.par_chunks_mut(1 << 16).zip(view.data.par_chunks(1 << 16));
-        pieces.for_each(|(out, x)| {
-            vectorized(|| out.iter_mut().zip(x).for_each(|(out, &x)| *out = to_bf16(x)))
-        });
+        pieces
+            .for_each(|(out, x)| vectorized!(out.iter_mut().zip(x).for_each(|(out, &x)| *out = to_bf16(x))));
         Self { view, data }
     }
 
