@@ -162,7 +162,7 @@ macro_rules! vectorized {
     };
     ($isa:expr, $work:expr) => {
         match $isa.compiled_for() {
-            $crate::cpu::isa::CompiledFor::All => (|| $work)(),
+            $crate::cpu::isa::CompiledFor::All => $work,
             #[cfg(target_arch = "x86_64")]
             $crate::cpu::isa::CompiledFor::Avx2(set) => set.run(|| $work),
             #[cfg(target_arch = "x86_64")]

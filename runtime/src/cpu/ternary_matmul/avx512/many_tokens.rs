@@ -75,6 +75,10 @@ fn ask_for(weights: Rows, first: usize) {
 
 /// Adds the products of a tile of weights with tokens `first..first + T`; sums of the first tile begin at zero.
 #[inline]
+#[expect(
+    clippy::manual_memcpy,
+    reason = "a copy of slices calls a function, which takes the sums out of registers"
+)]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn tile_products<const T: usize>(
     sums: &mut [Sums],
