@@ -3,7 +3,7 @@
 const CACHE = 'bonsai-demo-1';
 const DEMO = ['demo/', 'demo/app.js', 'demo/history.js', 'demo/missing.js', 'demo/style.css', 'demo/tree.svg'];
 const MODULES = ['text', 'plain', 'simd128', 'simd128-threads'];
-const PACKAGE = ['index', 'cache', 'connection', 'errors', 'worker', 'builds', 'conversation', 'download', 'engine', ...[...MODULES, 'gpu'].map((name) => `build/${name}`)];
+const PACKAGE = ['index', 'cache', 'connection', 'errors', 'worker', 'builds', 'conversation', 'download', 'engine', ...MODULES.map((name) => `build/${name}`)];
 const FILES = [...DEMO, ...PACKAGE.map((name) => `npm/${name}.js`), ...MODULES.map((name) => `npm/build/${name}.wasm`)];
 
 oninstall = (event) => event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(FILES)).then(() => skipWaiting()));

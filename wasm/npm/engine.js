@@ -1,12 +1,13 @@
 // Starts the modules: the engine that fits, threads for it, and the module that knows text.
 import { BUILDS, choose, sharedMemory } from './builds.js';
 import { BonsaiError } from './errors.js';
-import * as gpu from './build/gpu.js';
 import * as plain from './build/plain.js';
-import * as simd128 from './build/simd128.js';
+import { instance } from './build/simd128.js';
 import * as shared from './build/simd128-threads.js';
 import * as text from './build/text.js';
 
+/** One with the model on the CPU and, where there is a GPU, one for it: a module has one memory. */
+const [simd128, gpu] = [instance(), instance()];
 const API = { plain, simd128, 'simd128-threads': shared };
 const TEXT = new URL('./build/text.wasm', import.meta.url);
 /** Pages that a module with threads begins with; see wasm/build. */
