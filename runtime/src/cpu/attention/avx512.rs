@@ -1,7 +1,6 @@
 //! AVX-512: vectors of sixteen floats; those for rounded numbers are in `rounded`, weights in `softmax`.
-//! A vector takes as long as two of
-//! AVX2 where the units are no wider (Zen 4), but half the instructions and twice the registers leave more of the time to
-//! memory.
+//! A vector takes as long as two of AVX2 where the units are no wider (Zen 4), but half the instructions and twice the
+//! registers leave more of the time to memory.
 
 mod rounded;
 mod softmax;

@@ -44,8 +44,7 @@ pub(super) fn dots<const R: usize>(isa: Isa, q: [&[f32]; R], keys: Numbers) -> [
     at_level!(isa, dots(q, keys))
 }
 
-/// [`weigh_rows`](super::softmax::weigh_rows). Not by [`Isa::run`], whose closure the compiler only inlines, and compiles
-/// for these instructions, if it is small.
+/// [`weigh_rows`](super::softmax::weigh_rows).
 pub(super) fn weigh<const R: usize>(
     isa: Isa,
     scores: &mut [[f32; TILE]; R],

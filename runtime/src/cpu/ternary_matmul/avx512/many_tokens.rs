@@ -50,8 +50,8 @@ pub(super) fn many_tokens<const BLOCK: usize>(out: &mut [f32], weights: Rows, x:
                         _ => tile_products::<TOKENS>(sums, &tile, x, first, some.clone()),
                     }
                     if some.end == groups {
-                        // Now and not for the whole panel later: the lines of one row of `out` share a set of the
-                        // first-level cache, so a few stores between products cost nothing, and many at once a tenth.
+                        // Now and not for the whole panel later: results of neighbouring tokens often lie whole pages
+                        // apart, where they share a set of the first-level cache and push each other out of it.
                         for (t, &sums) in sums.iter().enumerate() {
                             write_trees(&mut out[(first + t) * rows + first_row..][..tile_rows], sums);
                         }
