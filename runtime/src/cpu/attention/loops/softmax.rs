@@ -5,7 +5,7 @@
 /// - `WIDTH`, floats of a vector; `Floats`, a vector;
 /// - `all(f32) -> Floats`, `mul`, `sub` and `exp` of vectors; `from_products(&[i32; TILE]) -> Vectors`;
 /// - `keep(Floats, v, seen, Floats) -> Floats`, the second vector where a position of vector `v` of a tile is not seen;
-/// - of `Vectors`, a whole tile: `largest_of(Vectors) -> f32`, `sum(Vectors) -> f32` in the order of [`ops::sum`], and
+/// - of `Vectors`, a whole tile: `largest_of(Vectors) -> f32`, `sum(Vectors) -> f32` in the order of `ops::sum`, and
 ///   `round(Vectors, f32, &mut RoundedWeights) -> f32`.
 macro_rules! softmax_kernels {
     ($(#[$target:meta])*) => {
