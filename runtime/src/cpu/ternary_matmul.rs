@@ -19,29 +19,17 @@
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
-mod avx2_blocks;
-#[cfg(target_arch = "x86_64")]
-mod avx2_round;
-#[cfg(target_arch = "x86_64")]
 mod avx512;
-#[cfg(target_arch = "x86_64")]
-mod avx512_vbmi;
 #[cfg(target_arch = "aarch64")]
 mod neon;
-#[cfg(target_arch = "aarch64")]
-mod neon_blocks;
-#[cfg(target_arch = "aarch64")]
-mod neon_i8mm;
 mod scalar;
 #[cfg(target_feature = "simd128")]
 mod simd128;
 #[cfg(target_feature = "simd128")]
-mod simd128_blocks;
-#[cfg(target_feature = "simd128")]
-mod simd128_dots;
-#[cfg(target_feature = "simd128")]
-pub(super) use simd128_blocks::widen_f16;
+pub(super) use simd128::widen_f16;
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 use std::ops::Range;
 #[cfg(target_arch = "x86_64")]
 use std::sync::OnceLock;
@@ -80,7 +68,7 @@ pub struct Rounded {
     groups_per_token: usize,
     /// The groups of two tokens together, in the same order: for prefill at the level that multiplies so.
     #[cfg(target_arch = "aarch64")]
-    pairs: Vec<neon_i8mm::TwoTokens>,
+    pairs: Vec<neon::i8mm::TwoTokens>,
 }
 
 impl RoundedGroup {
@@ -113,7 +101,7 @@ impl Rounded {
         }
         for tokens in self.groups.chunks(2 * self.groups_per_token) {
             let (first, second) = tokens.split_at(self.groups_per_token);
-            self.pairs.extend(first.iter().enumerate().map(|(g, x)| neon_i8mm::pair(x, second.get(g))));
+            self.pairs.extend(first.iter().enumerate().map(|(g, x)| neon::i8mm::pair(x, second.get(g))));
         }
     }
 
@@ -139,7 +127,7 @@ pub struct Activations<'a> {
     groups: &'a [RoundedGroup],
     groups_per_token: usize,
     #[cfg(target_arch = "aarch64")]
-    pairs: &'a [neon_i8mm::TwoTokens],
+    pairs: &'a [neon::i8mm::TwoTokens],
 }
 
 impl<'a> Activations<'a> {
@@ -181,7 +169,7 @@ fn round_token(isa: Isa, x: &[f32], out: &mut [RoundedGroup]) {
         #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
         // SAFETY: an `Isa` of these levels exists only where AVX2 was detected.
         Level::Avx2 | Level::AvxVnni | Level::Avx512 | Level::Avx512Vbmi => unsafe {
-            avx2_round::groups(out, groups)
+            avx2::round::groups(out, groups)
         },
         _ => vectorized!(isa, out.iter_mut().zip(groups).for_each(|(out, x)| *out = round_group(x))),
     }
@@ -237,7 +225,7 @@ pub fn rows(isa: Isa, out: &mut [f32], w: &StoredTensor, first_row: usize, x: Ac
         #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
         // SAFETY: an `Isa` of this level exists only where AVX-512 F, BW, DQ, VL, VNNI and VBMI were detected.
         Level::Avx512Vbmi if x.tokens() == 1 && !weights.neighbours() => unsafe {
-            avx512_vbmi::one_token(out, weights, x.token(0))
+            avx512::vbmi::one_token(out, weights, x.token(0))
         },
         #[cfg(target_arch = "x86_64")]
         #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
@@ -250,7 +238,7 @@ pub fn rows(isa: Isa, out: &mut [f32], w: &StoredTensor, first_row: usize, x: Ac
         #[cfg(target_arch = "aarch64")]
         #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
         // SAFETY: an `Isa` of this level exists only where NEON, dotprod and i8mm were detected.
-        Level::NeonI8mm if !x.pairs.is_empty() => unsafe { neon_i8mm::rows(out, weights, x) },
+        Level::NeonI8mm if !x.pairs.is_empty() => unsafe { neon::i8mm::rows(out, weights, x) },
         #[cfg(target_arch = "aarch64")]
         #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
         // SAFETY: an `Isa` of these levels exists only where NEON and dotprod were detected.
@@ -292,6 +280,21 @@ impl<'a> Rows<'a> {
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     fn ahead(self, side_by_side: usize, early: usize) -> usize {
         ((side_by_side - 1) * self.row_bytes + early).min(16 << 10)
+    }
+
+    /// Asks for some rows, to lie in the second-level cache when their turn comes. They may lie past the end: a prefetch
+    /// never fails.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn ask_for(self, first: usize, rows: usize) {
+        let at = self.bytes.as_ptr().wrapping_add(first * self.row_bytes);
+        for line in (0..rows * self.row_bytes).step_by(64) {
+            #[expect(unsafe_code, reason = "the standard library's hint")]
+            // SAFETY: every x86-64 processor has SSE.
+            unsafe {
+                _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(line).cast());
+            }
+        }
     }
 
     /// Whether each byte holds the codes of four neighbours, one of each plane.

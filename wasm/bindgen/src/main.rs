@@ -24,7 +24,7 @@ fn main() -> ExitCode {
 
 /// Relaxed instructions may give other results on other machines. The compiler takes some for ordinary code, as soon as
 /// it may use them at all, but for the kernel's product of codes and activations there is a proof that all machines
-/// agree (`simd128_dots.rs` in the runtime).
+/// agree (`simd128/dots.rs` in the runtime).
 fn check(wasm: &str) -> Result<(), String> {
     let bytes = std::fs::read(wasm).map_err(|e| e.to_string())?;
     let found = relaxed(&bytes).map_err(|e| e.to_string())?;

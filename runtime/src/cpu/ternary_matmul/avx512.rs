@@ -16,6 +16,7 @@
 mod blocks;
 mod many_tokens;
 mod one_token;
+pub(super) mod vbmi;
 
 use std::arch::x86_64::*;
 use std::mem::offset_of;
@@ -24,12 +25,11 @@ use super::{Activations, RoundedGroup, Rows};
 use crate::ternary::Packing;
 use blocks::Unpacked;
 use many_tokens::many_tokens;
-pub(super) use one_token::EARLY;
 use one_token::one_token;
 
 /// Rows that are computed together.
-pub(super) const ROWS: usize = 8;
-pub(super) const PAIRS: usize = ROWS / 2;
+const ROWS: usize = 8;
+const PAIRS: usize = ROWS / 2;
 
 /// A [`RoundedGroup`], once for each of two rows.
 struct TwiceRounded {
@@ -39,7 +39,7 @@ struct TwiceRounded {
 }
 
 /// Sums of each pair of rows of a tile with one token.
-pub(super) type Sums = [__m512; PAIRS];
+type Sums = [__m512; PAIRS];
 
 /// See [`super::rows`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
@@ -106,7 +106,7 @@ fn twice<const OFFSET: usize>(x: &RoundedGroup) -> __m512i {
 /// Sums of eight rows, or of the first of them as many as there is room for. Mostly it is eight, and then no call.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn write_trees(out: &mut [f32], sums: Sums) {
+fn write_trees(out: &mut [f32], sums: Sums) {
     let trees = trees(sums);
     match out.as_mut_array() {
         Some(out) => *out = trees,

@@ -8,14 +8,17 @@
 
 #![expect(clippy::needless_range_loop, reason = "registers are numbered")]
 
+mod blocks;
+pub(super) mod i8mm;
+
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::neon_blocks::{Unpacked, group, unpack, vector};
 use super::{Activations, RoundedGroup, Rows, half_block, parts};
 use crate::cpu::isa::prefetch;
 use crate::cpu::ops;
 use crate::ternary::Packing;
+use blocks::{Unpacked, group, unpack, vector};
 
 /// Rows that one token meets together.
 const DECODE_ROWS: usize = 4;

@@ -8,12 +8,16 @@
 //! them everywhere, the compiler also uses them for comparisons of floats, whose results then depend on the machine.
 //! What runs once for many products has no closures, which would be calls from code that is not compiled for them.
 
+mod blocks;
+mod dots;
+
 use std::arch::wasm32::*;
 
-use super::simd128_blocks::{Unpacked, half_block, parts, unpack};
-use super::simd128_dots::{Spread, lanes};
 use super::{Activations, RoundedGroup, Rows};
 use crate::ternary::Packing;
+pub(in crate::cpu) use blocks::widen_f16;
+use blocks::{Unpacked, half_block, parts, unpack};
+use dots::{Spread, lanes};
 
 /// Rows that one token meets together.
 const DECODE_ROWS: usize = 4;

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::super::avx2_blocks::{self, load, load_half};
+use super::super::avx2::blocks::{self as avx2_blocks, load, load_half};
 use super::super::{Rows, half_block};
 use super::{PAIRS, ROWS};
 

@@ -28,7 +28,7 @@ pub(super) fn many_tokens<const BLOCK: usize>(out: &mut [f32], weights: Rows, x:
     for first_row in (0..rows).step_by(ROWS) {
         let tile_rows = ROWS.min(rows - first_row);
         let blocks = EightRows::<BLOCK>::new(weights, first_row, tile_rows);
-        ask_for(weights, first_row + ROWS);
+        weights.ask_for(first_row + ROWS, ROWS);
         for first_token in (0..tokens).step_by(PANEL) {
             let panel = PANEL.min(tokens - first_token);
             for first_group in (0..groups).step_by(TILE_GROUPS) {
@@ -59,17 +59,6 @@ pub(super) fn many_tokens<const BLOCK: usize>(out: &mut [f32], weights: Rows, x:
                 }
             }
         }
-    }
-}
-
-/// Asks for the eight rows from `first` on, to lie in the second-level cache when their turn comes.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn ask_for(weights: Rows, first: usize) {
-    // A pointer past the end does no harm: a prefetch never fails.
-    let rows = weights.bytes.as_ptr().wrapping_add(first * weights.row_bytes);
-    for line in (0..ROWS * weights.row_bytes).step_by(64) {
-        _mm_prefetch::<_MM_HINT_T1>(rows.wrapping_add(line).cast());
     }
 }
 

@@ -3,13 +3,13 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::super::avx2_blocks::in_planes;
+use super::super::avx2::blocks::in_planes;
 use super::super::{RoundedGroup, Rows, parts};
 use super::blocks::{EightRows, half_blocks, unpack, zero};
 use super::{PAIRS, ROWS, Sums, TwiceRounded, add_products, twice_rounded, write_trees};
 
-/// How early a decode asks for memory, see `../avx2.rs`.
-pub(in super::super) const EARLY: usize = 4096;
+/// How early a decode asks for memory, see `../avx2/one_token.rs`.
+pub(super) const EARLY: usize = 4096;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn one_token<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &[RoundedGroup]) {
@@ -18,7 +18,7 @@ pub(super) fn one_token<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &
         let mut sums = [_mm512_setzero_ps(); PAIRS];
         let ahead = weights.row(n * ROWS).as_ptr().wrapping_add(weights.ahead(ROWS, EARLY));
         for b in 0..rows.whole {
-            // As in `../avx2.rs`: the tile's rows lie one behind the other, and a prefetch never fails.
+            // As in `../avx2/one_token.rs`: the tile's rows lie one behind the other, and a prefetch never fails.
             for line in (0..BLOCK * ROWS).step_by(64) {
                 _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(b * BLOCK * ROWS + line).cast());
             }

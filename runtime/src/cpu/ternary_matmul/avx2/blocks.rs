@@ -4,21 +4,21 @@
 
 use std::arch::x86_64::*;
 
-use super::RoundedGroup;
+use super::super::RoundedGroup;
 
 /// 128 weights, unpacked.
 #[derive(Clone, Copy)]
-pub(super) struct Unpacked {
-    pub(super) planes: [__m256i; 4],
+pub(in super::super) struct Unpacked {
+    pub(in super::super) planes: [__m256i; 4],
     /// Scale of each lane.
-    pub(super) scales: __m256,
+    pub(in super::super) scales: __m256,
 }
 
 /// Codes and scales of the 128 weights `part` of a block. Its length tells the packing: 28 PTQ1_0, 34 Q2_0 and 36 two
 /// blocks of its groups of 64, 54 TQ1_0, 66 TQ2_0.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-pub(super) fn unpack<const BLOCK: usize>(block: &[u8; BLOCK], part: usize) -> Unpacked {
+pub(in super::super) fn unpack<const BLOCK: usize>(block: &[u8; BLOCK], part: usize) -> Unpacked {
     if BLOCK == 36 {
         return two_blocks_of_64(block);
     }
@@ -35,7 +35,7 @@ pub(super) fn unpack<const BLOCK: usize>(block: &[u8; BLOCK], part: usize) -> Un
 }
 
 /// Packings whose bytes hold four neighbours, one of each plane, so that a kernel can use them as they lie in the file.
-pub(super) const fn in_planes(block: usize) -> bool {
+pub(in super::super) const fn in_planes(block: usize) -> bool {
     block == 34 || block == 36
 }
 
@@ -43,7 +43,7 @@ pub(super) const fn in_planes(block: usize) -> bool {
 /// instructions of a unit that is busy.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-pub(super) fn packed<const BLOCK: usize>(
+pub(in super::super) fn packed<const BLOCK: usize>(
     block: &[u8; BLOCK],
     f16_to_f32: &[f32; 1 << 16],
 ) -> (__m256i, __m256) {
@@ -112,7 +112,7 @@ fn planes(codes: [__m256i; 4]) -> [__m256i; 4] {
 /// four quarters.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn in_quarters(x: &RoundedGroup) -> RoundedGroup {
+pub(in super::super) fn in_quarters(x: &RoundedGroup) -> RoundedGroup {
     let [a, b, c, d]: [__m256i; 4] = bytemuck::cast(x.planes);
     let (ab, ab_upper) = (_mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b));
     let (cd, cd_upper) = (_mm256_unpacklo_epi8(c, d), _mm256_unpackhi_epi8(c, d));
@@ -134,7 +134,7 @@ pub(super) fn in_quarters(x: &RoundedGroup) -> RoundedGroup {
 /// the shift of that lane.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-pub(super) fn tq2_0_in_quarters<const BLOCK: usize>(block: &[u8; BLOCK], part: usize) -> Unpacked {
+pub(in super::super) fn tq2_0_in_quarters<const BLOCK: usize>(block: &[u8; BLOCK], part: usize) -> Unpacked {
     let codes = load_from(block, 32 * part);
     let (shifts, mask) = (_mm256_setr_epi32(0, 0, 2, 2, 4, 4, 6, 6), _mm256_set1_epi8(3));
     let mut planes = [_mm256_setzero_si256(); 4];
@@ -244,7 +244,7 @@ fn load_from(bytes: &[u8], at: usize) -> __m256i {
 /// 16 bytes of a slice from `at` on.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn load_half(bytes: &[u8], at: usize) -> __m128i {
+pub(in super::super) fn load_half(bytes: &[u8], at: usize) -> __m128i {
     let bytes: &[u8; 16] = bytes[at..at + 16].as_array().expect("16 bytes");
     #[expect(unsafe_code, reason = "an unaligned load takes a raw pointer")]
     // SAFETY: 16 readable bytes lie behind the reference; alignment is not asked for.
@@ -256,7 +256,7 @@ pub(super) fn load_half(bytes: &[u8], at: usize) -> __m128i {
 /// 32 bytes from anywhere. Not `loadu`: for a processor that it knows nothing of, LLVM splits that in two.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn load<T: bytemuck::Pod, const N: usize>(from: &[T; N]) -> __m256i {
+pub(in super::super) fn load<T: bytemuck::Pod, const N: usize>(from: &[T; N]) -> __m256i {
     const { assert!(size_of::<T>() * N == 32) };
     #[expect(unsafe_code, reason = "an unaligned load takes a raw pointer")]
     // SAFETY: 32 readable bytes lie behind the reference, as asserted above; alignment is not asked for.

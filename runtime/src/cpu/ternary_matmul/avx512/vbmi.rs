@@ -16,9 +16,10 @@
 
 use std::arch::x86_64::*;
 
-use super::avx2_blocks::in_quarters;
-use super::avx512::{EARLY, PAIRS, ROWS, write_trees};
-use super::{CODE_BYTES, GROUP, LANES, RoundedGroup, Rows};
+use super::super::avx2::blocks::in_quarters;
+use super::super::{CODE_BYTES, GROUP, LANES, RoundedGroup, Rows};
+use super::one_token::EARLY;
+use super::{PAIRS, ROWS, write_trees};
 use crate::ternary::{Packing, trits};
 
 /// Weights of a step.
@@ -97,9 +98,9 @@ const fn place(stages: &[(usize, usize)], mut weight: usize) -> (usize, usize) {
     (at + weight % stages[n].0, weight / stages[n].0)
 }
 
-/// See [`super::rows`]; one token, and not of Q2_0.
+/// See [`super::super::rows`]; one token, and not of Q2_0.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")]
-pub(super) fn one_token(out: &mut [f32], weights: Rows, x: &[RoundedGroup]) {
+pub(in super::super) fn one_token(out: &mut [f32], weights: Rows, x: &[RoundedGroup]) {
     match weights.packing {
         Packing::Tq2_0 => packed_rows::<66>(out, weights, x, &TQ2_0),
         Packing::Tq1_0 => packed_rows::<54>(out, weights, x, &TQ1_0),

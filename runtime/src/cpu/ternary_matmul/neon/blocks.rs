@@ -9,7 +9,7 @@ use std::arch::aarch64::*;
 
 use bytemuck::{Pod, pod_read_unaligned};
 
-use super::{GROUP, half_block, parts};
+use super::super::{GROUP, half_block, parts};
 use crate::ternary::trits::{self, Stage};
 
 /// Half a group, unpacked.

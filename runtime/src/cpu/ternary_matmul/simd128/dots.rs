@@ -2,7 +2,7 @@
 
 use std::arch::wasm32::*;
 
-use super::RoundedGroup;
+use super::super::RoundedGroup;
 
 /// Half of a group: lanes 0-3 or 4-7, 16 bytes of each plane.
 pub(super) type Planes = [v128; 4];

@@ -2,7 +2,7 @@
 
 use std::arch::wasm32::*;
 
-use super::simd128_dots::Planes;
+use super::dots::Planes;
 
 /// 128 weights, unpacked.
 #[derive(Clone, Copy)]

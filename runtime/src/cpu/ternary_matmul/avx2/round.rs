@@ -4,15 +4,15 @@
 
 use std::arch::x86_64::*;
 
-use super::{GROUP, RoundedGroup};
+use super::super::{GROUP, RoundedGroup};
 use crate::cpu::ops;
 
 /// Values that share a scale.
 const PART: usize = 32;
 
-/// See [`super::round_group`].
+/// See [`super::super::round_group`].
 #[target_feature(enable = "avx2")]
-pub(super) fn groups<'a>(out: &mut [RoundedGroup], x: impl Iterator<Item = &'a [f32; GROUP]>) {
+pub(in super::super) fn groups<'a>(out: &mut [RoundedGroup], x: impl Iterator<Item = &'a [f32; GROUP]>) {
     for (out, x) in out.iter_mut().zip(x) {
         for (part, x) in x.as_chunks::<PART>().0.iter().enumerate() {
             round_part(out, part, x);

@@ -10,8 +10,8 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::neon_blocks::{group, vector};
-use super::{Activations, CODE_BYTES, LANES, RoundedGroup, Rows};
+use super::super::{Activations, CODE_BYTES, LANES, RoundedGroup, Rows};
+use super::blocks::{group, vector};
 use crate::ternary::Packing;
 
 /// A tile of unpacked weights is this many pairs of rows of this many groups: 9 KiB.
@@ -40,7 +40,7 @@ struct HalfTokens {
 
 /// A group of each of two tokens, rounded: the lower and the upper lanes.
 #[derive(Clone, Copy)]
-pub(super) struct TwoTokens([HalfTokens; 2]);
+pub(in super::super) struct TwoTokens([HalfTokens; 2]);
 
 /// Half a group of weights of each of two rows.
 #[derive(Clone, Copy)]
@@ -55,7 +55,7 @@ type Tile = [[[TwoRows; TILE_GROUPS]; 2]; TILE_PAIRS];
 type Sums = [[[[float32x4_t; HALF]; PANEL]; 2]; TILE_PAIRS];
 
 /// One group of two tokens; without a second one, zeros.
-pub(super) fn pair(first: &RoundedGroup, second: Option<&RoundedGroup>) -> TwoTokens {
+pub(in super::super) fn pair(first: &RoundedGroup, second: Option<&RoundedGroup>) -> TwoTokens {
     let zero = RoundedGroup { planes: [[0; CODE_BYTES]; 4], minus_sums: [0; LANES], scales: [0.0; LANES] };
     let tokens = [first, second.unwrap_or(&zero)];
     let half = |half: usize| {
@@ -78,9 +78,9 @@ pub(super) fn pair(first: &RoundedGroup, second: Option<&RoundedGroup>) -> TwoTo
     TwoTokens([half(0), half(1)])
 }
 
-/// See [`super::rows`].
+/// See [`super::super::rows`].
 #[target_feature(enable = "neon,i8mm")]
-pub(super) fn rows(out: &mut [f32], weights: Rows, x: Activations) {
+pub(in super::super) fn rows(out: &mut [f32], weights: Rows, x: Activations) {
     match weights.packing {
         Packing::Q2_0 => packed_rows::<34>(out, weights, x),
         Packing::Q2_0G64 => packed_rows::<36>(out, weights, x),
