@@ -1,5 +1,6 @@
 //! The run file: every setting of a training run, its default, and the presets of model shapes.
 
+mod changes;
 mod presets;
 
 use std::path::{Path, PathBuf};

@@ -199,7 +199,7 @@ fn teacher<B: Backend>(
     Ok(Some(Teacher::new(backend, params, config).with_cache(cache)))
 }
 
-/// Goes on with the run in `dir`, whose settings `change` may alter (more steps, another interval).
+/// Goes on with the run in `dir`, whose settings `change` may alter (more steps, other text).
 pub fn resume(
     dir: &Path,
     change: impl FnOnce(RunConfig) -> Result<RunConfig>,
@@ -216,7 +216,9 @@ pub fn resume_among(
     watch: &Watch<'_>,
 ) -> Result<Outcome> {
     let mut saved = Saved::open(dir)?;
+    let old = saved.run.clone();
     saved.run = change(saved.run)?;
+    saved.run.check_changes(&old)?;
     (saved.run.out, saved.run.ranks) = (dir.to_path_buf(), world.size());
     saved.run.check()?;
     let (seq, compute) = (saved.run.seq_len, saved.run.compute);
@@ -247,6 +249,9 @@ fn resume_on<B: Backend>(
     let order = order(&saved.run)?;
     order.check(&data.train, saved.run.steps * saved.run.batch_size as u64, saved.run.seq_len)?;
     let tokenizer = saved.model.tokenizer.take().map(LazyTokenizer::into_tokenizer).transpose()?;
+    if let Some(tokenizer) = &tokenizer {
+        data.check_tokenizer(tokenizer)?;
+    }
     let trainer = Trainer::new(saved.run, backend, params, saved.state, order);
     let trainer = trainer.with_teacher(teacher).among(Rc::clone(world));
     train(trainer, &data, tokenizer.as_ref(), watch)

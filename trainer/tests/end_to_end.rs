@@ -147,6 +147,24 @@ fn text_to_talking_model_by_every_command() {
 }
 
 #[test]
+fn a_run_goes_on_with_other_text() {
+    let place = Place::new();
+    let run = place.train("run", &[]);
+    let (text, tokens) = (place.at("other.txt"), place.at("tokens"));
+    std::fs::write(&text, stories::corpus(7, 20_000).join("\n")).unwrap();
+    fails(
+        &["train", "--resume", &run, "--steps", "4", "--data", &text],
+        2,
+        &["data", "prepare", "tokenizer.json"],
+    );
+    fails(&["train", "--resume", &run, "--steps", "4", "--preset", "3m"], 2, &["preset", "began"]);
+    let tokenizer = format!("{run}/tokenizer.json");
+    done(&["prepare", "--data", &text, "--tokenizer", &tokenizer, "--out", &tokens]);
+    let printed = done(&["train", "--resume", &run, "--steps", "4", "--data", &tokens]);
+    assert!(printed.starts_with("step 4: "), "{printed}");
+}
+
+#[test]
 fn bad_settings_are_one_line_and_exit_code_2() {
     let place = Place::new();
     let (text, out) = (place.at("text.txt"), place.at("out"));

@@ -34,7 +34,9 @@ pub(super) const TRAIN_HELP: &str = "Examples:
   bonsai-trainer train --data corpus.txt --init SmolLM2-135M-Instruct.Q4_1.gguf --set group=64 --steps 500
       (quantised weights are unpacked; the tokenizer is the file's)
   bonsai-trainer train --data corpus.txt --init SMALL/ --set teacher=LARGE/ --set temperature=2 --set ce_weight=0.1
-  bonsai-trainer train --resume runs/mine
+  bonsai-trainer train --resume runs/mine --steps 4000
+  bonsai-trainer train --resume runs/mine --data TOKENS
+      (goes on with other text, which `prepare` has tokenized with runs/mine/tokenizer.json)
   bonsai-trainer train --config run.toml --set group=64 --set lr=2e-3
   bonsai-trainer train ... --set optimizer_state=8bit --set latents=bf16 --set optimizer_in_backward=true
       (least memory: `fit` with the same options forecasts it)

@@ -1,0 +1,62 @@
+//! What a run that goes on may change, and what was decided when it began.
+
+use super::RunConfig;
+use crate::data::Dataset;
+use crate::error::{Error, Result};
+
+/// Settings of how a run begins: its weights, their shape, its vocabulary. Later they would change nothing, or not fit.
+const DECIDED: [&str; 7] = ["init", "preset", "tokenizer", "vocab_size", "import", "rotation", "group"];
+/// Settings that made the shards of text.
+const TEXT: [&str; 4] = ["data", "valid", "valid_fraction", "text_column"];
+
+impl RunConfig {
+    /// Makes sure that what differs from `old`, the settings of a run so far, can take effect in what is left of it.
+    pub fn check_changes(&self, old: &Self) -> Result<()> {
+        let (now, before) = (self.table(), old.table());
+        let changed = |keys: &[&'static str]| keys.iter().copied().find(|&key| now[key] != before[key]);
+        if let Some(key) = changed(&DECIDED) {
+            return Err(Error::Config(format!(
+                "{key} was decided when the run began ({}) and cannot become {} now: begin another run (--out)",
+                before[key], now[key]
+            )));
+        }
+        let prepared = matches!(self.data.as_slice(), [dir] if Dataset::is_prepared(dir));
+        match changed(&TEXT) {
+            Some(key) if !prepared => {
+                let run = old.out.display();
+                Err(Error::Config(format!(
+                    "{key}: a run that goes on takes other text only as prepared tokens: bonsai-trainer prepare --data TEXT \
+                     --tokenizer {run}/tokenizer.json --out TOKENS, then train --resume {run} --data TOKENS"
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn table(&self) -> toml::Table {
+        toml::Table::try_from(self).expect("a flat table of numbers and texts")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_can_still_take_effect_may_change() {
+        let old = RunConfig { data: vec!["text.txt".into()], out: "mine".into(), ..RunConfig::default() };
+        let refused = |new: RunConfig| new.check_changes(&old).map_err(|error| error.to_string());
+        assert_eq!(refused(old.clone()), Ok(()));
+        assert_eq!(refused(RunConfig { steps: 9, lr: 1.0, ramp: 3, seq_len: 8, ..old.clone() }), Ok(()));
+        let group = refused(RunConfig { group: 64, ..old.clone() }).unwrap_err();
+        assert!(
+            group.contains("group was decided") && group.contains("128") && group.contains("64"),
+            "{group}"
+        );
+        let text = refused(RunConfig { data: vec!["other.txt".into()], ..old.clone() }).unwrap_err();
+        assert!(text.contains("prepare --data") && text.contains("mine/tokenizer.json"), "{text}");
+        // Every name is a setting: a missing one would panic here.
+        let table = old.table();
+        DECIDED.iter().chain(&TEXT).for_each(|&key| assert!(table.contains_key(key), "{key}"));
+    }
+}
