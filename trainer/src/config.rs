@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::formats::{Compute, LatentFormat, StateFormat};
 use crate::import::Import;
 use crate::rotation::Rotation;
-use crate::schedule::{Decay, Ramp, Schedule};
+use crate::schedule::{Decay, Ramp, RampSteps, Schedule};
 
 pub use presets::{PRESETS, preset};
 
@@ -111,8 +111,9 @@ pub struct RunConfig {
     pub teacher_top_k: usize,
     /// Weight of the squared log-sum-exp of the logits: keeps them small. Without a teacher only.
     pub z_loss: f32,
-    /// Steps over which weights go from dense to ternary. 0: ternary from the start. Validation is always ternary.
-    pub ramp: u64,
+    /// Steps over which weights go from dense to ternary. 0: ternary from the start. Validation is always ternary. auto: a
+    /// third of the steps for a conversion with a teacher that begins as noise, else 0.
+    pub ramp: RampSteps,
     /// Steps over which embedding and head do, after the layers. 0: together with the layers.
     pub embedding_ramp: u64,
     /// What matrix products with weights multiply: f32, or activations, gradients and weights rounded to bf16, as mixed
@@ -213,7 +214,7 @@ impl Default for RunConfig {
             teacher_cache: PathBuf::new(),
             teacher_top_k: 64,
             z_loss: 0.0,
-            ramp: 0,
+            ramp: RampSteps::Auto,
             embedding_ramp: 0,
             compute: Compute::F32,
             latents: LatentFormat::F32,
@@ -365,9 +366,13 @@ impl RunConfig {
         Distillation { temperature: self.temperature, kl: self.kl_weight, cross_entropy: self.ce_weight }
     }
 
-    /// The rise from dense weights to ternary ones.
+    /// The rise from dense weights to ternary ones; none while it is undecided.
     pub fn ramp(&self) -> Ramp {
-        Ramp { steps: self.ramp, embedding: self.embedding_ramp }
+        let steps = match self.ramp {
+            RampSteps::Auto => 0,
+            RampSteps::Steps(steps) => steps,
+        };
+        Ramp { steps, embedding: self.embedding_ramp }
     }
 
     /// True when training starts from a checkpoint.

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::run::{self, Watch};
-use crate::schedule::Decay;
+use crate::schedule::{Decay, RampSteps};
 use crate::{metrics, plot};
 
 /// What the run showed.
@@ -36,6 +36,7 @@ pub fn lr_find(config: RunConfig, (from, to): (f64, f64), watch: &Watch<'_>) -> 
         lr_floor: from / to,
         schedule: Decay::Rising,
         warmup: 0,
+        ramp: RampSteps::Steps(0), // what rises by itself would hide what the rate does
         eval_every: 0,
         eval_sequences: 1,
         sample_every: 0,

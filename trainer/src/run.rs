@@ -26,6 +26,7 @@ use crate::gpu::GpuBackend;
 use crate::loss::{self, Teacher};
 use crate::optimizer::Optimizer;
 use crate::params::{self, Params};
+use crate::schedule::RampSteps;
 use crate::teacher_cache::TeacherCache;
 use crate::timed::Timed;
 use crate::train::{State, Step, Trainer, order};
@@ -162,19 +163,31 @@ fn forecast_change<B: Backend>(trainer: &Trainer<B>, watch: &Watch<'_>) -> Resul
     Ok(())
 }
 
-/// What to do where rounding left nothing of a model, which then predicts worse than one that guesses among all tokens:
-/// short runs of SmolLM2 ended 0.5 and 0.8 nats lower with a ramp, where one of a model that survived gained nothing
-/// (docs/training.md).
-fn advice_on_noise(config: &RunConfig, loss: f64, vocab: usize) -> Option<String> {
+/// Settles `ramp = auto`, and says so where that gives one.
+fn decide_ramp<B: Backend>(trainer: &mut Trainer<B>, loss: f64, vocab: usize, watch: &Watch<'_>) {
+    let steps = decided_ramp(&trainer.config, trainer.has_teacher(), loss, vocab);
+    if trainer.config.ramp == RampSteps::Auto && steps > 0 {
+        watch.say(&format!(
+            "rounded at once, the model says noise (loss {loss:.1}, guessing {:.1}): its weights are rounded little by little, \
+             over {steps} steps (--set ramp=0 for at once)",
+            (vocab as f64).ln()
+        ));
+    }
+    trainer.config.ramp = RampSteps::Steps(steps);
+}
+
+/// The ramp of a run that leaves it to us, by the loss of the weights rounded at once. Where rounding left nothing of a
+/// model, which then predicts worse than one that guesses among all tokens, a ramp keeps the student near enough to its
+/// teacher to be told something: SmolLM2 came as far in a quarter of the tokens. Where a model was left it gained nothing,
+/// and without a teacher it did harm (docs/training.md).
+fn decided_ramp(config: &RunConfig, teacher: bool, loss: f64, vocab: usize) -> u64 {
     let guessing = (vocab as f64).ln();
     let rounds = config.converts() && config.precision != Precision::Fp;
-    (rounds && config.ramp == 0 && loss > guessing).then(|| {
-        format!(
-            "rounded at once, the model says noise (loss {loss:.1}, guessing {guessing:.1}): rounding it little by little \
-             may help much (--set ramp={})",
-            config.steps.div_ceil(3)
-        )
-    })
+    match config.ramp {
+        RampSteps::Steps(steps) => steps,
+        RampSteps::Auto if rounds && teacher && loss > guessing => config.steps.div_ceil(3),
+        RampSteps::Auto => 0,
+    }
 }
 
 /// The teacher of a run, if it has one: the weights as they lie in its checkpoint, never rounded. `open` makes a backend
@@ -264,15 +277,15 @@ pub fn train<B: Backend>(
     tokenizer: Option<&Tokenizer>,
     watch: &Watch<'_>,
 ) -> Result<Outcome> {
-    let config = trainer.config.clone();
     let first = if trainer.state.step == 0 { Some(trainer.validate(data)?) } else { None };
     let first_loss = first.map(|losses| losses.cross_entropy);
+    if let Some(loss) = first_loss {
+        decide_ramp(&mut trainer, loss, data.meta.vocab, watch);
+    }
+    let config = trainer.config.clone();
     let mut validated = first_loss.map(|loss| (0, loss));
     let mut report = Report::open(&mut trainer, first, watch)?;
     forecast_change(&trainer, watch)?;
-    if let Some(advice) = first_loss.and_then(|loss| advice_on_noise(&config, loss, data.meta.vocab)) {
-        watch.say(&advice);
-    }
     let begin = Instant::now();
     let writes = trainer.world.rank() == 0;
     while trainer.state.step < config.steps && !cancelled(&*trainer.world, watch) {
@@ -399,16 +412,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_conversion_that_begins_as_noise_is_told_of_the_ramp() {
+    fn a_conversion_that_begins_as_noise_gets_a_ramp() {
         let config = RunConfig { init: "teacher".into(), steps: 100, ..RunConfig::default() };
-        let advice = advice_on_noise(&config, 16.7, 49_152).expect("noise: guessing loses 10.8");
-        assert!(advice.contains("--set ramp=34"), "{advice}");
-        assert_eq!(advice_on_noise(&config, 5.9, 49_152), None);
-        let others = [
-            RunConfig { ramp: 30, ..config.clone() },
-            RunConfig { precision: Precision::Fp, ..config.clone() },
-            RunConfig { init: "scratch".into(), ..config },
-        ];
-        assert!(others.iter().all(|config| advice_on_noise(config, 16.7, 49_152).is_none()));
+        let ramp = |config: &RunConfig| decided_ramp(config, true, 16.7, 49_152); // guessing loses 10.8
+        assert_eq!(ramp(&config), 34);
+        assert_eq!(ramp(&RunConfig { ramp: RampSteps::Steps(0), ..config.clone() }), 0);
+        assert_eq!(ramp(&RunConfig { ramp: RampSteps::Steps(9), ..config.clone() }), 9);
+        assert_eq!(ramp(&RunConfig { precision: Precision::Fp, ..config.clone() }), 0);
+        assert_eq!(ramp(&RunConfig { init: "scratch".into(), ..config.clone() }), 0);
+        assert_eq!(decided_ramp(&config, true, 5.9, 49_152), 0);
+        assert_eq!(decided_ramp(&config, false, 16.7, 49_152), 0);
     }
 }

@@ -94,6 +94,38 @@ impl Ramp {
     }
 }
 
+/// How long a ramp rises, as a run file says it: `"auto"` or a number of steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(try_from = "toml::Value", into = "toml::Value")]
+pub enum RampSteps {
+    /// As long as the start calls for, which is decided before the first step.
+    #[default]
+    Auto,
+    /// So many steps.
+    Steps(u64),
+}
+
+impl TryFrom<toml::Value> for RampSteps {
+    type Error = String;
+
+    fn try_from(value: toml::Value) -> Result<Self, String> {
+        match &value {
+            toml::Value::String(word) if word == "auto" => Ok(Self::Auto),
+            toml::Value::Integer(steps) if *steps >= 0 => Ok(Self::Steps(*steps as u64)),
+            _ => Err(format!("ramp = {value}: auto or a number of steps")),
+        }
+    }
+}
+
+impl From<RampSteps> for toml::Value {
+    fn from(ramp: RampSteps) -> Self {
+        match ramp {
+            RampSteps::Auto => Self::String("auto".into()),
+            RampSteps::Steps(steps) => Self::Integer(steps as i64),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

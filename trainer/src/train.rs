@@ -96,6 +96,11 @@ impl<B: Backend> Trainer<B> {
         }
     }
 
+    /// Whether it learns from a teacher.
+    pub fn has_teacher(&self) -> bool {
+        self.teacher.is_some()
+    }
+
     /// The same run, which learns from a teacher.
     pub fn with_teacher(self, teacher: Option<Teacher<B>>) -> Self {
         Self { teacher, ..self }

@@ -18,6 +18,7 @@ use bonsai_trainer::loss::teacher_path;
 use bonsai_trainer::model::{self, Activations};
 use bonsai_trainer::random::Random;
 use bonsai_trainer::run::{self, Watch};
+use bonsai_trainer::schedule::RampSteps;
 use bonsai_trainer::teacher_cache::TeacherCache;
 use tiny_run::{VOCAB, dataset, settings, steps, trainer};
 
@@ -168,7 +169,11 @@ fn a_conversion_comes_nearer_to_its_teacher_and_resumes_to_the_bit() {
     let [data, dense, whole, half] = ["data", "dense", "whole", "half"].map(|name| place.path().join(name));
     dataset(&data);
     dense_model(&dense, &data);
-    let config = |out: &Path| RunConfig { ramp: 4, embedding_ramp: 4, ..conversion(&dense, &data, out) };
+    let config = |out: &Path| RunConfig {
+        ramp: RampSteps::Steps(4),
+        embedding_ramp: 4,
+        ..conversion(&dense, &data, out)
+    };
     assert_eq!(teacher_path(&config(&whole)).unwrap().as_ref(), Some(&dense));
     run::start(config(&whole), &QUIET).unwrap();
     let metrics = std::fs::read_to_string(whole.join("metrics.jsonl")).unwrap();
@@ -189,7 +194,7 @@ fn a_conversion_comes_nearer_to_its_teacher_and_resumes_to_the_bit() {
     // A ternary run is no teacher of its own continuation, unless it is named.
     let again = RunConfig { init: whole.to_str().unwrap().into(), ..config(&half) };
     assert_eq!(teacher_path(&again).unwrap(), None);
-    assert!(Saved::open(&half).unwrap().run.ramp == 4);
+    assert!(Saved::open(&half).unwrap().run.ramp == RampSteps::Steps(4));
 }
 
 #[test]
@@ -288,7 +293,7 @@ fn the_ramp_goes_from_dense_to_ternary() {
     assert!(half != fp && full != fp && half != full);
     // Validation is that of the ternary model, wherever the ramp is.
     let valid = |ramp| {
-        let mut trainer = trainer(RunConfig { ramp, ..settings(place.path()) });
+        let mut trainer = trainer(RunConfig { ramp: RampSteps::Steps(ramp), ..settings(place.path()) });
         trainer.validate(&data).unwrap().cross_entropy
     };
     assert_eq!(valid(0), valid(1000));

@@ -18,6 +18,7 @@ use bonsai_trainer::model::{self, Activations};
 use bonsai_trainer::params::Params;
 use bonsai_trainer::random::Random;
 use bonsai_trainer::run::{self, Watch};
+use bonsai_trainer::schedule::RampSteps;
 use bonsai_trainer::train::{Trainer, target_tokens};
 use bonsai_trainer::{Error, bpe, corpus, stories};
 use tiny_run::{VOCAB, dataset, settings, steps, trainer, trainer_with, weights};
@@ -177,7 +178,8 @@ fn small(qk_norm_eps: Option<f32>, tied: bool) -> Config {
 
 /// Weights large enough that every tensor matters to the loss.
 fn lively(spec: &TensorSpec) -> Vec<f32> {
-    let mut random = Random::new(spec.name.bytes().fold(5, |h, b| h * 31 + u64::from(b)));
+    let seed = spec.name.bytes().fold(5u64, |h, b| h.wrapping_mul(31).wrapping_add(u64::from(b)));
+    let mut random = Random::new(seed);
     let spread = if spec.kind == Kind::Norm { 0.2 } else { 1.5 / (spec.cols as f64).sqrt() };
     let mean = if spec.kind == Kind::Norm { 1.0 } else { 0.0 };
     (0..spec.len()).map(|_| (mean + spread * random.normal()) as f32).collect()
@@ -392,7 +394,13 @@ fn a_spike_is_skipped() {
 fn while_a_ramp_rises_nothing_is_a_spike() {
     let dir = tempfile::tempdir().unwrap();
     let data = dataset(dir.path());
-    let ramp = RunConfig { steps: 100, spike: 0.5, ramp: 10, embedding_ramp: 5, ..settings(dir.path()) };
+    let ramp = RunConfig {
+        steps: 100,
+        spike: 0.5,
+        ramp: RampSteps::Steps(10),
+        embedding_ramp: 5,
+        ..settings(dir.path())
+    };
     let mut trainer = trainer(ramp);
     steps(&mut trainer, &data, 34);
     trainer.state.mean_loss -= 3.0;

@@ -41,13 +41,17 @@ impl RunConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::schedule::RampSteps;
 
     #[test]
     fn what_can_still_take_effect_may_change() {
         let old = RunConfig { data: vec!["text.txt".into()], out: "mine".into(), ..RunConfig::default() };
         let refused = |new: RunConfig| new.check_changes(&old).map_err(|error| error.to_string());
         assert_eq!(refused(old.clone()), Ok(()));
-        assert_eq!(refused(RunConfig { steps: 9, lr: 1.0, ramp: 3, seq_len: 8, ..old.clone() }), Ok(()));
+        assert_eq!(
+            refused(RunConfig { steps: 9, lr: 1.0, ramp: RampSteps::Steps(3), seq_len: 8, ..old.clone() }),
+            Ok(())
+        );
         let group = refused(RunConfig { group: 64, ..old.clone() }).unwrap_err();
         assert!(
             group.contains("group was decided") && group.contains("128") && group.contains("64"),

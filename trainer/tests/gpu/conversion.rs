@@ -4,6 +4,7 @@ use std::path::Path;
 
 use bonsai_trainer::config::Precision;
 use bonsai_trainer::data::Dataset;
+use bonsai_trainer::schedule::RampSteps;
 
 use super::*;
 
@@ -32,7 +33,7 @@ fn a_conversion_with_its_defaults_is_that_of_the_cpu_and_resumes_to_the_bit() {
         steps,
         eval_every: 6,
         save_every: 6,
-        ramp: 3,
+        ramp: RampSteps::Steps(3),
         embedding_ramp: 2,
         ..settings(out)
     };
