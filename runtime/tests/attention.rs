@@ -184,6 +184,23 @@ fn later_positions_leave_no_trace() {
     }
 }
 
+/// The last block of a context has what is left of it, and when it nearly fills a huge page, room behind the last head for
+/// more than a head: the room of another one must change nothing.
+#[test]
+fn the_last_block_is_as_long_as_what_is_left() {
+    const MIB: usize = 1 << 20;
+    for (context, expected) in [(2048 + 3 * 32, 2 * MIB + 3 * 32_768), (2048 + 58 * 32, 4 * MIB)] {
+        let case = Case::new(16, 1, 16, context, 8); // 32 KiB a tile of 32 positions as f16
+        let b = &mut CpuBackend::new(Isa::detect(), false, KvFormat::F16);
+        let [mut fitting, mut roomy] = [context, 8192].map(|context| b.cache(16, 16, context).unwrap());
+        b.reserve(&mut fitting, context).unwrap();
+        b.reserve(&mut roomy, context).unwrap();
+        assert_eq!([fitting.bytes(), roomy.bytes()], [expected, 4 * MIB]);
+        let found = case.feed(b, &mut fitting, 512);
+        assert!(bits(&found) == bits(&case.feed(b, &mut roomy, 512)), "a context of {context}");
+    }
+}
+
 /// Mean square errors relative to the energy, for normal numbers.
 ///
 /// f32: some 30 roundings of 6e-8 deep. f16 rounds by up to 2^-11, uniformly in a binade: about (2^-11)^2 / 3 / 2

@@ -51,7 +51,7 @@ impl KvFormat {
     }
 
     /// Bytes that the caches of all layers take for each token of context. What is allocated is this for the
-    /// tokens seen so far, rounded up in every layer to a block of about 2 MiB or of the whole context.
+    /// tokens seen so far, rounded up in every layer to a block of about 2 MiB or of what is left of the context.
     pub fn bytes_per_token(self, config: &Config) -> usize {
         config.layers * config.kv_heads * self.position_bytes(config.head_dim)
     }
@@ -59,8 +59,8 @@ impl KvFormat {
     /// Bytes that the caches of all layers allocate for a context of which every token was seen.
     pub fn allocated_bytes(self, config: &Config, context: usize) -> usize {
         let cache = Cache::new(config.kv_heads, config.head_dim, context, self);
-        let blocks = context.div_ceil(cache.block * TILE);
-        config.layers * blocks * Pages::allocated(cache.block_bytes())
+        let blocks = 0..cache.shape.tiles.div_ceil(cache.shape.block);
+        config.layers * blocks.map(|n| Pages::allocated(cache.block_bytes(n))).sum::<usize>()
     }
 
     /// Bytes of the key and the value of one head at one position.
@@ -122,9 +122,30 @@ pub struct Cache {
     heads: usize,
     head_dim: usize,
     format: KvFormat,
-    /// Tiles of a head in a block.
-    block: usize,
+    shape: Shape,
     blocks: Vec<Pages>,
+}
+
+/// How the tiles of a head are divided into blocks.
+#[derive(Clone, Copy)]
+struct Shape {
+    /// Tiles of a whole context.
+    tiles: usize,
+    /// Tiles of every block but the last, which has what is left.
+    block: usize,
+}
+
+impl Shape {
+    /// Tiles of block `n`.
+    fn of_block(self, n: usize) -> usize {
+        self.block.min(self.tiles - n * self.block)
+    }
+
+    /// The block of a tile, and which tile of a block it is: tiles lie head after head.
+    fn place(self, head: usize, tile: usize) -> (usize, usize) {
+        let n = tile / self.block;
+        (n, head * self.of_block(n) + tile % self.block)
+    }
 }
 
 /// Keys or values of a tile.
@@ -154,20 +175,21 @@ impl Cache {
     /// Room for nothing yet, and never more than `context` positions.
     pub(super) fn new(heads: usize, head_dim: usize, context: usize, format: KvFormat) -> Self {
         let tile = heads * TILE * format.position_bytes(head_dim); // of all heads
-        let block = (HUGE / tile).clamp(1, context.div_ceil(TILE));
-        Self { heads, head_dim, format, block, blocks: Vec::new() }
+        let tiles = context.div_ceil(TILE);
+        let shape = Shape { tiles, block: (HUGE / tile).clamp(1, tiles) };
+        Self { heads, head_dim, format, shape, blocks: Vec::new() }
     }
 
     /// Makes room for positions `0..positions`.
     pub(super) fn reserve(&mut self, positions: usize) -> Result<()> {
-        while self.blocks.len() * self.block * TILE < positions {
-            self.blocks.push(Pages::new(self.block_bytes())?);
+        while self.blocks.len() * self.shape.block * TILE < positions {
+            self.blocks.push(Pages::new(self.block_bytes(self.blocks.len()))?);
         }
         Ok(())
     }
 
-    fn block_bytes(&self) -> usize {
-        self.heads * self.block * self.tile_bytes()
+    fn block_bytes(&self, n: usize) -> usize {
+        self.heads * self.shape.of_block(n) * self.tile_bytes()
     }
 
     /// Bytes allocated.
@@ -203,8 +225,8 @@ impl Cache {
     #[inline]
     pub(super) fn tile(&self, head: usize, tile: usize) -> Tile<'_> {
         let size = self.tile_bytes();
-        let at = (head * self.block + tile % self.block) * size;
-        let tile = &self.blocks[tile / self.block].bytes()[at..at + size];
+        let (block, at) = self.shape.place(head, tile);
+        let tile = &self.blocks[block].bytes()[at * size..][..size];
         let numbers = TILE * self.head_dim;
         match self.format {
             KvFormat::F32 => {
@@ -246,15 +268,15 @@ impl Cache {
 
     /// Blocks, and what the first `positions` fill of them: tile after tile, in each of them head after head.
     fn places(&self, positions: usize) -> impl Iterator<Item = (usize, Kept)> + use<> {
-        let (heads, block, size) = (self.heads, self.block, self.tile_bytes());
+        let (heads, shape, size) = (self.heads, self.shape, self.tile_bytes());
         let (format, dim) = (self.format, self.head_dim);
         (0..positions.div_ceil(TILE)).flat_map(move |tile| {
             let used = (positions - tile * TILE).min(TILE);
             (0..heads).flat_map(move |head| {
-                let at = (head * block + tile % block) * size;
+                let (block, at) = shape.place(head, tile);
                 let in_block = move |kept: Kept| {
-                    let bytes = at + kept.bytes.start..at + kept.bytes.end;
-                    (tile / block, Kept { bytes, ..kept })
+                    let bytes = at * size + kept.bytes.start..at * size + kept.bytes.end;
+                    (block, Kept { bytes, ..kept })
                 };
                 format.used(dim, used).into_iter().map(in_block)
             })
@@ -265,13 +287,14 @@ impl Cache {
     /// key is scattered over are far away again when the next token comes.
     pub(super) fn append(&mut self, k: &[f32], v: &[f32], position: usize) {
         let (dim, heads, format) = (self.head_dim, self.heads, self.format);
-        let (in_block, of_head) = (self.block * TILE, self.block * self.tile_bytes());
+        let (shape, in_block, size) = (self.shape, self.shape.block * TILE, self.tile_bytes());
         let end = position + k.len() / (heads * dim);
         let some = heads.div_ceil(threads::current());
         let blocks = self.blocks.iter_mut().enumerate();
         for (n, block) in blocks.take(end.div_ceil(in_block)).skip(position / in_block) {
             let positions = position.max(n * in_block)..end.min((n + 1) * in_block);
-            let tasks = block.bytes_mut().chunks_mut(some * of_head).enumerate();
+            let of_head = shape.of_block(n) * size;
+            let tasks = block.bytes_mut()[..heads * of_head].chunks_mut(some * of_head).enumerate();
             threads::for_each(tasks.collect(), |(task, stored)| {
                 let turned = &mut Vec::new();
                 for (head, stored) in stored.chunks_exact_mut(of_head).enumerate() {
