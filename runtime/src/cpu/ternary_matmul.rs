@@ -304,6 +304,16 @@ impl<'a> Rows<'a> {
     }
 }
 
+/// Results of eight rows, or of the first of them as many as there is room for. Mostly it is eight, and then no call.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn write_rows(out: &mut [f32], rows: [f32; 8]) {
+    match out.as_mut_array() {
+        Some(out) => *out = rows,
+        None => out.copy_from_slice(&rows[..out.len()]),
+    }
+}
+
 /// Groups of 128 in a block of that many bytes.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 const fn parts(block: usize) -> usize {

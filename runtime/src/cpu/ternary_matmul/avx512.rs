@@ -103,17 +103,6 @@ fn twice<const OFFSET: usize>(x: &RoundedGroup) -> __m512i {
     _mm512_broadcast_i64x4(half)
 }
 
-/// Sums of eight rows, or of the first of them as many as there is room for. Mostly it is eight, and then no call.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn write_trees(out: &mut [f32], sums: Sums) {
-    let trees = trees(sums);
-    match out.as_mut_array() {
-        Some(out) => *out = trees,
-        None => out.copy_from_slice(&trees[..out.len()]),
-    }
-}
-
 /// The eight lanes of each of eight rows in the one fixed tree: all rows take its steps together.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]

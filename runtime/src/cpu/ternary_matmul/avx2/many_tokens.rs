@@ -4,7 +4,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::super::{Activations, RoundedGroup, Rows, half_block, parts};
+use super::super::{Activations, RoundedGroup, Rows, half_block, parts, write_rows};
 use super::add_products;
 use super::blocks::{Unpacked, unpack};
 
@@ -54,7 +54,7 @@ pub(super) fn many_tokens<const VNNI: bool, const BLOCK: usize>(
                         // Now and not for the whole panel later, as with AVX-512: results of neighbouring tokens often
                         // share a set of the first-level cache.
                         for (t, &sums) in sums.iter().enumerate() {
-                            write_trees(&mut out[(first + t) * rows + first_row..][..tile_rows], sums);
+                            write_rows(&mut out[(first + t) * rows + first_row..][..tile_rows], trees(sums));
                         }
                     }
                 }
@@ -107,17 +107,6 @@ fn unpack_groups<const BLOCK: usize>(tile: &mut [Unpacked; TILE_GROUPS], row: &[
             None if block == blocks.len() && !half.is_empty() => *out = unpack(&half_block::<BLOCK>(row), 0),
             None => break,
         }
-    }
-}
-
-/// Sums of eight rows, or of the first of them as many as there is room for. Mostly it is eight, and then no call.
-#[inline]
-#[target_feature(enable = "avx2,f16c")]
-fn write_trees(out: &mut [f32], sums: Sums) {
-    let trees = trees(sums);
-    match out.as_mut_array() {
-        Some(out) => *out = trees,
-        None => out.copy_from_slice(&trees[..out.len()]),
     }
 }
 

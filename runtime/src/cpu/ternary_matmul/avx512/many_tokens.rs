@@ -5,10 +5,9 @@ use std::arch::x86_64::*;
 use std::mem::offset_of;
 use std::ops::Range;
 
-use super::super::Rows;
-use super::super::{Activations, RoundedGroup, parts};
+use super::super::{Activations, RoundedGroup, Rows, parts, write_rows};
 use super::blocks::{EightRows, Unpacked, half_blocks, unpack, zero};
-use super::{PAIRS, ROWS, Sums, add_products, twice_rounded, write_trees};
+use super::{PAIRS, ROWS, Sums, add_products, trees, twice_rounded};
 
 /// A tile of unpacked weights is [`ROWS`] rows of this many groups: 10 KiB, beside [`TOKENS`] times as many groups of
 /// activations (6 KiB).
@@ -53,7 +52,7 @@ pub(super) fn many_tokens<const BLOCK: usize>(out: &mut [f32], weights: Rows, x:
                         // Now and not for the whole panel later: results of neighbouring tokens often lie whole pages
                         // apart, where they share a set of the first-level cache and push each other out of it.
                         for (t, &sums) in sums.iter().enumerate() {
-                            write_trees(&mut out[(first + t) * rows + first_row..][..tile_rows], sums);
+                            write_rows(&mut out[(first + t) * rows + first_row..][..tile_rows], trees(sums));
                         }
                     }
                 }

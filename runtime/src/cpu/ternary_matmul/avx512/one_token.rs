@@ -4,9 +4,9 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::super::avx2::blocks::in_planes;
-use super::super::{RoundedGroup, Rows, parts};
+use super::super::{RoundedGroup, Rows, parts, write_rows};
 use super::blocks::{EightRows, half_blocks, unpack, zero};
-use super::{PAIRS, ROWS, Sums, TwiceRounded, add_products, twice_rounded, write_trees};
+use super::{PAIRS, ROWS, Sums, TwiceRounded, add_products, trees, twice_rounded};
 
 /// How early a decode asks for memory, see `../avx2/one_token.rs`.
 pub(super) const EARLY: usize = 4096;
@@ -32,7 +32,7 @@ pub(super) fn one_token<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &
             let half = half_blocks::<BLOCK>(weights, n * ROWS, out.len());
             add_group(&mut sums, &half.each_ref(), 0, x, weights.f16_to_f32);
         }
-        write_trees(out, sums);
+        write_rows(out, trees(sums));
     }
 }
 

@@ -17,9 +17,9 @@
 use std::arch::x86_64::*;
 
 use super::super::avx2::blocks::in_quarters;
-use super::super::{CODE_BYTES, GROUP, LANES, RoundedGroup, Rows};
+use super::super::{CODE_BYTES, GROUP, LANES, RoundedGroup, Rows, write_rows};
 use super::one_token::EARLY;
-use super::{PAIRS, ROWS, write_trees};
+use super::{PAIRS, ROWS, trees};
 use crate::ternary::{Packing, trits};
 
 /// Weights of a step.
@@ -133,7 +133,7 @@ fn packed_rows<const BYTES: usize>(out: &mut [f32], weights: Rows, x: &[RoundedG
                 sums[p] = _mm512_add_ps(sums[p], _mm512_shuffle_f32x4::<0b11_10_11_10>(even, odd));
             }
         }
-        write_trees(out, sums);
+        write_rows(out, trees(sums));
     }
 }
 
