@@ -181,7 +181,7 @@ fn one(config: RunConfig, watch: &Watch<'_>) -> Result<()> {
     if !checkpoint::exists(&dir) {
         return finished(run::start(config, watch)?);
     }
-    if checkpoint::settings(&dir)? != config {
+    if !config.became(&checkpoint::settings(&dir)?) {
         return Err(Error::Config(format!(
             "{}: was run with other settings: move it away, or choose another out",
             dir.display()

@@ -3,6 +3,7 @@
 use super::RunConfig;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
+use crate::schedule::RampSteps;
 
 /// Settings of how a run begins: its weights, their shape, its vocabulary. Later they would change nothing, or not fit.
 const DECIDED: [&str; 7] = ["init", "preset", "tokenizer", "vocab_size", "import", "rotation", "group"];
@@ -33,6 +34,14 @@ impl RunConfig {
         }
     }
 
+    /// Whether a run that was begun with these settings has `saved` in its directory: what they left to the program, the
+    /// learning rate of a conversion and `ramp = auto`, was settled as it began.
+    pub fn became(&self, saved: &Self) -> bool {
+        let lr = if self.lr == 0.0 { saved.lr } else { self.lr };
+        let ramp = if self.ramp == RampSteps::Auto { saved.ramp } else { self.ramp };
+        Self { lr, ramp, ..self.clone() } == *saved
+    }
+
     fn table(&self) -> toml::Table {
         toml::Table::try_from(self).expect("a flat table of numbers and texts")
     }
@@ -41,7 +50,6 @@ impl RunConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schedule::RampSteps;
 
     #[test]
     fn what_can_still_take_effect_may_change() {
@@ -62,5 +70,18 @@ mod tests {
         // Every name is a setting: a missing one would panic here.
         let table = old.table();
         DECIDED.iter().chain(&TEXT).for_each(|&key| assert!(table.contains_key(key), "{key}"));
+    }
+    #[test]
+    fn what_was_left_to_the_program_is_settled_as_a_run_begins() {
+        let asked = RunConfig::default();
+        let saved = RunConfig { lr: 1.4e-3, ramp: RampSteps::Steps(34), ..asked.clone() };
+        assert!(asked.became(&asked) && asked.became(&saved));
+        for other in [
+            RunConfig { lr: 1e-3, ..asked.clone() },
+            RunConfig { ramp: RampSteps::Steps(0), ..asked.clone() },
+            RunConfig { group: 64, ..asked },
+        ] {
+            assert!(!other.became(&saved), "{other:?}");
+        }
     }
 }
