@@ -54,53 +54,107 @@ fn packed_rows<const VNNI: bool, const BLOCK: usize>(out: &mut [f32], weights: R
     }
 }
 
-/// Adds the products of 128 weights with one token's activations: the one arithmetic of this file.
+/// Adds the products of 128 weights with the activations of `T` tokens, instruction after instruction for all of them: those
+/// of one token wait for each other, and a processor that looks no more than some 18 ahead (Zen 1) would do nothing else
+/// meanwhile.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-fn add_products<const VNNI: bool>(sums: &mut __m256, w: &Unpacked, x: &RoundedGroup) {
-    add_lanes(sums, if VNNI { lanes_vnni(w, x) } else { lanes(w, x) }, w.scales, x);
+fn add_products<const VNNI: bool, const T: usize>(
+    sums: &mut [__m256; T],
+    w: &Unpacked,
+    x: [&RoundedGroup; T],
+) {
+    let mut lanes = [_mm256_setzero_si256(); T];
+    if VNNI {
+        for t in 0..T {
+            lanes[t] = lanes_vnni(w, x[t]);
+        }
+    } else {
+        lanes = lanes_of_tokens(w, x);
+    }
+    let mut scales = [_mm256_setzero_ps(); T];
+    for t in 0..T {
+        scales[t] = _mm256_mul_ps(w.scales, _mm256_castsi256_ps(vector(x[t], SCALES)));
+    }
+    add_scaled(sums, lanes, scales);
 }
 
-/// Adds the lanes' integer sums, scaled.
+/// Adds the integer sums of lanes, scaled.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-fn add_lanes(sums: &mut __m256, lanes: __m256i, scales: __m256, x: &RoundedGroup) {
-    let scales = _mm256_mul_ps(scales, _mm256_castsi256_ps(vector(x, SCALES)));
-    *sums = _mm256_add_ps(*sums, _mm256_mul_ps(scales, _mm256_cvtepi32_ps(lanes)));
+fn add_scaled<const N: usize>(sums: &mut [__m256; N], lanes: [__m256i; N], scales: [__m256; N]) {
+    let mut scaled = [_mm256_setzero_ps(); N];
+    for n in 0..N {
+        scaled[n] = _mm256_cvtepi32_ps(lanes[n]);
+    }
+    for n in 0..N {
+        scaled[n] = _mm256_mul_ps(scales[n], scaled[n]);
+    }
+    for n in 0..N {
+        sums[n] = _mm256_add_ps(sums[n], scaled[n]);
+    }
 }
 
-/// Products of the codes with the activations, less the sums of the activations.
+/// Products of the codes with the activations of each token, less the sums of the activations.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn lanes(w: &Unpacked, x: &RoundedGroup) -> __m256i {
+fn lanes_of_tokens<const T: usize>(w: &Unpacked, x: [&RoundedGroup; T]) -> [__m256i; T] {
     // Pairs of products are at most 2 * 3 * 127, four of those fit i16 easily: nothing saturates.
-    let a = _mm256_maddubs_epi16(w.planes[0], vector(x, 0));
-    let b = _mm256_maddubs_epi16(w.planes[1], vector(x, 1));
-    let c = _mm256_maddubs_epi16(w.planes[2], vector(x, 2));
-    let d = _mm256_maddubs_epi16(w.planes[3], vector(x, 3));
-    let pairs = _mm256_add_epi16(_mm256_add_epi16(a, b), _mm256_add_epi16(c, d));
-    let lanes = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-    _mm256_add_epi32(lanes, vector(x, MINUS_SUMS))
+    let (mut pairs, mut more) = ([_mm256_setzero_si256(); T], [_mm256_setzero_si256(); T]);
+    for t in 0..T {
+        pairs[t] = _mm256_maddubs_epi16(w.planes[0], vector(x[t], 0));
+    }
+    for plane in 1..4 {
+        for t in 0..T {
+            more[t] = _mm256_maddubs_epi16(w.planes[plane], vector(x[t], plane));
+        }
+        for t in 0..T {
+            pairs[t] = _mm256_add_epi16(pairs[t], more[t]);
+        }
+    }
+    for t in 0..T {
+        pairs[t] = _mm256_madd_epi16(pairs[t], _mm256_set1_epi16(1));
+    }
+    for t in 0..T {
+        pairs[t] = _mm256_add_epi32(pairs[t], vector(x[t], MINUS_SUMS));
+    }
+    pairs
 }
 
-/// The same from codes as they lie in the file: planes 1 and 3 stay where they are in their bytes, four times too large,
-/// until their products are added up, which saves two of three shifts.
+/// The same of one token with the codes of `R` rows as they lie in the file: planes 1 and 3 stay where they are in their
+/// bytes, four times too large, until their products are added up, which saves two of three shifts.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn lanes_of_packed(codes: __m256i, x: &RoundedGroup) -> __m256i {
+fn lanes_of_packed<const R: usize>(codes: [__m256i; R], x: &RoundedGroup) -> [__m256i; R] {
     let (low, high) = (_mm256_set1_epi8(3), _mm256_set1_epi8(12));
-    let upper = _mm256_srli_epi16::<4>(codes);
-    let a = _mm256_maddubs_epi16(_mm256_and_si256(codes, low), vector(x, 0));
-    let b = _mm256_maddubs_epi16(_mm256_and_si256(codes, high), vector(x, 1));
-    let c = _mm256_maddubs_epi16(_mm256_and_si256(upper, low), vector(x, 2));
-    let d = _mm256_maddubs_epi16(_mm256_and_si256(upper, high), vector(x, 3));
-    let four_times = _mm256_add_epi16(b, d); // at most 4 * 2 * 2 * 3 * 127: no overflow
-    let pairs = _mm256_add_epi16(_mm256_add_epi16(a, c), _mm256_srai_epi16::<2>(four_times));
-    let lanes = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-    _mm256_add_epi32(lanes, vector(x, MINUS_SUMS))
+    let zero = [_mm256_setzero_si256(); R];
+    let (mut upper, mut once, mut four_times, mut lanes) = (zero, zero, zero, zero);
+    for r in 0..R {
+        once[r] = _mm256_maddubs_epi16(_mm256_and_si256(codes[r], low), vector(x, 0));
+        upper[r] = _mm256_srli_epi16::<4>(codes[r]);
+    }
+    for r in 0..R {
+        four_times[r] = _mm256_maddubs_epi16(_mm256_and_si256(codes[r], high), vector(x, 1));
+    }
+    for r in 0..R {
+        let products = _mm256_maddubs_epi16(_mm256_and_si256(upper[r], low), vector(x, 2));
+        once[r] = _mm256_add_epi16(once[r], products);
+    }
+    for r in 0..R {
+        let products = _mm256_maddubs_epi16(_mm256_and_si256(upper[r], high), vector(x, 3));
+        four_times[r] = _mm256_add_epi16(four_times[r], products); // at most 4 * 2 * 2 * 3 * 127: no overflow
+    }
+    for r in 0..R {
+        let pairs = _mm256_add_epi16(once[r], _mm256_srai_epi16::<2>(four_times[r]));
+        lanes[r] = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    }
+    for r in 0..R {
+        lanes[r] = _mm256_add_epi32(lanes[r], vector(x, MINUS_SUMS));
+    }
+    lanes
 }
 
-/// The same by AVX-VNNI. Assembly, because a function compiled for it would not be inlined into those for AVX2.
+/// [`lanes_of_tokens`] of one by AVX-VNNI. Assembly, because a function compiled for it would not be inlined into those for AVX2.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn lanes_vnni(w: &Unpacked, x: &RoundedGroup) -> __m256i {

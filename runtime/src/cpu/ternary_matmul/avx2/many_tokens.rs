@@ -85,9 +85,11 @@ fn tile_products<const VNNI: bool, const T: usize>(
             }
         }
         for (g, weights) in weights[..groups.len()].iter().enumerate() {
+            let mut x = [&RoundedGroup::ZERO; T];
             for t in 0..T {
-                add_products::<VNNI>(&mut acc[t], weights, &tokens[t][g]);
+                x[t] = &tokens[t][g];
             }
+            add_products::<VNNI, T>(&mut acc, weights, x);
         }
         for t in 0..T {
             sums[t][r] = acc[t];

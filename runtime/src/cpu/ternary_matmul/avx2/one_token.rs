@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::super::{RoundedGroup, Rows, half_block, parts};
 use super::blocks::{in_planes, in_quarters, packed, tq2_0_in_quarters, unpack};
-use super::{add_lanes, add_products, lanes_of_packed};
+use super::{SCALES, add_products, add_scaled, lanes_of_packed, vector};
 
 /// Rows that one token meets together.
 const DECODE_ROWS: usize = 4;
@@ -59,26 +59,49 @@ fn dots<const VNNI: bool, const BLOCK: usize, const R: usize>(
         }
         for part in 0..parts(BLOCK) {
             let x = &x[b * parts(BLOCK) + part];
+            if in_planes(BLOCK) && !VNNI {
+                // Two rows at a time: more do not fit the registers.
+                let ((twos, ones), (sums, last)) = (rows.as_chunks::<2>(), sums.as_chunks_mut::<2>());
+                for n in 0..twos.len() {
+                    add_packed::<BLOCK, 2>(&mut sums[n], [&twos[n][0][b], &twos[n][1][b]], f16_to_f32, x);
+                }
+                for n in 0..ones.len() {
+                    add_packed::<BLOCK, 1>(last.as_mut_array().expect("one"), [&ones[n][b]], f16_to_f32, x);
+                }
+                continue;
+            }
             for r in 0..R {
                 let block = &rows[r][b];
-                if BLOCK == 66 {
-                    add_products::<VNNI>(&mut sums[r], &tq2_0_in_quarters(block, part), x);
-                } else if in_planes(BLOCK) && !VNNI {
-                    let (codes, scales) = packed(block, f16_to_f32);
-                    add_lanes(&mut sums[r], lanes_of_packed(codes, x), scales, x);
-                } else {
-                    add_products::<VNNI>(&mut sums[r], &unpack(block, part), x);
-                }
+                let weights = if BLOCK == 66 { tq2_0_in_quarters(block, part) } else { unpack(block, part) };
+                add_products::<VNNI, 1>(std::array::from_mut(&mut sums[r]), &weights, [x]);
             }
         }
     }
     for r in 0..R {
         if let Some(x) = x.get(whole * parts(BLOCK)) {
-            add_products::<VNNI>(&mut sums[r], &unpack(&half_block::<BLOCK>(weights.row(first + r)), 0), x);
+            let half = unpack(&half_block::<BLOCK>(weights.row(first + r)), 0);
+            add_products::<VNNI, 1>(std::array::from_mut(&mut sums[r]), &half, [x]);
         }
         out[r] = tree(sums[r]);
     }
     out
+}
+
+/// Adds the products of blocks of `R` rows with one token's activations.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+fn add_packed<const BLOCK: usize, const R: usize>(
+    sums: &mut [__m256; R],
+    blocks: [&[u8; BLOCK]; R],
+    f16_to_f32: &[f32; 1 << 16],
+    x: &RoundedGroup,
+) {
+    let (mut codes, mut scales) = ([_mm256_setzero_si256(); R], [_mm256_setzero_ps(); R]);
+    for r in 0..R {
+        (codes[r], scales[r]) = packed(blocks[r], f16_to_f32);
+        scales[r] = _mm256_mul_ps(scales[r], _mm256_castsi256_ps(vector(x, SCALES)));
+    }
+    add_scaled(sums, lanes_of_packed(codes, x), scales);
 }
 
 /// The eight lanes in the one fixed tree.
