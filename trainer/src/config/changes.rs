@@ -71,6 +71,7 @@ mod tests {
         let table = old.table();
         DECIDED.iter().chain(&TEXT).for_each(|&key| assert!(table.contains_key(key), "{key}"));
     }
+
     #[test]
     fn what_was_left_to_the_program_is_settled_as_a_run_begins() {
         let asked = RunConfig::default();

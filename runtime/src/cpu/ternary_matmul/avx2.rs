@@ -54,9 +54,8 @@ fn packed_rows<const VNNI: bool, const BLOCK: usize>(out: &mut [f32], weights: R
     }
 }
 
-/// Adds the products of 128 weights with the activations of `T` tokens, instruction after instruction for all of them: those
-/// of one token wait for each other, and a processor that looks no more than some 18 ahead (Zen 1) would do nothing else
-/// meanwhile.
+/// Adds the products of 128 weights with the activations of `T` tokens. Their instructions alternate, because those of one
+/// token wait for each other: 1.1 times as fast in a loop on Zen 1 (docs/benchmarks.md).
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
 fn add_products<const VNNI: bool, const T: usize>(
@@ -154,7 +153,8 @@ fn lanes_of_packed<const R: usize>(codes: [__m256i; R], x: &RoundedGroup) -> [__
     lanes
 }
 
-/// [`lanes_of_tokens`] of one by AVX-VNNI. Assembly, because a function compiled for it would not be inlined into those for AVX2.
+/// [`lanes_of_tokens`] of one by AVX-VNNI. Assembly, because a function compiled for it would not be inlined into those
+/// for AVX2.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn lanes_vnni(w: &Unpacked, x: &RoundedGroup) -> __m256i {
