@@ -55,6 +55,11 @@ where
     S: AsRef<str> + Send,
 {
     options.check()?;
+    learn_from(&mut texts.flat_map(|text| pieces(text.as_ref(), &options.specials)), options)
+}
+
+/// Apart from [`learn`], which every crate that calls it compiles again, to keep the learner out of that.
+fn learn_from(pieces: &mut (dyn Iterator<Item = String> + Send), options: &BpeOptions) -> Result<Tokenizer> {
     let start = Tokenizer::from_vocabulary(Vocabulary::of_bytes())?.to_json()?;
     let mut learner = tokenizers::Tokenizer::from_bytes(start).map_err(failed)?;
     let mut trainer = TrainerWrapper::BpeTrainer(
@@ -65,7 +70,6 @@ where
             .show_progress(false)
             .build(),
     );
-    let pieces = texts.flat_map(|text| pieces(text.as_ref(), &options.specials));
     learner.train(&mut trainer, pieces).map_err(failed)?;
     let learned = Tokenizer::from_json(learner.to_string(false).map_err(failed)?.as_bytes())?.vocabulary()?;
     if learned.merges.is_empty() && options.vocab_size > 256 + options.specials.len() {
