@@ -126,21 +126,26 @@ fn lanes_of_tokens<const T: usize>(w: &Unpacked, x: [&RoundedGroup; T]) -> [__m2
 #[target_feature(enable = "avx2")]
 fn lanes_of_packed<const R: usize>(codes: [__m256i; R], x: &RoundedGroup) -> [__m256i; R] {
     let (low, high) = (_mm256_set1_epi8(3), _mm256_set1_epi8(12));
+    let mut own = [x; R];
+    for x in &mut own {
+        *x = another(x);
+    }
+    let x = own;
     let zero = [_mm256_setzero_si256(); R];
     let (mut upper, mut once, mut four_times, mut lanes) = (zero, zero, zero, zero);
     for r in 0..R {
-        once[r] = _mm256_maddubs_epi16(_mm256_and_si256(codes[r], low), vector(x, 0));
+        once[r] = _mm256_maddubs_epi16(_mm256_and_si256(codes[r], low), vector(x[r], 0));
         upper[r] = _mm256_srli_epi16::<4>(codes[r]);
     }
     for r in 0..R {
-        four_times[r] = _mm256_maddubs_epi16(_mm256_and_si256(codes[r], high), vector(x, 1));
+        four_times[r] = _mm256_maddubs_epi16(_mm256_and_si256(codes[r], high), vector(x[r], 1));
     }
     for r in 0..R {
-        let products = _mm256_maddubs_epi16(_mm256_and_si256(upper[r], low), vector(x, 2));
+        let products = _mm256_maddubs_epi16(_mm256_and_si256(upper[r], low), vector(x[r], 2));
         once[r] = _mm256_add_epi16(once[r], products);
     }
     for r in 0..R {
-        let products = _mm256_maddubs_epi16(_mm256_and_si256(upper[r], high), vector(x, 3));
+        let products = _mm256_maddubs_epi16(_mm256_and_si256(upper[r], high), vector(x[r], 3));
         four_times[r] = _mm256_add_epi16(four_times[r], products); // at most 4 * 2 * 2 * 3 * 127: no overflow
     }
     for r in 0..R {
@@ -148,9 +153,22 @@ fn lanes_of_packed<const R: usize>(codes: [__m256i; R], x: &RoundedGroup) -> [__
         lanes[r] = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
     }
     for r in 0..R {
-        lanes[r] = _mm256_add_epi32(lanes[r], vector(x, MINUS_SUMS));
+        lanes[r] = _mm256_add_epi32(lanes[r], vector(x[r], MINUS_SUMS));
     }
     lanes
+}
+
+/// The same reference, which the compiler takes for another one: so it loads what lies there again for each row, as an
+/// operand of the instruction that uses it, instead of keeping it in registers that the sums then lack.
+#[inline(always)]
+fn another(x: &RoundedGroup) -> &RoundedGroup {
+    let mut at = std::ptr::from_ref(x);
+    #[expect(unsafe_code, reason = "assembly")]
+    // SAFETY: no instruction at all, so the pointer stays that of the reference.
+    unsafe {
+        asm!("/* {at} */", at = inout(reg) at, options(nomem, nostack, preserves_flags));
+        &*at
+    }
 }
 
 /// [`lanes_of_tokens`] of one by AVX-VNNI. Assembly, because a function compiled for it would not be inlined into those
