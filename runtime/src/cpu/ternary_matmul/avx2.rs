@@ -107,16 +107,20 @@ fn lanes_of_tokens<const T: usize>(w: &Unpacked, x: [&RoundedGroup; T]) -> [__m2
         for t in 0..T {
             more[t] = _mm256_maddubs_epi16(w.planes[plane], vector(x[t], plane));
         }
+        in_order(&mut more);
         for t in 0..T {
             pairs[t] = _mm256_add_epi16(pairs[t], more[t]);
         }
+        in_order(&mut pairs);
     }
     for t in 0..T {
         pairs[t] = _mm256_madd_epi16(pairs[t], _mm256_set1_epi16(1));
     }
+    in_order(&mut pairs);
     for t in 0..T {
         pairs[t] = _mm256_add_epi32(pairs[t], vector(x[t], MINUS_SUMS));
     }
+    in_order(&mut pairs);
     pairs
 }
 
@@ -156,6 +160,20 @@ fn lanes_of_packed<const R: usize>(codes: [__m256i; R], x: &RoundedGroup) -> [__
         lanes[r] = _mm256_add_epi32(lanes[r], vector(x[r], MINUS_SUMS));
     }
     lanes
+}
+
+/// Has these computed before what is computed of them, and in this order: left alone, the compiler puts the instructions of
+/// one token or row next to each other again.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn in_order<const N: usize>(vectors: &mut [__m256i; N]) {
+    for vector in vectors {
+        #[expect(unsafe_code, reason = "assembly")]
+        // SAFETY: no instruction at all.
+        unsafe {
+            asm!("/* {v} */", v = inout(ymm_reg) *vector, options(nomem, nostack, preserves_flags));
+        }
+    }
 }
 
 /// The same reference, which the compiler takes for another one: so it loads what lies there again for each row, as an
