@@ -141,21 +141,26 @@ fn lanes_of_packed<const R: usize>(codes: [__m256i; R], x: &RoundedGroup) -> [__
         once[r] = _mm256_maddubs_epi16(_mm256_and_si256(codes[r], low), vector(x[r], 0));
         upper[r] = _mm256_srli_epi16::<4>(codes[r]);
     }
+    in_order(&mut once);
     for r in 0..R {
         four_times[r] = _mm256_maddubs_epi16(_mm256_and_si256(codes[r], high), vector(x[r], 1));
     }
+    in_order(&mut four_times);
     for r in 0..R {
         let products = _mm256_maddubs_epi16(_mm256_and_si256(upper[r], low), vector(x[r], 2));
         once[r] = _mm256_add_epi16(once[r], products);
     }
+    in_order(&mut once);
     for r in 0..R {
         let products = _mm256_maddubs_epi16(_mm256_and_si256(upper[r], high), vector(x[r], 3));
         four_times[r] = _mm256_add_epi16(four_times[r], products); // at most 4 * 2 * 2 * 3 * 127: no overflow
     }
+    in_order(&mut four_times);
     for r in 0..R {
         let pairs = _mm256_add_epi16(once[r], _mm256_srai_epi16::<2>(four_times[r]));
         lanes[r] = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
     }
+    in_order(&mut lanes);
     for r in 0..R {
         lanes[r] = _mm256_add_epi32(lanes[r], vector(x[r], MINUS_SUMS));
     }
