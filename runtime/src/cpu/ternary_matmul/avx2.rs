@@ -176,7 +176,7 @@ fn in_order<const N: usize>(vectors: &mut [__m256i; N]) {
         #[expect(unsafe_code, reason = "assembly")]
         // SAFETY: no instruction at all.
         unsafe {
-            asm!("/* {v} */", v = inout(ymm_reg) *vector, options(nomem, nostack, preserves_flags));
+            asm!("/* {v} */", v = inout(ymm_reg) * vector, options(nomem, nostack, preserves_flags));
         }
     }
 }
