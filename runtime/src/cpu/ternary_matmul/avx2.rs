@@ -172,11 +172,11 @@ fn lanes_of_packed<const R: usize>(codes: [__m256i; R], x: &RoundedGroup) -> [__
 #[inline]
 #[target_feature(enable = "avx2")]
 fn in_order<const N: usize>(vectors: &mut [__m256i; N]) {
-    for vector in vectors {
+    for n in 0..N {
         #[expect(unsafe_code, reason = "assembly")]
         // SAFETY: no instruction at all.
         unsafe {
-            asm!("/* {v} */", v = inout(ymm_reg) * vector, options(nomem, nostack, preserves_flags));
+            asm!("/* {v} */", v = inout(ymm_reg) vectors[n], options(nomem, nostack, preserves_flags));
         }
     }
 }
