@@ -10,6 +10,7 @@ pub(super) mod blocks;
 mod many_tokens;
 mod one_token;
 pub(super) mod round;
+mod tq2_0;
 
 use std::arch::asm;
 use std::arch::x86_64::*;

@@ -39,18 +39,20 @@ pub(in super::super) const fn in_planes(block: usize) -> bool {
     block == 34 || block == 36
 }
 
-/// The 32 bytes of codes of such a block, and the scale of each lane by a table: a load, where the conversion is two
-/// instructions of a unit that is busy.
+/// The 32 bytes of codes of the 128 weights `part` of a block with four codes in a byte, and the scale of each lane by a
+/// table: a load, where the conversion is two instructions of a unit that is busy.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
 pub(in super::super) fn packed<const BLOCK: usize>(
     block: &[u8; BLOCK],
+    part: usize,
     f16_to_f32: &[f32; 1 << 16],
 ) -> (__m256i, __m256) {
     // Read as a whole: from two bytes LLVM makes two loads, a shift and an addition.
     let scale = |at: usize| &f16_to_f32[usize::from(bytemuck::pod_read_unaligned::<u16>(&block[at..at + 2]))];
     match BLOCK {
         34 => (load_from(block, 2), _mm256_broadcast_ss(scale(0))),
+        66 => (load_from(block, 32 * part), _mm256_broadcast_ss(scale(64))),
         _ => {
             let codes = _mm256_set_m128i(load_half(block, 20), load_half(block, 2));
             (codes, _mm256_set_m128(_mm_broadcast_ss(scale(18)), _mm_broadcast_ss(scale(0))))

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::super::{RoundedGroup, Rows, half_block, parts};
 use super::blocks::{in_planes, in_quarters, packed, tq2_0_in_quarters, unpack};
-use super::{SCALES, add_products, add_scaled, lanes_of_packed, vector};
+use super::{SCALES, add_products, add_scaled, lanes_of_packed, tq2_0, vector};
 
 /// Rows that one token meets together.
 const DECODE_ROWS: usize = 4;
@@ -18,13 +18,13 @@ pub(super) fn one_token<const VNNI: bool, const BLOCK: usize>(
     weights: Rows,
     x: &[RoundedGroup],
 ) {
-    let mut quarters = Vec::new();
+    let mut reordered = Vec::new();
     if BLOCK == 66 {
         for x in x {
-            quarters.push(in_quarters(x));
+            reordered.push(if VNNI { in_quarters(x) } else { tq2_0::as_in_blocks(x) });
         }
     }
-    let x = if BLOCK == 66 { &quarters } else { x };
+    let x = if BLOCK == 66 { &reordered } else { x };
     let (tiles, rest) = out.as_chunks_mut::<DECODE_ROWS>();
     let done = tiles.len() * DECODE_ROWS;
     for (n, tile) in tiles.iter_mut().enumerate() {
@@ -59,14 +59,14 @@ fn dots<const VNNI: bool, const BLOCK: usize, const R: usize>(
         }
         for part in 0..parts(BLOCK) {
             let x = &x[b * parts(BLOCK) + part];
-            if in_planes(BLOCK) && !VNNI {
+            if (in_planes(BLOCK) || BLOCK == 66) && !VNNI {
                 // Two rows at a time: more do not fit the registers.
                 let ((twos, ones), (sums, last)) = (rows.as_chunks::<2>(), sums.as_chunks_mut::<2>());
                 for n in 0..twos.len() {
-                    add_packed::<BLOCK, 2>(&mut sums[n], [&twos[n][0][b], &twos[n][1][b]], f16_to_f32, x);
+                    add_packed::<BLOCK, 2>(&mut sums[n], [&twos[n][0][b], &twos[n][1][b]], part, f16_to_f32, x);
                 }
                 for n in 0..ones.len() {
-                    add_packed::<BLOCK, 1>(last.as_mut_array().expect("one"), [&ones[n][b]], f16_to_f32, x);
+                    add_packed::<BLOCK, 1>(last.as_mut_array().expect("one"), [&ones[n][b]], part, f16_to_f32, x);
                 }
                 continue;
             }
@@ -82,26 +82,28 @@ fn dots<const VNNI: bool, const BLOCK: usize, const R: usize>(
             let half = unpack(&half_block::<BLOCK>(weights.row(first + r)), 0);
             add_products::<VNNI, 1>(std::array::from_mut(&mut sums[r]), &half, [x]);
         }
-        out[r] = tree(sums[r]);
+        out[r] = tree(if BLOCK == 66 && !VNNI { tq2_0::in_order_of_lanes(sums[r]) } else { sums[r] });
     }
     out
 }
 
-/// Adds the products of blocks of `R` rows with one token's activations.
+/// Adds the products of the 128 weights `part` of blocks of `R` rows with one token's activations.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
 fn add_packed<const BLOCK: usize, const R: usize>(
     sums: &mut [__m256; R],
     blocks: [&[u8; BLOCK]; R],
+    part: usize,
     f16_to_f32: &[f32; 1 << 16],
     x: &RoundedGroup,
 ) {
     let (mut codes, mut scales) = ([_mm256_setzero_si256(); R], [_mm256_setzero_ps(); R]);
     for r in 0..R {
-        (codes[r], scales[r]) = packed(blocks[r], f16_to_f32);
+        (codes[r], scales[r]) = packed(blocks[r], part, f16_to_f32);
         scales[r] = _mm256_mul_ps(scales[r], _mm256_castsi256_ps(vector(x, SCALES)));
     }
-    add_scaled(sums, lanes_of_packed(codes, x), scales);
+    let lanes = if BLOCK == 66 { tq2_0::lanes(codes, x) } else { lanes_of_packed(codes, x) };
+    add_scaled(sums, lanes, scales);
 }
 
 /// The eight lanes in the one fixed tree.
