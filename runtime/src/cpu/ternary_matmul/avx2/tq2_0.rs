@@ -2,12 +2,11 @@
 //! products come out with a lane's four parts beside each other, and are brought together after the multiplication, where
 //! unpacking instructions do two things at once. Bringing the codes together before it takes `vpermd`, slow before Zen 2.
 
-#![expect(clippy::needless_range_loop, reason = "registers are numbered; closures are not compiled for AVX2")]
-
 use std::arch::x86_64::*;
 
 use super::super::RoundedGroup;
-use super::{MINUS_SUMS, another, in_order, vector};
+use super::blocks::packed;
+use super::{MINUS_SUMS, SCALES, add_scaled, another, vector};
 
 /// The lanes as [`lanes`] leaves them. Done twice, it is the order of the definition again.
 const ORDER: [i32; 8] = [0, 4, 2, 6, 1, 5, 3, 7];
@@ -37,6 +36,22 @@ pub(super) fn as_in_blocks(x: &RoundedGroup) -> RoundedGroup {
     reordered
 }
 
+/// Adds the products of the 128 weights `part` of a block with the activations, which are [`as_in_blocks`].
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+pub(super) fn add_block<const BLOCK: usize>(
+    sums: &mut __m256,
+    block: &[u8; BLOCK],
+    part: usize,
+    f16_to_f32: &[f32; 1 << 16],
+    x: &RoundedGroup,
+) {
+    let x = another(x);
+    let (codes, scales) = packed(block, part, f16_to_f32);
+    let scales = _mm256_mul_ps(scales, _mm256_castsi256_ps(vector(x, SCALES)));
+    add_scaled(std::array::from_mut(sums), [lanes(codes, x)], [scales]);
+}
+
 /// The lanes of the definition from those of [`lanes`].
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -44,67 +59,31 @@ pub(super) fn in_order_of_lanes(lanes: __m256) -> __m256 {
     _mm256_permutevar8x32_ps(lanes, bytemuck::cast(ORDER))
 }
 
-/// Products of the codes of 128 weights in `R` rows with the activations, less the sums of the activations. Planes 1 and 3
-/// are four times too large until a lane's parts are together, as in [`super::lanes_of_packed`].
+/// Products of the codes of 128 weights with the activations, less the sums of the activations. Planes 1 and 3 are four
+/// times too large until a lane's parts are together, as in [`super::lanes_of_packed`].
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn lanes<const R: usize>(codes: [__m256i; R], x: &RoundedGroup) -> [__m256i; R] {
+fn lanes(codes: __m256i, x: &RoundedGroup) -> __m256i {
     let (low, high) = (_mm256_set1_epi8(3), _mm256_set1_epi8(12));
-    let mut own = [x; R];
-    for x in &mut own {
-        *x = another(x);
-    }
-    let x = own;
-    let mut upper = codes;
-    for r in 0..R {
-        upper[r] = _mm256_srli_epi16::<4>(codes[r]);
-    }
-    in_order(&mut upper);
-    let mut four_times = halves(products(codes, high, x, 1), products(upper, high, x, 3));
-    let once = halves(products(codes, low, x, 0), products(upper, low, x, 2));
-    for r in 0..R {
-        four_times[r] = _mm256_srai_epi16::<2>(four_times[r]);
-    }
-    in_order(&mut four_times);
-    let mut lanes = once;
-    for r in 0..R {
-        let even = _mm256_unpacklo_epi64(once[r], four_times[r]);
-        let pairs = _mm256_add_epi16(even, _mm256_unpackhi_epi64(once[r], four_times[r]));
-        lanes[r] = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-    }
-    in_order(&mut lanes);
-    for r in 0..R {
-        lanes[r] = _mm256_add_epi32(lanes[r], vector(x[r], MINUS_SUMS));
-    }
-    lanes
+    let upper = _mm256_srli_epi16::<4>(codes);
+    let once = halves(product(codes, low, x, 0), product(upper, low, x, 2));
+    let four_times = halves(product(codes, high, x, 1), product(upper, high, x, 3));
+    let once_too = _mm256_srai_epi16::<2>(four_times);
+    let pairs =
+        _mm256_add_epi16(_mm256_unpacklo_epi64(once, once_too), _mm256_unpackhi_epi64(once, once_too));
+    _mm256_add_epi32(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)), vector(x, MINUS_SUMS))
 }
 
 /// Products of the masked codes with a plane of the activations, neighbours added: at most 4 * 2 * 3 * 127.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn products<const R: usize>(
-    codes: [__m256i; R],
-    mask: __m256i,
-    x: [&RoundedGroup; R],
-    plane: usize,
-) -> [__m256i; R] {
-    let mut products = codes;
-    for r in 0..R {
-        products[r] = _mm256_maddubs_epi16(_mm256_and_si256(codes[r], mask), vector(x[r], plane));
-    }
-    in_order(&mut products);
-    products
+fn product(codes: __m256i, mask: __m256i, x: &RoundedGroup, plane: usize) -> __m256i {
+    _mm256_maddubs_epi16(_mm256_and_si256(codes, mask), vector(x, plane))
 }
 
 /// Of each of two planes, the fours 0 and 2 added, then 1 and 3: two sums each, in turns.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn halves<const R: usize>(a: [__m256i; R], b: [__m256i; R]) -> [__m256i; R] {
-    let mut halves = a;
-    for r in 0..R {
-        halves[r] =
-            _mm256_add_epi16(_mm256_unpacklo_epi32(a[r], b[r]), _mm256_unpackhi_epi32(a[r], b[r]));
-    }
-    in_order(&mut halves);
-    halves
+fn halves(a: __m256i, b: __m256i) -> __m256i {
+    _mm256_add_epi16(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b))
 }
