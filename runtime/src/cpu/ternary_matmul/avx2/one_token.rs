@@ -59,23 +59,31 @@ fn dots<const VNNI: bool, const BLOCK: usize, const R: usize>(
         }
         for part in 0..parts(BLOCK) {
             let x = &x[b * parts(BLOCK) + part];
-            if in_planes(BLOCK) && !VNNI {
+            if (in_planes(BLOCK) || BLOCK == 66) && !VNNI {
                 // Two rows at a time: more do not fit the registers.
                 let ((twos, ones), (sums, last)) = (rows.as_chunks::<2>(), sums.as_chunks_mut::<2>());
                 for n in 0..twos.len() {
-                    add_packed::<BLOCK, 2>(&mut sums[n], [&twos[n][0][b], &twos[n][1][b]], f16_to_f32, x);
+                    add_packed::<BLOCK, 2>(
+                        &mut sums[n],
+                        [&twos[n][0][b], &twos[n][1][b]],
+                        part,
+                        f16_to_f32,
+                        x,
+                    );
                 }
                 for n in 0..ones.len() {
-                    add_packed::<BLOCK, 1>(last.as_mut_array().expect("one"), [&ones[n][b]], f16_to_f32, x);
+                    add_packed::<BLOCK, 1>(
+                        last.as_mut_array().expect("one"),
+                        [&ones[n][b]],
+                        part,
+                        f16_to_f32,
+                        x,
+                    );
                 }
                 continue;
             }
             for r in 0..R {
                 let block = &rows[r][b];
-                if BLOCK == 66 && !VNNI {
-                    tq2_0::add_block(&mut sums[r], block, part, f16_to_f32, x);
-                    continue;
-                }
                 let weights = if BLOCK == 66 { tq2_0_in_quarters(block, part) } else { unpack(block, part) };
                 add_products::<VNNI, 1>(std::array::from_mut(&mut sums[r]), &weights, [x]);
             }
@@ -91,21 +99,23 @@ fn dots<const VNNI: bool, const BLOCK: usize, const R: usize>(
     out
 }
 
-/// Adds the products of blocks of `R` rows with one token's activations.
+/// Adds the products of the 128 weights `part` of blocks of `R` rows with one token's activations.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
 fn add_packed<const BLOCK: usize, const R: usize>(
     sums: &mut [__m256; R],
     blocks: [&[u8; BLOCK]; R],
+    part: usize,
     f16_to_f32: &[f32; 1 << 16],
     x: &RoundedGroup,
 ) {
     let (mut codes, mut scales) = ([_mm256_setzero_si256(); R], [_mm256_setzero_ps(); R]);
     for r in 0..R {
-        (codes[r], scales[r]) = packed(blocks[r], 0, f16_to_f32);
+        (codes[r], scales[r]) = packed(blocks[r], part, f16_to_f32);
         scales[r] = _mm256_mul_ps(scales[r], _mm256_castsi256_ps(vector(x, SCALES)));
     }
-    add_scaled(sums, lanes_of_packed(codes, x), scales);
+    let lanes = if BLOCK == 66 { tq2_0::lanes(codes, x) } else { lanes_of_packed(codes, x) };
+    add_scaled(sums, lanes, scales);
 }
 
 /// The eight lanes in the one fixed tree.

@@ -1,18 +1,21 @@
 //! AVX2, one token, TQ2_0: byte j of 32 holds weights j, 32+j, 64+j and 96+j, which belong to four different lanes. So the
-//! products come out with a lane's four parts beside each other, and are brought together after the multiplication, where
-//! unpacking instructions do two things at once. Bringing the codes together before it takes `vpermd`, slow before Zen 2.
+//! sums of a lane come out at four places of a register, and are brought together after the multiplication, as pairs of
+//! sums. Bringing the codes together before it takes `vpermd`, which is slow before Zen 2.
+
+#![expect(clippy::needless_range_loop, reason = "registers are numbered; closures are not compiled for AVX2")]
 
 use std::arch::x86_64::*;
 
 use super::super::RoundedGroup;
-use super::blocks::packed;
-use super::{MINUS_SUMS, SCALES, add_scaled, another, vector};
+use super::{MINUS_SUMS, another, in_order, vector};
 
-/// The lanes as [`lanes`] leaves them. Done twice, it is the order of the definition again.
-const ORDER: [i32; 8] = [0, 4, 2, 6, 1, 5, 3, 7];
+/// The lanes as [`lanes`] leaves them, and where each lane of the definition then is.
+const LANES: [i32; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
+const PLACES: [i32; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
 
-/// The activations of a group as a block has the weights: element 32k+j at plane k, byte j. What there is of each lane is
-/// in the order of [`lanes`].
+/// The activations of a group in the order in which [`lanes`] multiplies: of elements 32k+j, whose codes are those of bytes j,
+/// the fours with j / 4 even at plane k, the others at the neighbouring plane. What there is of each lane is in the order
+/// of [`lanes`].
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn as_in_blocks(x: &RoundedGroup) -> RoundedGroup {
@@ -22,68 +25,84 @@ pub(super) fn as_in_blocks(x: &RoundedGroup) -> RoundedGroup {
     // All 16 elements of lanes 0 and 4, 1 and 5, 2 and 6, 3 and 7.
     let (l0, l1) = (_mm256_unpacklo_epi16(ab, cd), _mm256_unpackhi_epi16(ab, cd));
     let (l2, l3) = (_mm256_unpacklo_epi16(ab_upper, cd_upper), _mm256_unpackhi_epi16(ab_upper, cd_upper));
+    let (k0, k1) = (_mm256_permute2x128_si256::<0x20>(l0, l1), _mm256_permute2x128_si256::<0x20>(l2, l3));
+    let (k2, k3) = (_mm256_permute2x128_si256::<0x31>(l0, l1), _mm256_permute2x128_si256::<0x31>(l2, l3));
+    const ODD: i32 = 0b1010_1010;
     let planes = [
-        _mm256_permute2x128_si256::<0x20>(l0, l1),
-        _mm256_permute2x128_si256::<0x20>(l2, l3),
-        _mm256_permute2x128_si256::<0x31>(l0, l1),
-        _mm256_permute2x128_si256::<0x31>(l2, l3),
+        _mm256_blend_epi32::<ODD>(k0, k1),
+        _mm256_blend_epi32::<ODD>(k1, k0),
+        _mm256_blend_epi32::<ODD>(k2, k3),
+        _mm256_blend_epi32::<ODD>(k3, k2),
     ];
     let mut reordered = RoundedGroup { planes: bytemuck::cast(planes), ..*x };
-    for (n, lane) in ORDER.into_iter().enumerate() {
+    for (n, lane) in LANES.into_iter().enumerate() {
         reordered.minus_sums[n] = x.minus_sums[lane as usize];
         reordered.scales[n] = x.scales[lane as usize];
     }
     reordered
 }
 
-/// Adds the products of the 128 weights `part` of a block with the activations, which are [`as_in_blocks`].
-#[inline]
-#[target_feature(enable = "avx2,f16c")]
-pub(super) fn add_block<const BLOCK: usize>(
-    sums: &mut __m256,
-    block: &[u8; BLOCK],
-    part: usize,
-    f16_to_f32: &[f32; 1 << 16],
-    x: &RoundedGroup,
-) {
-    let x = another(x);
-    let (codes, scales) = packed(block, part, f16_to_f32);
-    let scales = _mm256_mul_ps(scales, _mm256_castsi256_ps(vector(x, SCALES)));
-    add_scaled(std::array::from_mut(sums), [lanes(codes, x)], [scales]);
-}
-
 /// The lanes of the definition from those of [`lanes`].
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn in_order_of_lanes(lanes: __m256) -> __m256 {
-    _mm256_permutevar8x32_ps(lanes, bytemuck::cast(ORDER))
+    _mm256_permutevar8x32_ps(lanes, bytemuck::cast(PLACES))
 }
 
-/// Products of the codes of 128 weights with the activations, less the sums of the activations. Planes 1 and 3 are four
-/// times too large until a lane's parts are together, as in [`super::lanes_of_packed`].
+/// Products of the codes of 128 weights in `R` rows with the activations, less the sums of the activations.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn lanes(codes: __m256i, x: &RoundedGroup) -> __m256i {
-    let (low, high) = (_mm256_set1_epi8(3), _mm256_set1_epi8(12));
-    let upper = _mm256_srli_epi16::<4>(codes);
-    let once = halves(product(codes, low, x, 0), product(upper, low, x, 2));
-    let four_times = halves(product(codes, high, x, 1), product(upper, high, x, 3));
-    let once_too = _mm256_srai_epi16::<2>(four_times);
-    let pairs =
-        _mm256_add_epi16(_mm256_unpacklo_epi64(once, once_too), _mm256_unpackhi_epi64(once, once_too));
-    _mm256_add_epi32(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)), vector(x, MINUS_SUMS))
+pub(super) fn lanes<const R: usize>(codes: [__m256i; R], x: &RoundedGroup) -> [__m256i; R] {
+    let mut own = [x; R];
+    for x in &mut own {
+        *x = another(x);
+    }
+    let x = own;
+    let (mut upper, mut lanes) = (codes, codes);
+    let k01 = two_planes(codes, x, 0);
+    for r in 0..R {
+        upper[r] = _mm256_srli_epi16::<4>(codes[r]);
+    }
+    in_order(&mut upper);
+    let k23 = two_planes(upper, x, 2);
+    for r in 0..R {
+        // Two sums each: of planes 0 1 2 3, and of the same.
+        let sums = _mm256_blend_epi32::<0b1100_1100>(k01[r], k23[r]);
+        lanes[r] = _mm256_add_epi16(sums, _mm256_alignr_epi8::<8>(k23[r], k01[r]));
+    }
+    in_order(&mut lanes);
+    for r in 0..R {
+        lanes[r] = _mm256_madd_epi16(lanes[r], _mm256_set1_epi64x(0x0001_0001_0004_0004)); // all four times
+    }
+    in_order(&mut lanes);
+    for r in 0..R {
+        lanes[r] = _mm256_add_epi32(_mm256_srai_epi32::<2>(lanes[r]), vector(x[r], MINUS_SUMS));
+    }
+    in_order(&mut lanes);
+    lanes
 }
 
-/// Products of the masked codes with a plane of the activations, neighbours added: at most 4 * 2 * 3 * 127.
+/// Products with the codes in the lower halves of the bytes, those of odd planes four times too large: in turns, four times
+/// in all, two sums of the lower plane and two of the upper. At most 2 * 4 * 2 * 3 * 127 each.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn product(codes: __m256i, mask: __m256i, x: &RoundedGroup, plane: usize) -> __m256i {
-    _mm256_maddubs_epi16(_mm256_and_si256(codes, mask), vector(x, plane))
-}
-
-/// Of each of two planes, the fours 0 and 2 added, then 1 and 3: two sums each, in turns.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn halves(a: __m256i, b: __m256i) -> __m256i {
-    _mm256_add_epi16(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b))
+fn two_planes<const R: usize>(codes: [__m256i; R], x: [&RoundedGroup; R], plane: usize) -> [__m256i; R] {
+    let (in_turns, swapped) =
+        (_mm256_set1_epi64x(0x0c0c_0c0c_0303_0303), _mm256_set1_epi64x(0x0303_0303_0c0c_0c0c));
+    let (mut sums, mut more) = (codes, codes);
+    for r in 0..R {
+        more[r] = _mm256_maddubs_epi16(_mm256_and_si256(codes[r], swapped), vector(x[r], plane + 1));
+    }
+    in_order(&mut more);
+    for r in 0..R {
+        sums[r] = _mm256_maddubs_epi16(_mm256_and_si256(codes[r], in_turns), vector(x[r], plane));
+        more[r] = _mm256_shuffle_epi32::<0b10_11_00_01>(more[r]);
+    }
+    in_order(&mut sums);
+    in_order(&mut more);
+    for r in 0..R {
+        sums[r] = _mm256_add_epi16(sums[r], more[r]);
+    }
+    in_order(&mut sums);
+    sums
 }
