@@ -21,7 +21,7 @@ pub(super) fn one_token<const VNNI: bool, const BLOCK: usize>(
     let mut reordered = Vec::new();
     if BLOCK == 66 {
         for x in x {
-            reordered.push(if VNNI { in_quarters(x) } else { tq2_0::as_in_blocks(x) });
+            reordered.push(if VNNI { in_quarters(x) } else { tq2_0::in_turns(x) });
         }
     }
     let x = if BLOCK == 66 { &reordered } else { x };

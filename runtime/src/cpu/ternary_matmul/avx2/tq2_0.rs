@@ -1,6 +1,6 @@
 //! AVX2, one token, TQ2_0: byte j of 32 holds weights j, 32+j, 64+j and 96+j, which belong to four different lanes. So the
-//! sums of a lane come out at four places of a register, and are brought together after the multiplication, as pairs of
-//! sums. Bringing the codes together before it takes `vpermd`, which is slow before Zen 2.
+//! sums of a lane come out at four places of a register, and are brought together after the multiplication, two planes at
+//! a time. Bringing the codes together before it takes `vpermd`, which is slow before Zen 2.
 
 #![expect(clippy::needless_range_loop, reason = "registers are numbered; closures are not compiled for AVX2")]
 
@@ -13,12 +13,11 @@ use super::{MINUS_SUMS, another, in_order, vector};
 const LANES: [i32; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
 const PLACES: [i32; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
 
-/// The activations of a group in the order in which [`lanes`] multiplies: of elements 32k+j, whose codes are those of bytes j,
-/// the fours with j / 4 even at plane k, the others at the neighbouring plane. What there is of each lane is in the order
-/// of [`lanes`].
+/// The activations of a group as [`lanes`] multiplies them: byte j of vector k is element 32k+j where j / 4 is even, and
+/// element 32(k^1)+j where it is odd. What there is of each lane is in the order of [`lanes`].
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn as_in_blocks(x: &RoundedGroup) -> RoundedGroup {
+pub(super) fn in_turns(x: &RoundedGroup) -> RoundedGroup {
     let [a, b, c, d]: [__m256i; 4] = bytemuck::cast(x.planes);
     let (ab, ab_upper) = (_mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b));
     let (cd, cd_upper) = (_mm256_unpacklo_epi8(c, d), _mm256_unpackhi_epi8(c, d));
@@ -66,7 +65,7 @@ pub(super) fn lanes<const R: usize>(codes: [__m256i; R], x: &RoundedGroup) -> [_
     in_order(&mut upper);
     let k23 = two_planes(upper, x, 2);
     for r in 0..R {
-        // Two sums each: of planes 0 1 2 3, and of the same.
+        // Planes 0 1 2 3, and planes 0 1 2 3 from the other half of theirs.
         let sums = _mm256_blend_epi32::<0b1100_1100>(k01[r], k23[r]);
         lanes[r] = _mm256_add_epi16(sums, _mm256_alignr_epi8::<8>(k23[r], k01[r]));
     }
@@ -82,12 +81,13 @@ pub(super) fn lanes<const R: usize>(codes: [__m256i; R], x: &RoundedGroup) -> [_
     lanes
 }
 
-/// Products with the codes in the lower halves of the bytes, those of odd planes four times too large: in turns, four times
-/// in all, two sums of the lower plane and two of the upper. At most 2 * 4 * 2 * 3 * 127 each.
+/// Products with two planes, whose codes lie in the lower halves of the bytes: fours of the even plane and fours of the odd
+/// one in turns, the latter four times too large. Once each where it lies and once as its neighbour, which is rotated to
+/// its place: two of a plane's four parts come out added, at most 2 * 4 * 2 * 3 * 127.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn two_planes<const R: usize>(codes: [__m256i; R], x: [&RoundedGroup; R], plane: usize) -> [__m256i; R] {
-    let (in_turns, swapped) =
+    let (straight, swapped) =
         (_mm256_set1_epi64x(0x0c0c_0c0c_0303_0303), _mm256_set1_epi64x(0x0303_0303_0c0c_0c0c));
     let (mut sums, mut more) = (codes, codes);
     for r in 0..R {
@@ -95,7 +95,7 @@ fn two_planes<const R: usize>(codes: [__m256i; R], x: [&RoundedGroup; R], plane:
     }
     in_order(&mut more);
     for r in 0..R {
-        sums[r] = _mm256_maddubs_epi16(_mm256_and_si256(codes[r], in_turns), vector(x[r], plane));
+        sums[r] = _mm256_maddubs_epi16(_mm256_and_si256(codes[r], straight), vector(x[r], plane));
         more[r] = _mm256_shuffle_epi32::<0b10_11_00_01>(more[r]);
     }
     in_order(&mut sums);
