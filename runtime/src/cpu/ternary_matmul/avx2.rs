@@ -8,9 +8,9 @@
 
 pub(super) mod blocks;
 mod many_tokens;
+mod natural;
 mod one_token;
 pub(super) mod round;
-mod tq2_0;
 
 use std::arch::asm;
 use std::arch::x86_64::*;

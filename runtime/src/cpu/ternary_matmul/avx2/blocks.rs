@@ -27,11 +27,20 @@ pub(in super::super) fn unpack<const BLOCK: usize>(block: &[u8; BLOCK], part: us
     let planes = match BLOCK {
         34 => two_bits(load_from(block, 2)),
         66 => planes(two_bits(load_from(block, 32 * part))),
-        28 => planes(digits(ptq1_0(block))),
-        _ if part == 0 => planes(digits(tq1_0_first(block))),
-        _ => planes(digits(tq1_0_second(block))),
+        _ => planes(digits(block, part)),
     };
     Unpacked { planes, scales }
+}
+
+/// Digits and scales of the 128 weights `part` of a block in base 3, in the order of the weights.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+pub(super) fn base_3<const BLOCK: usize>(
+    block: &[u8; BLOCK],
+    part: usize,
+    f16_to_f32: &[f32; 1 << 16],
+) -> ([__m256i; 4], __m256) {
+    (digits(block, part), broadcast_scale(block, BLOCK - 2, f16_to_f32))
 }
 
 /// Packings whose bytes hold four neighbours, one of each plane, so that a kernel can use them as they lie in the file.
@@ -48,16 +57,27 @@ pub(in super::super) fn packed<const BLOCK: usize>(
     part: usize,
     f16_to_f32: &[f32; 1 << 16],
 ) -> (__m256i, __m256) {
-    // Read as a whole: from two bytes LLVM makes two loads, a shift and an addition.
-    let scale = |at: usize| &f16_to_f32[usize::from(bytemuck::pod_read_unaligned::<u16>(&block[at..at + 2]))];
     match BLOCK {
-        34 => (load_from(block, 2), _mm256_broadcast_ss(scale(0))),
-        66 => (load_from(block, 32 * part), _mm256_broadcast_ss(scale(64))),
+        34 => (load_from(block, 2), broadcast_scale(block, 0, f16_to_f32)),
+        66 => (load_from(block, 32 * part), broadcast_scale(block, 64, f16_to_f32)),
         _ => {
             let codes = _mm256_set_m128i(load_half(block, 20), load_half(block, 2));
-            (codes, _mm256_set_m128(_mm_broadcast_ss(scale(18)), _mm_broadcast_ss(scale(0))))
+            let scale = |at| _mm_broadcast_ss(scale_of(block, at, f16_to_f32));
+            (codes, _mm256_set_m128(scale(18), scale(0)))
         }
     }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn broadcast_scale(block: &[u8], at: usize, f16_to_f32: &[f32; 1 << 16]) -> __m256 {
+    _mm256_broadcast_ss(scale_of(block, at, f16_to_f32))
+}
+
+/// The f16 at `at` by the table. Read as a whole: from two bytes LLVM makes two loads, a shift and an addition.
+#[inline]
+fn scale_of<'a>(block: &[u8], at: usize, f16_to_f32: &'a [f32; 1 << 16]) -> &'a f32 {
+    &f16_to_f32[usize::from(bytemuck::pod_read_unaligned::<u16>(&block[at..at + 2]))]
 }
 
 #[inline]
@@ -150,16 +170,32 @@ pub(in super::super) fn tq2_0_in_quarters<const BLOCK: usize>(block: &[u8; BLOCK
 }
 
 /// Code n of a base-3 byte is the whole part of three times `byte * 3^n mod 256` as a fraction of 256
-/// (`ternary/trits.rs`). These are the fractions; [`digits`] takes the whole parts.
-///
-/// PTQ1_0: 16 bytes of five codes, then 8 of five and 2 of four.
+/// (`ternary/trits.rs`): 0 up to 85, 1 up to 170, 2 above. Compared as signed numbers, for which 128 is added to every byte
+/// first: it stays there, since three times 128 are 128 again modulo 256.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn digits<const BLOCK: usize>(block: &[u8; BLOCK], part: usize) -> [__m256i; 4] {
+    let mut digits = match BLOCK {
+        28 => ptq1_0(block),
+        _ if part == 0 => tq1_0_first(block),
+        _ => tq1_0_second(block),
+    };
+    for x in &mut digits {
+        let (one, two) = (_mm256_set1_epi8(-43), _mm256_set1_epi8(42));
+        let minus_one = _mm256_cmpgt_epi8(*x, one);
+        *x = _mm256_sub_epi8(_mm256_sub_epi8(_mm256_setzero_si256(), minus_one), _mm256_cmpgt_epi8(*x, two));
+    }
+    digits
+}
+
+/// PTQ1_0: 16 bytes of five codes, then 8 of five and 2 of four. Fractions, with 128 added, as [`digits`] compares them.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn ptq1_0(block: &[u8]) -> [__m256i; 4] {
-    let x_01 = and_thrice(_mm256_broadcastsi128_si256(load_half(block, 0)));
+    let x_01 = and_thrice(_mm256_broadcastsi128_si256(with_128(load_half(block, 0))));
     let x_23 = nine_times(x_01);
     let x_4 = _mm256_castsi256_si128(nine_times(x_23));
-    let tail = _mm_bsrli_si128::<4>(load_half(block, 12)); // bytes 16 to 27
+    let tail = _mm_bsrli_si128::<4>(with_128(load_half(block, 12))); // bytes 16 to 27
     let y = _mm256_permute4x64_epi64::<0b00_00_00_00>(_mm256_castsi128_si256(tail));
     let y_01 = _mm256_permute4x64_epi64::<0b10_00_10_00>(and_thrice(y)); // 8 bytes of y, 8 of 3 y; twice
     let y_23 = nine_times(y_01);
@@ -174,7 +210,7 @@ fn ptq1_0(block: &[u8]) -> [__m256i; 4] {
 #[inline]
 #[target_feature(enable = "avx2")]
 fn tq1_0_first(block: &[u8]) -> [__m256i; 4] {
-    let x = load_from(block, 0);
+    let x = with_128s(load_from(block, 0));
     let x_1 = three_times(x);
     let x_2 = three_times(x_1);
     [x, x_1, x_2, three_times(x_2)]
@@ -184,28 +220,25 @@ fn tq1_0_first(block: &[u8]) -> [__m256i; 4] {
 #[inline]
 #[target_feature(enable = "avx2")]
 fn tq1_0_second(block: &[u8]) -> [__m256i; 4] {
-    let x_4 = nine_times(nine_times(load_from(block, 0)));
-    let z_01 = and_thrice(_mm256_broadcastsi128_si256(load_half(block, 32)));
+    let x_4 = nine_times(nine_times(with_128s(load_from(block, 0))));
+    let z_01 = and_thrice(_mm256_broadcastsi128_si256(with_128(load_half(block, 32))));
     let z_23 = nine_times(z_01);
     let z_4 = _mm256_castsi256_si128(nine_times(z_23));
-    let last = _mm_shuffle_epi8(load_half(block, 38), _mm_set1_epi32(0x0d0c_0b0a)); // bytes 48 to 51
+    let last = _mm_shuffle_epi8(with_128(load_half(block, 38)), _mm_set1_epi32(0x0d0c_0b0a)); // bytes 48 to 51
     let last = powers(last, _mm256_setr_epi16(1, 1, 1, 1, 3, 3, 3, 3, 9, 9, 9, 9, 27, 27, 27, 27));
     [x_4, z_01, z_23, _mm256_set_m128i(last, z_4)]
 }
 
-/// Whole parts of `3 x / 256`: the average of x and half of it is three quarters of x, whose upper two bits they are.
-/// The instruction rounds up where whole parts need rounding down, so it averages complements.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn digits(x: [__m256i; 4]) -> [__m256i; 4] {
-    let mut digits = x;
-    for x in &mut digits {
-        let ones = _mm256_set1_epi8(-1);
-        let complement = _mm256_xor_si256(*x, ones);
-        let three_quarters = _mm256_avg_epu8(complement, _mm256_avg_epu8(complement, ones));
-        *x = _mm256_andnot_si256(_mm256_srli_epi16::<6>(three_quarters), _mm256_set1_epi8(3));
-    }
-    digits
+fn with_128(bytes: __m128i) -> __m128i {
+    _mm_xor_si128(bytes, _mm_set1_epi8(-128))
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn with_128s(bytes: __m256i) -> __m256i {
+    _mm256_xor_si256(bytes, _mm256_set1_epi8(-128))
 }
 
 /// x in the lower half, 3 x in the upper.

@@ -3,8 +3,9 @@
 use std::arch::x86_64::*;
 
 use super::super::{RoundedGroup, Rows, half_block, parts};
-use super::blocks::{in_planes, in_quarters, packed, tq2_0_in_quarters, unpack};
-use super::{SCALES, add_products, add_scaled, lanes_of_packed, tq2_0, vector};
+use super::blocks::{base_3, in_planes, in_quarters, packed, tq2_0_in_quarters, unpack};
+use super::natural::{in_order_of_lanes, in_turns, lanes_of_digits, lanes_of_two_bits, natural};
+use super::{SCALES, add_products, add_scaled, another, lanes_of_packed, vector};
 
 /// Rows that one token meets together.
 const DECODE_ROWS: usize = 4;
@@ -19,12 +20,15 @@ pub(super) fn one_token<const VNNI: bool, const BLOCK: usize>(
     x: &[RoundedGroup],
 ) {
     let mut reordered = Vec::new();
-    if BLOCK == 66 {
-        for x in x {
-            reordered.push(if VNNI { in_quarters(x) } else { tq2_0::in_turns(x) });
-        }
+    for x in x {
+        reordered.push(match BLOCK {
+            66 if VNNI => in_quarters(x),
+            66 => in_turns(x),
+            _ if is_natural::<VNNI>(BLOCK) => natural(x),
+            _ => break,
+        });
     }
-    let x = if BLOCK == 66 { &reordered } else { x };
+    let x = if reordered.is_empty() { x } else { &reordered };
     let (tiles, rest) = out.as_chunks_mut::<DECODE_ROWS>();
     let done = tiles.len() * DECODE_ROWS;
     for (n, tile) in tiles.iter_mut().enumerate() {
@@ -33,6 +37,11 @@ pub(super) fn one_token<const VNNI: bool, const BLOCK: usize>(
     for (n, out) in rest.iter_mut().enumerate() {
         [*out] = dots::<VNNI, BLOCK, 1>(weights, done + n, x);
     }
+}
+
+/// Whether lanes come out in the order of `natural.rs`.
+const fn is_natural<const VNNI: bool>(block: usize) -> bool {
+    !VNNI && !in_planes(block)
 }
 
 /// Products of `R` rows from `first` on with one token.
@@ -59,33 +68,22 @@ fn dots<const VNNI: bool, const BLOCK: usize, const R: usize>(
         }
         for part in 0..parts(BLOCK) {
             let x = &x[b * parts(BLOCK) + part];
-            if (in_planes(BLOCK) || BLOCK == 66) && !VNNI {
-                // Two rows at a time: more do not fit the registers.
-                let ((twos, ones), (sums, last)) = (rows.as_chunks::<2>(), sums.as_chunks_mut::<2>());
-                for n in 0..twos.len() {
-                    add_packed::<BLOCK, 2>(
-                        &mut sums[n],
-                        [&twos[n][0][b], &twos[n][1][b]],
-                        part,
-                        f16_to_f32,
-                        x,
-                    );
-                }
-                for n in 0..ones.len() {
-                    add_packed::<BLOCK, 1>(
-                        last.as_mut_array().expect("one"),
-                        [&ones[n][b]],
-                        part,
-                        f16_to_f32,
-                        x,
-                    );
+            if VNNI {
+                for r in 0..R {
+                    let block = &rows[r][b];
+                    let weights =
+                        if BLOCK == 66 { tq2_0_in_quarters(block, part) } else { unpack(block, part) };
+                    add_products::<VNNI, 1>(std::array::from_mut(&mut sums[r]), &weights, [x]);
                 }
                 continue;
             }
-            for r in 0..R {
-                let block = &rows[r][b];
-                let weights = if BLOCK == 66 { tq2_0_in_quarters(block, part) } else { unpack(block, part) };
-                add_products::<VNNI, 1>(std::array::from_mut(&mut sums[r]), &weights, [x]);
+            // Two rows at a time: more do not fit the registers.
+            let ((twos, ones), (sums, last)) = (rows.as_chunks::<2>(), sums.as_chunks_mut::<2>());
+            for n in 0..twos.len() {
+                add_blocks::<BLOCK, 2>(&mut sums[n], [&twos[n][0][b], &twos[n][1][b]], part, f16_to_f32, x);
+            }
+            for n in 0..ones.len() {
+                add_blocks::<BLOCK, 1>(last.as_mut_array().expect("one"), [&ones[n][b]], part, f16_to_f32, x);
             }
         }
     }
@@ -94,7 +92,7 @@ fn dots<const VNNI: bool, const BLOCK: usize, const R: usize>(
             let half = unpack(&half_block::<BLOCK>(weights.row(first + r)), 0);
             add_products::<VNNI, 1>(std::array::from_mut(&mut sums[r]), &half, [x]);
         }
-        out[r] = tree(if BLOCK == 66 && !VNNI { tq2_0::in_order_of_lanes(sums[r]) } else { sums[r] });
+        out[r] = tree(if is_natural::<VNNI>(BLOCK) { in_order_of_lanes(sums[r]) } else { sums[r] });
     }
     out
 }
@@ -102,19 +100,29 @@ fn dots<const VNNI: bool, const BLOCK: usize, const R: usize>(
 /// Adds the products of the 128 weights `part` of blocks of `R` rows with one token's activations.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-fn add_packed<const BLOCK: usize, const R: usize>(
+fn add_blocks<const BLOCK: usize, const R: usize>(
     sums: &mut [__m256; R],
     blocks: [&[u8; BLOCK]; R],
     part: usize,
     f16_to_f32: &[f32; 1 << 16],
     x: &RoundedGroup,
 ) {
-    let (mut codes, mut scales) = ([_mm256_setzero_si256(); R], [_mm256_setzero_ps(); R]);
-    for r in 0..R {
-        (codes[r], scales[r]) = packed(blocks[r], part, f16_to_f32);
-        scales[r] = _mm256_mul_ps(scales[r], _mm256_castsi256_ps(vector(x, SCALES)));
+    let (mut lanes, mut scales) = ([_mm256_setzero_si256(); R], [_mm256_setzero_ps(); R]);
+    if in_planes(BLOCK) || BLOCK == 66 {
+        let mut codes = lanes;
+        for r in 0..R {
+            (codes[r], scales[r]) = packed(blocks[r], part, f16_to_f32);
+            scales[r] = _mm256_mul_ps(scales[r], _mm256_castsi256_ps(vector(x, SCALES)));
+        }
+        lanes = if BLOCK == 66 { lanes_of_two_bits(codes, x) } else { lanes_of_packed(codes, x) };
+    } else {
+        for r in 0..R {
+            let (digits, scale) = base_3(blocks[r], part, f16_to_f32);
+            let x = another(x);
+            lanes[r] = lanes_of_digits(digits, x);
+            scales[r] = _mm256_mul_ps(scale, _mm256_castsi256_ps(vector(x, SCALES)));
+        }
     }
-    let lanes = if BLOCK == 66 { tq2_0::lanes(codes, x) } else { lanes_of_packed(codes, x) };
     add_scaled(sums, lanes, scales);
 }
 

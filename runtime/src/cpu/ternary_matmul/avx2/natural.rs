@@ -1,6 +1,7 @@
-//! AVX2, one token, TQ2_0: byte j of 32 holds weights j, 32+j, 64+j and 96+j, which belong to four different lanes. So the
-//! sums of a lane come out at four places of a register, and are brought together after the multiplication, two planes at
-//! a time. Bringing the codes together before it takes `vpermd`, which is slow before Zen 2.
+//! AVX2, one token: packings whose 32 codes of a kind are neighbours (TQ2_0 and base 3), and so belong to two lanes, where
+//! the definition's four planes hold four codes of each of eight. The sums of a lane come out at four places of a register
+//! and are brought together after the multiplication. Bringing the codes together before it takes more instructions, or
+//! `vpermd`, which is slow before Zen 2.
 
 #![expect(clippy::needless_range_loop, reason = "registers are numbered; closures are not compiled for AVX2")]
 
@@ -9,49 +10,77 @@ use std::arch::x86_64::*;
 use super::super::RoundedGroup;
 use super::{MINUS_SUMS, another, in_order, vector};
 
-/// The lanes as [`lanes`] leaves them, and where each lane of the definition then is.
+/// The lanes as they come out here, and where each lane of the definition then is.
 const LANES: [i32; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
 const PLACES: [i32; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
 
-/// The activations of a group as [`lanes`] multiplies them: byte j of vector k is element 32k+j where j / 4 is even, and
-/// element 32(k^1)+j where it is odd. What there is of each lane is in the order of [`lanes`].
+/// The activations of a group as [`lanes_of_digits`] multiplies them: element 32k+j is byte j of vector k. What there is of
+/// each lane is in the order in which the lanes come out.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn in_turns(x: &RoundedGroup) -> RoundedGroup {
+pub(super) fn natural(x: &RoundedGroup) -> RoundedGroup {
     let [a, b, c, d]: [__m256i; 4] = bytemuck::cast(x.planes);
     let (ab, ab_upper) = (_mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b));
     let (cd, cd_upper) = (_mm256_unpacklo_epi8(c, d), _mm256_unpackhi_epi8(c, d));
     // All 16 elements of lanes 0 and 4, 1 and 5, 2 and 6, 3 and 7.
     let (l0, l1) = (_mm256_unpacklo_epi16(ab, cd), _mm256_unpackhi_epi16(ab, cd));
     let (l2, l3) = (_mm256_unpacklo_epi16(ab_upper, cd_upper), _mm256_unpackhi_epi16(ab_upper, cd_upper));
-    let (k0, k1) = (_mm256_permute2x128_si256::<0x20>(l0, l1), _mm256_permute2x128_si256::<0x20>(l2, l3));
-    let (k2, k3) = (_mm256_permute2x128_si256::<0x31>(l0, l1), _mm256_permute2x128_si256::<0x31>(l2, l3));
-    const ODD: i32 = 0b1010_1010;
-    let planes = [
-        _mm256_blend_epi32::<ODD>(k0, k1),
-        _mm256_blend_epi32::<ODD>(k1, k0),
-        _mm256_blend_epi32::<ODD>(k2, k3),
-        _mm256_blend_epi32::<ODD>(k3, k2),
+    let vectors = [
+        _mm256_permute2x128_si256::<0x20>(l0, l1),
+        _mm256_permute2x128_si256::<0x20>(l2, l3),
+        _mm256_permute2x128_si256::<0x31>(l0, l1),
+        _mm256_permute2x128_si256::<0x31>(l2, l3),
     ];
-    let mut reordered = RoundedGroup { planes: bytemuck::cast(planes), ..*x };
+    let mut natural = RoundedGroup { planes: bytemuck::cast(vectors), ..*x };
     for (n, lane) in LANES.into_iter().enumerate() {
-        reordered.minus_sums[n] = x.minus_sums[lane as usize];
-        reordered.scales[n] = x.scales[lane as usize];
+        natural.minus_sums[n] = x.minus_sums[lane as usize];
+        natural.scales[n] = x.scales[lane as usize];
     }
-    reordered
+    natural
 }
 
-/// The lanes of the definition from those of [`lanes`].
+/// The same as [`lanes_of_two_bits`] multiplies them: each vector and its neighbour have changed every second four.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn in_turns(x: &RoundedGroup) -> RoundedGroup {
+    let natural = natural(x);
+    let [a, b, c, d]: [__m256i; 4] = bytemuck::cast(natural.planes);
+    const ODD: i32 = 0b1010_1010;
+    let vectors = [
+        _mm256_blend_epi32::<ODD>(a, b),
+        _mm256_blend_epi32::<ODD>(b, a),
+        _mm256_blend_epi32::<ODD>(c, d),
+        _mm256_blend_epi32::<ODD>(d, c),
+    ];
+    RoundedGroup { planes: bytemuck::cast(vectors), ..natural }
+}
+
+/// The lanes in the order of the definition.
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn in_order_of_lanes(lanes: __m256) -> __m256 {
     _mm256_permutevar8x32_ps(lanes, bytemuck::cast(PLACES))
 }
 
-/// Products of the codes of 128 weights in `R` rows with the activations, less the sums of the activations.
+/// Products of 128 digits with the activations, less the sums of the activations.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn lanes<const R: usize>(codes: [__m256i; R], x: &RoundedGroup) -> [__m256i; R] {
+pub(super) fn lanes_of_digits(digits: [__m256i; 4], x: &RoundedGroup) -> __m256i {
+    let mut pairs = digits;
+    for k in 0..4 {
+        pairs[k] = _mm256_maddubs_epi16(digits[k], vector(x, k));
+    }
+    let [a, b, c, d] = pairs;
+    let ab = _mm256_add_epi16(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+    let cd = _mm256_add_epi16(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+    let pairs = _mm256_add_epi16(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
+    _mm256_add_epi32(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)), vector(x, MINUS_SUMS))
+}
+
+/// Products of the two-bit codes of 128 weights in `R` rows with the activations, less the sums of the activations.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn lanes_of_two_bits<const R: usize>(codes: [__m256i; R], x: &RoundedGroup) -> [__m256i; R] {
     let mut own = [x; R];
     for x in &mut own {
         *x = another(x);
