@@ -27,20 +27,11 @@ pub(in super::super) fn unpack<const BLOCK: usize>(block: &[u8; BLOCK], part: us
     let planes = match BLOCK {
         34 => two_bits(load_from(block, 2)),
         66 => planes(two_bits(load_from(block, 32 * part))),
-        _ => planes(digits(block, part)),
+        28 => planes(ptq1_0(block)),
+        _ if part == 0 => planes(tq1_0_first(block).0),
+        _ => planes(tq1_0_second(block, nine_times(nine_times(fractions(load_from(block, 0)))))),
     };
     Unpacked { planes, scales }
-}
-
-/// Digits and scales of the 128 weights `part` of a block in base 3, in the order of the weights.
-#[inline]
-#[target_feature(enable = "avx2,f16c")]
-pub(super) fn base_3<const BLOCK: usize>(
-    block: &[u8; BLOCK],
-    part: usize,
-    f16_to_f32: &[f32; 1 << 16],
-) -> ([__m256i; 4], __m256) {
-    (digits(block, part), broadcast_scale(block, BLOCK - 2, f16_to_f32))
 }
 
 /// Packings whose bytes hold four neighbours, one of each plane, so that a kernel can use them as they lie in the file.
@@ -70,7 +61,7 @@ pub(in super::super) fn packed<const BLOCK: usize>(
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn broadcast_scale(block: &[u8], at: usize, f16_to_f32: &[f32; 1 << 16]) -> __m256 {
+pub(super) fn broadcast_scale(block: &[u8], at: usize, f16_to_f32: &[f32; 1 << 16]) -> __m256 {
     _mm256_broadcast_ss(scale_of(block, at, f16_to_f32))
 }
 
@@ -169,33 +160,35 @@ pub(in super::super) fn tq2_0_in_quarters<const BLOCK: usize>(block: &[u8; BLOCK
     Unpacked { planes, scales: _mm256_broadcastss_ps(scale(block, BLOCK - 2)) }
 }
 
-/// Code n of a base-3 byte is the whole part of three times `byte * 3^n mod 256` as a fraction of 256
-/// (`ternary/trits.rs`): 0 up to 85, 1 up to 170, 2 above. Compared as signed numbers, for which 128 is added to every byte
-/// first: it stays there, since three times 128 are 128 again modulo 256.
+/// Digits of the bytes of a block in base 3, in the order of the weights. Digit n of a byte is the whole part of three times
+/// `byte * 3^n mod 256` as a fraction of 256 (`ternary/trits.rs`): 0 up to 85, 1 up to 170, 2 above. [`fractions`] and their
+/// multiples have 128 added, so that instructions for signed numbers compare them.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn digits<const BLOCK: usize>(block: &[u8; BLOCK], part: usize) -> [__m256i; 4] {
-    let mut digits = match BLOCK {
-        28 => ptq1_0(block),
-        _ if part == 0 => tq1_0_first(block),
-        _ => tq1_0_second(block),
-    };
-    for x in &mut digits {
-        let (one, two) = (_mm256_set1_epi8(-43), _mm256_set1_epi8(42));
-        let minus_one = _mm256_cmpgt_epi8(*x, one);
-        *x = _mm256_sub_epi8(_mm256_sub_epi8(_mm256_setzero_si256(), minus_one), _mm256_cmpgt_epi8(*x, two));
+fn digits(mut fractions: [__m256i; 4]) -> [__m256i; 4] {
+    for x in &mut fractions {
+        let (above_85, above_170) =
+            (_mm256_cmpgt_epi8(*x, _mm256_set1_epi8(-43)), _mm256_cmpgt_epi8(*x, _mm256_set1_epi8(42)));
+        *x = _mm256_sub_epi8(_mm256_sub_epi8(_mm256_setzero_si256(), above_85), above_170);
     }
-    digits
+    fractions
 }
 
-/// PTQ1_0: 16 bytes of five codes, then 8 of five and 2 of four. Fractions, with 128 added, as [`digits`] compares them.
+/// Bytes with 128 added; three times that are three times the bytes with 128 added, modulo 256.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn ptq1_0(block: &[u8]) -> [__m256i; 4] {
-    let x_01 = and_thrice(_mm256_broadcastsi128_si256(with_128(load_half(block, 0))));
+fn fractions(bytes: __m256i) -> __m256i {
+    _mm256_xor_si256(bytes, _mm256_set1_epi8(-128))
+}
+
+/// PTQ1_0: 16 bytes of five digits, then 8 of five and 2 of four.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn ptq1_0(block: &[u8]) -> [__m256i; 4] {
+    let x_01 = and_thrice(fractions(_mm256_broadcastsi128_si256(load_half(block, 0))));
     let x_23 = nine_times(x_01);
     let x_4 = _mm256_castsi256_si128(nine_times(x_23));
-    let tail = _mm_bsrli_si128::<4>(with_128(load_half(block, 12))); // bytes 16 to 27
+    let tail = _mm_xor_si128(_mm_bsrli_si128::<4>(load_half(block, 12)), _mm_set1_epi8(-128)); // bytes 16 to 27
     let y = _mm256_permute4x64_epi64::<0b00_00_00_00>(_mm256_castsi128_si256(tail));
     let y_01 = _mm256_permute4x64_epi64::<0b10_00_10_00>(and_thrice(y)); // 8 bytes of y, 8 of 3 y; twice
     let y_23 = nine_times(y_01);
@@ -203,42 +196,32 @@ fn ptq1_0(block: &[u8]) -> [__m256i; 4] {
     let last = _mm_shuffle_epi8(tail, _mm_set1_epi16(0x0908));
     let last = powers(last, _mm256_setr_epi16(1, 1, 3, 3, 9, 9, 27, 27, 0, 0, 0, 0, 0, 0, 0, 0));
     let (y_01, y_23) = (_mm256_castsi256_si128(y_01), _mm256_castsi256_si128(y_23));
-    [x_01, x_23, _mm256_set_m128i(y_01, x_4), _mm256_set_m128i(_mm_unpacklo_epi64(y_4, last), y_23)]
+    digits([x_01, x_23, _mm256_set_m128i(y_01, x_4), _mm256_set_m128i(_mm_unpacklo_epi64(y_4, last), y_23)])
 }
 
-/// TQ1_0, weights 0..128: the first four codes of 32 bytes.
+/// TQ1_0, weights 0..128: the first four digits of 32 bytes; and the fractions that are left of these.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn tq1_0_first(block: &[u8]) -> [__m256i; 4] {
-    let x = with_128s(load_from(block, 0));
+pub(super) fn tq1_0_first(block: &[u8]) -> ([__m256i; 4], __m256i) {
+    let x = fractions(load_from(block, 0));
     let x_1 = three_times(x);
     let x_2 = three_times(x_1);
-    [x, x_1, x_2, three_times(x_2)]
+    let x_3 = three_times(x_2);
+    (digits([x, x_1, x_2, x_3]), three_times(x_3))
 }
 
-/// TQ1_0, weights 128..256: the fifth code of those, 16 bytes of five, 4 of four.
+/// TQ1_0, weights 128..256: the fifth digit of those, 16 bytes of five, 4 of four.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn tq1_0_second(block: &[u8]) -> [__m256i; 4] {
-    let x_4 = nine_times(nine_times(with_128s(load_from(block, 0))));
-    let z_01 = and_thrice(_mm256_broadcastsi128_si256(with_128(load_half(block, 32))));
+pub(super) fn tq1_0_second(block: &[u8], x_4: __m256i) -> [__m256i; 4] {
+    let z = fractions(_mm256_broadcastsi128_si256(load_half(block, 32)));
+    let z_01 = and_thrice(z);
     let z_23 = nine_times(z_01);
     let z_4 = _mm256_castsi256_si128(nine_times(z_23));
-    let last = _mm_shuffle_epi8(with_128(load_half(block, 38)), _mm_set1_epi32(0x0d0c_0b0a)); // bytes 48 to 51
+    let last = _mm_shuffle_epi8(load_half(block, 38), _mm_set1_epi32(0x0d0c_0b0a)); // bytes 48 to 51
+    let last = _mm_xor_si128(last, _mm_set1_epi8(-128));
     let last = powers(last, _mm256_setr_epi16(1, 1, 1, 1, 3, 3, 3, 3, 9, 9, 9, 9, 27, 27, 27, 27));
-    [x_4, z_01, z_23, _mm256_set_m128i(last, z_4)]
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn with_128(bytes: __m128i) -> __m128i {
-    _mm_xor_si128(bytes, _mm_set1_epi8(-128))
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn with_128s(bytes: __m256i) -> __m256i {
-    _mm256_xor_si256(bytes, _mm256_set1_epi8(-128))
+    digits([x_4, z_01, z_23, _mm256_set_m128i(last, z_4)])
 }
 
 /// x in the lower half, 3 x in the upper.

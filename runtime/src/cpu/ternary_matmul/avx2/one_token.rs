@@ -3,7 +3,10 @@
 use std::arch::x86_64::*;
 
 use super::super::{RoundedGroup, Rows, half_block, parts};
-use super::blocks::{base_3, in_planes, in_quarters, packed, tq2_0_in_quarters, unpack};
+use super::blocks::{
+    broadcast_scale, in_planes, in_quarters, packed, ptq1_0, tq1_0_first, tq1_0_second, tq2_0_in_quarters,
+    unpack,
+};
 use super::natural::{in_order_of_lanes, in_turns, lanes_of_digits, lanes_of_two_bits, natural};
 use super::{SCALES, add_products, add_scaled, another, lanes_of_packed, vector};
 
@@ -66,25 +69,20 @@ fn dots<const VNNI: bool, const BLOCK: usize, const R: usize>(
         for line in (0..BLOCK * R).step_by(64) {
             _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(b * BLOCK * R + line).cast());
         }
-        for part in 0..parts(BLOCK) {
-            let x = &x[b * parts(BLOCK) + part];
-            if VNNI {
-                for r in 0..R {
-                    let block = &rows[r][b];
-                    let weights =
-                        if BLOCK == 66 { tq2_0_in_quarters(block, part) } else { unpack(block, part) };
-                    add_products::<VNNI, 1>(std::array::from_mut(&mut sums[r]), &weights, [x]);
-                }
-                continue;
+        let x = &x[b * parts(BLOCK)..][..parts(BLOCK)];
+        if VNNI {
+            for r in 0..R {
+                add_unpacked::<BLOCK>(&mut sums[r], &rows[r][b], x);
             }
-            // Two rows at a time: more do not fit the registers.
-            let ((twos, ones), (sums, last)) = (rows.as_chunks::<2>(), sums.as_chunks_mut::<2>());
-            for n in 0..twos.len() {
-                add_blocks::<BLOCK, 2>(&mut sums[n], [&twos[n][0][b], &twos[n][1][b]], part, f16_to_f32, x);
-            }
-            for n in 0..ones.len() {
-                add_blocks::<BLOCK, 1>(last.as_mut_array().expect("one"), [&ones[n][b]], part, f16_to_f32, x);
-            }
+            continue;
+        }
+        // Two rows at a time: more do not fit the registers.
+        let ((twos, ones), (sums, last)) = (rows.as_chunks::<2>(), sums.as_chunks_mut::<2>());
+        for n in 0..twos.len() {
+            add_blocks::<BLOCK, 2>(&mut sums[n], [&twos[n][0][b], &twos[n][1][b]], f16_to_f32, x);
+        }
+        for n in 0..ones.len() {
+            add_blocks::<BLOCK, 1>(last.as_mut_array().expect("one"), [&ones[n][b]], f16_to_f32, x);
         }
     }
     for r in 0..R {
@@ -97,33 +95,67 @@ fn dots<const VNNI: bool, const BLOCK: usize, const R: usize>(
     out
 }
 
-/// Adds the products of the 128 weights `part` of blocks of `R` rows with one token's activations.
+/// Adds the products of a block with one token's activations, by AVX-VNNI.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+fn add_unpacked<const BLOCK: usize>(sum: &mut __m256, block: &[u8; BLOCK], x: &[RoundedGroup]) {
+    for part in 0..parts(BLOCK) {
+        let weights = if BLOCK == 66 { tq2_0_in_quarters(block, part) } else { unpack(block, part) };
+        add_products::<true, 1>(std::array::from_mut(sum), &weights, [&x[part]]);
+    }
+}
+
+/// Adds the products of blocks of `R` rows with one token's activations.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
 fn add_blocks<const BLOCK: usize, const R: usize>(
     sums: &mut [__m256; R],
     blocks: [&[u8; BLOCK]; R],
-    part: usize,
     f16_to_f32: &[f32; 1 << 16],
-    x: &RoundedGroup,
+    x: &[RoundedGroup],
 ) {
-    let (mut lanes, mut scales) = ([_mm256_setzero_si256(); R], [_mm256_setzero_ps(); R]);
-    if in_planes(BLOCK) || BLOCK == 66 {
-        let mut codes = lanes;
+    if BLOCK == 28 || BLOCK == 54 {
+        for r in 0..R {
+            add_base_3(&mut sums[r], blocks[r], f16_to_f32, x);
+        }
+        return;
+    }
+    for part in 0..parts(BLOCK) {
+        let x = &x[part];
+        let (mut codes, mut scales) = ([_mm256_setzero_si256(); R], [_mm256_setzero_ps(); R]);
         for r in 0..R {
             (codes[r], scales[r]) = packed(blocks[r], part, f16_to_f32);
             scales[r] = _mm256_mul_ps(scales[r], _mm256_castsi256_ps(vector(x, SCALES)));
         }
-        lanes = if BLOCK == 66 { lanes_of_two_bits(codes, x) } else { lanes_of_packed(codes, x) };
-    } else {
-        for r in 0..R {
-            let (digits, scale) = base_3(blocks[r], part, f16_to_f32);
-            let x = another(x);
-            lanes[r] = lanes_of_digits(digits, x);
-            scales[r] = _mm256_mul_ps(scale, _mm256_castsi256_ps(vector(x, SCALES)));
-        }
+        let lanes = if BLOCK == 66 { lanes_of_two_bits(codes, x) } else { lanes_of_packed(codes, x) };
+        add_scaled(sums, lanes, scales);
     }
-    add_scaled(sums, lanes, scales);
+}
+
+/// The same of one block in base 3.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+fn add_base_3<const BLOCK: usize>(
+    sum: &mut __m256,
+    block: &[u8; BLOCK],
+    f16_to_f32: &[f32; 1 << 16],
+    x: &[RoundedGroup],
+) {
+    let scales = broadcast_scale(block, BLOCK - 2, f16_to_f32);
+    if BLOCK == 28 {
+        return add_digits(sum, ptq1_0(block), scales, &x[0]);
+    }
+    let (first, rest) = tq1_0_first(block);
+    add_digits(sum, first, scales, &x[0]);
+    add_digits(sum, tq1_0_second(block, rest), scales, &x[1]);
+}
+
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+fn add_digits(sum: &mut __m256, digits: [__m256i; 4], scales: __m256, x: &RoundedGroup) {
+    let x = another(x);
+    let scales = _mm256_mul_ps(scales, _mm256_castsi256_ps(vector(x, SCALES)));
+    add_scaled(std::array::from_mut(sum), [lanes_of_digits(digits, x)], [scales]);
 }
 
 /// The eight lanes in the one fixed tree.
