@@ -6,6 +6,7 @@
 
 #![expect(clippy::needless_range_loop, reason = "registers are numbered; closures are not compiled for AVX2")]
 
+mod base_3;
 pub(super) mod blocks;
 mod many_tokens;
 mod natural;

@@ -8,6 +8,7 @@
 use std::arch::x86_64::*;
 
 use super::super::RoundedGroup;
+use super::blocks::by_lanes;
 use super::{MINUS_SUMS, another, in_order, vector};
 
 /// The lanes as they come out here, and where each lane of the definition then is.
@@ -19,12 +20,7 @@ const PLACES: [i32; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn natural(x: &RoundedGroup) -> RoundedGroup {
-    let [a, b, c, d]: [__m256i; 4] = bytemuck::cast(x.planes);
-    let (ab, ab_upper) = (_mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b));
-    let (cd, cd_upper) = (_mm256_unpacklo_epi8(c, d), _mm256_unpackhi_epi8(c, d));
-    // All 16 elements of lanes 0 and 4, 1 and 5, 2 and 6, 3 and 7.
-    let (l0, l1) = (_mm256_unpacklo_epi16(ab, cd), _mm256_unpackhi_epi16(ab, cd));
-    let (l2, l3) = (_mm256_unpacklo_epi16(ab_upper, cd_upper), _mm256_unpackhi_epi16(ab_upper, cd_upper));
+    let [l0, l1, l2, l3] = by_lanes(x);
     let vectors = [
         _mm256_permute2x128_si256::<0x20>(l0, l1),
         _mm256_permute2x128_si256::<0x20>(l2, l3),

@@ -3,10 +3,8 @@
 use std::arch::x86_64::*;
 
 use super::super::{RoundedGroup, Rows, half_block, parts};
-use super::blocks::{
-    broadcast_scale, in_planes, in_quarters, packed, ptq1_0, tq1_0_first, tq1_0_second, tq2_0_in_quarters,
-    unpack,
-};
+use super::base_3::{ptq1_0, tq1_0_first, tq1_0_second};
+use super::blocks::{broadcast_scale, in_planes, in_quarters, packed, tq2_0_in_quarters, unpack};
 use super::natural::{in_order_of_lanes, in_turns, lanes_of_digits, lanes_of_two_bits, natural};
 use super::{SCALES, add_products, add_scaled, another, lanes_of_packed, vector};
 
