@@ -131,3 +131,52 @@ fn two_planes<const R: usize>(codes: [__m256i; R], x: [&RoundedGroup; R], plane:
     in_order(&mut sums);
     sums
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::ternary_matmul::avx2::blocks::{in_quarters, tq2_0_in_quarters};
+
+    /// A group whose element e is e.
+    fn counted() -> RoundedGroup {
+        let mut x = RoundedGroup::ZERO;
+        for e in 0..128 {
+            x.planes[e % 4][e / 4] = e as i8;
+        }
+        x.minus_sums = [0, 1, 2, 3, 4, 5, 6, 7];
+        x
+    }
+
+    /// The kernels that use quarters need AVX-VNNI or VBMI, so tests of results often pass them by.
+    #[target_feature(enable = "avx2,f16c")]
+    fn orders() {
+        let x = counted();
+        let (quarters, natural, turns) = (in_quarters(&x), natural(&x), in_turns(&x));
+        let block: [u8; 66] = std::array::from_fn(|j| (j * 151 + j / 3) as u8);
+        for part in 0..2 {
+            let codes: [[u8; 32]; 4] = bytemuck::cast(tq2_0_in_quarters(&block, part).planes);
+            for e in 0..128 {
+                let (k, at) = (e % 16 / 4, e / 16 * 4 + e % 4);
+                assert_eq!(quarters.planes[k][at], e as i8);
+                assert_eq!(codes[k][at], block[32 * part + e % 32] >> (e / 32 * 2) & 3);
+                assert_eq!(natural.planes[e / 32][e % 32], e as i8);
+                assert_eq!(turns.planes[e / 32 ^ e / 4 % 2][e % 32], e as i8);
+            }
+        }
+        assert_eq!(natural.minus_sums, LANES);
+        assert_eq!(PLACES.map(|place| LANES[place as usize]), [0, 1, 2, 3, 4, 5, 6, 7]);
+    }
+
+    #[test]
+    fn orders_are_what_they_say() {
+        assert!(
+            is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c"),
+            "a processor with AVX2"
+        );
+        #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
+        // SAFETY: asked for above.
+        unsafe {
+            orders();
+        }
+    }
+}
