@@ -158,9 +158,9 @@ mod tests {
             for e in 0..128 {
                 let (k, at) = (e % 16 / 4, e / 16 * 4 + e % 4);
                 assert_eq!(quarters.planes[k][at], e as i8);
-                assert_eq!(codes[k][at], block[32 * part + e % 32] >> (e / 32 * 2) & 3);
+                assert_eq!(codes[k][at], (block[32 * part + e % 32] >> (e / 32 * 2)) & 3);
                 assert_eq!(natural.planes[e / 32][e % 32], e as i8);
-                assert_eq!(turns.planes[e / 32 ^ e / 4 % 2][e % 32], e as i8);
+                assert_eq!(turns.planes[(e / 32) ^ (e / 4 % 2)][e % 32], e as i8);
             }
         }
         assert_eq!(natural.minus_sums, LANES);
