@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bonsai_trainer::checkpoint::{self, Saved};
@@ -30,6 +31,13 @@ fn place() -> (tempfile::TempDir, String) {
     std::fs::write(&text, stories::corpus(1, 60_000).join("\n<|endoftext|>\n")).unwrap();
     let text = text.to_str().unwrap().to_owned();
     (place, text)
+}
+
+/// One test at a time: all jobs of a user have one folder of Open MPI's, and of two that begin at once, one may fail
+/// because the other has just made it.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner) // after a test that failed
 }
 
 /// `train` on `processes` processes of one thread each.
@@ -66,6 +74,7 @@ fn assert_same_files(a: &Path, b: &Path) {
 
 #[test]
 fn two_processes_train_as_one_and_resume_byte_for_byte() {
+    let _alone = alone();
     let (place, text) = place();
     let at = |name: &str| place.path().join(name);
     let new = |name: &str, steps: &str| -> Vec<String> {
@@ -110,6 +119,7 @@ fn fails(mut command: Command, code: i32, parts: &[&str]) {
 
 #[test]
 fn what_is_wrong_is_said_once() {
+    let _alone = alone();
     let (place, text) = place();
     let out = place.path().join("out");
     let given = ["--data", &text, "--out", out.to_str().unwrap(), "--steps", "2"];
@@ -148,6 +158,7 @@ fn wait(mut job: Child, limit: Duration) -> Output {
 
 #[test]
 fn a_killed_process_ends_the_job_and_loses_nothing() {
+    let _alone = alone();
     let (place, text) = place();
     for rank in [1, 0] {
         let out = place.path().join(format!("killed-{rank}"));
