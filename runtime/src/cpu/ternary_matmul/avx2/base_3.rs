@@ -14,7 +14,7 @@ pub(super) fn ptq1_0(block: &[u8]) -> [__m256i; 4] {
     let x_01 = and_thrice(fractions(_mm256_broadcastsi128_si256(load_half(block, 0))));
     let x_23 = nine_times(x_01);
     let x_4 = _mm256_castsi256_si128(nine_times(x_23));
-    let tail = _mm_xor_si128(_mm_bsrli_si128::<4>(load_half(block, 12)), _mm_set1_epi8(-128)); // bytes 16 to 27
+    let tail = half_fractions(_mm_bsrli_si128::<4>(load_half(block, 12))); // bytes 16 to 27
     let y = _mm256_permute4x64_epi64::<0b00_00_00_00>(_mm256_castsi128_si256(tail));
     let y_01 = _mm256_permute4x64_epi64::<0b10_00_10_00>(and_thrice(y)); // 8 bytes of y, 8 of 3 y; twice
     let y_23 = nine_times(y_01);
@@ -51,8 +51,7 @@ pub(super) fn tq1_0_second(block: &[u8], x_4: __m256i) -> [__m256i; 4] {
     let z_01 = and_thrice(z);
     let z_23 = nine_times(z_01);
     let z_4 = _mm256_castsi256_si128(nine_times(z_23));
-    let last = _mm_shuffle_epi8(load_half(block, 38), _mm_set1_epi32(0x0d0c_0b0a)); // bytes 48 to 51
-    let last = _mm_xor_si128(last, _mm_set1_epi8(-128));
+    let last = half_fractions(_mm_shuffle_epi8(load_half(block, 38), _mm_set1_epi32(0x0d0c_0b0a))); // bytes 48 to 51
     let last = powers(last, _mm256_setr_epi16(1, 1, 1, 1, 3, 3, 3, 3, 9, 9, 9, 9, 27, 27, 27, 27));
     digits([x_4, z_01, z_23, _mm256_set_m128i(last, z_4)])
 }
@@ -74,6 +73,13 @@ fn digits(mut fractions: [__m256i; 4]) -> [__m256i; 4] {
 #[target_feature(enable = "avx2")]
 fn fractions(bytes: __m256i) -> __m256i {
     _mm256_xor_si256(bytes, _mm256_set1_epi8(-128))
+}
+
+/// The same of 16 bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn half_fractions(bytes: __m128i) -> __m128i {
+    _mm_xor_si128(bytes, _mm_set1_epi8(-128))
 }
 
 /// x in the lower half, 3 x in the upper.
