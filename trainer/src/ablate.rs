@@ -32,6 +32,8 @@ use crate::{checkpoint, data, files, metrics, plot};
 pub const TABLE: &str = "ablation.md";
 /// The same for programs.
 pub const RESULTS: &str = "ablation.json";
+/// The settings of a run that diverged, in its directory.
+const DIVERGED: &str = "diverged.toml";
 
 /// The file as it is written.
 #[derive(Deserialize)]
@@ -57,7 +59,7 @@ struct Row {
 pub struct Outcome {
     /// Settings of the row.
     pub name: String,
-    /// Last validation loss of each seed, nats per token.
+    /// Last validation loss of each seed, nats per token; not a number (in JSON null) where the run diverged.
     pub losses: Vec<f64>,
     /// Their mean.
     pub mean: f64,
@@ -163,39 +165,52 @@ fn share_data(base: &mut RunConfig, rows: &[Row], watch: &Watch<'_>) -> Result<(
     let own = ["data", "text_column", "valid", "valid_fraction", "tokenizer", "vocab_size", "init"];
     let brings = |row: &Row| row.settings.iter().any(|(key, _)| own.contains(&key.as_str()));
     let shared = base.out.join("shared");
-    let shards = shared.join("data");
     if rows.iter().any(brings) || matches!(&base.data[..], [dir] if data::Dataset::is_prepared(dir)) {
         return Ok(());
     }
-    if !data::Dataset::is_prepared(&shards) {
-        std::fs::create_dir_all(&shared).map_err(RuntimeError::io(&shared))?;
-        run::prepare(&RunConfig { out: shared, ..base.clone() }, watch)?;
-    }
-    base.data = vec![shards];
+    std::fs::create_dir_all(&shared).map_err(RuntimeError::io(&shared))?;
+    // What is there already is compared with the text, and stays if it was made of it.
+    run::prepare(&RunConfig { out: shared.clone(), ..base.clone() }, watch)?;
+    (base.data, base.valid) = (vec![shared.join("data")], Vec::new());
     Ok(())
 }
 
-/// Makes sure that a run is done: starts it, goes on with it, or finds it finished.
+/// Makes sure that a run is done: starts it, goes on with it, or finds it finished or diverged.
 fn one(config: RunConfig, watch: &Watch<'_>) -> Result<()> {
     let dir = config.out.clone();
-    if !checkpoint::exists(&dir) {
-        return finished(run::start(config, watch)?);
-    }
-    if !config.became(&checkpoint::settings(&dir)?) {
+    let diverged = dir.join(DIVERGED);
+    let done = diverged.exists();
+    let before = match done {
+        true => Some(RunConfig::load(Some(&diverged), &[])?),
+        false => checkpoint::exists(&dir).then(|| checkpoint::settings(&dir)).transpose()?,
+    };
+    if before.as_ref().is_some_and(|before| !config.became(before)) {
         return Err(Error::Config(format!(
             "{}: was run with other settings: move it away, or choose another out",
             dir.display()
         )));
     }
-    match checkpoint::Saved::open(&dir)?.state.step == config.steps && dir.join(crate::summary::FILE).exists()
-    {
-        true => Ok(()),
-        false => finished(run::resume(&dir, Ok, watch)?),
+    if done || (before.is_some() && is_finished(&dir, config.steps)?) {
+        return Ok(());
+    }
+    let settings = config.to_toml();
+    let outcome = match before {
+        Some(_) => run::resume(&dir, Ok, watch),
+        None => run::start(config, watch),
+    };
+    match outcome {
+        Ok(outcome) if outcome.interrupted => Err(RuntimeError::Cancelled.into()),
+        // A row of settings under which nothing is learnt is a result, too: the others go on.
+        Err(Error::Diverged { message, .. }) => {
+            watch.say(&message);
+            files::write(&dir, DIVERGED, &settings)
+        }
+        outcome => outcome.map(|_| ()),
     }
 }
 
-fn finished(outcome: run::Outcome) -> Result<()> {
-    if outcome.interrupted { Err(RuntimeError::Cancelled.into()) } else { Ok(()) }
+fn is_finished(run: &Path, steps: u64) -> Result<bool> {
+    Ok(checkpoint::Saved::open(run)?.state.step == steps && run.join(crate::summary::FILE).exists())
 }
 
 /// Reads what the runs of a row came to.
@@ -209,7 +224,11 @@ fn outcome(name: &str, runs: Vec<PathBuf>, first: Option<&Outcome>) -> Result<Ou
     Ok(Outcome { name: name.to_owned(), losses, mean, deviation, difference, error, runs })
 }
 
+/// The loss of the last validation; not a number if the run diverged.
 fn last_loss(run: &Path) -> Result<f64> {
+    if run.join(DIVERGED).exists() {
+        return Ok(f64::NAN);
+    }
     let path = run.join(metrics::FILE);
     let text = std::fs::read_to_string(&path).map_err(RuntimeError::io(&path))?;
     let lines = text.lines().rev().filter_map(|line| serde_json::from_str::<Value>(line).ok());
@@ -233,6 +252,15 @@ fn markdown(rows: &[Outcome], seeds: &[u64], base: &Table) -> String {
     );
     out += "| row | mean loss | deviation | perplexity | difference from the first row | seeds |\n| --- | --- | --- | --- | --- | --- |\n";
     for row in rows {
+        if row.mean.is_nan() {
+            let runs = row
+                .losses
+                .iter()
+                .map(|loss| if loss.is_nan() { "diverged".into() } else { format!("{loss:.4}") });
+            out +=
+                &format!("| {} | diverged | | | | {} |\n", row.name, runs.collect::<Vec<String>>().join(" "));
+            continue;
+        }
         let error = row.error.map_or("(no error known)".to_owned(), |error| format!("+- {error:.4}"));
         let losses: Vec<String> = row.losses.iter().map(|loss| format!("{loss:.4}")).collect();
         out += &format!(

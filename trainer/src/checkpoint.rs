@@ -19,7 +19,7 @@ use bonsai_runtime::{Config, Error as RuntimeError, ModelFile};
 use safetensors::tensor::{Dtype, View};
 
 use crate::backend::Backend;
-use crate::config::RunConfig;
+use crate::config::{Precision, RunConfig};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::formats::{LatentFormat, Latents, Moment, MomentFormat};
@@ -140,8 +140,11 @@ impl Saved {
         }
         let run = settings(dir)?;
         let text = std::fs::read_to_string(dir.join(STATE)).map_err(RuntimeError::io(dir.join(STATE)))?;
-        let state =
+        let mut state: State =
             serde_json::from_str(&text).map_err(|e| RuntimeError::format(dir.join(STATE), e.to_string()))?;
+        if state.rows == 0 {
+            state.rows = state.step * run.batch_size as u64; // a checkpoint from before rows were counted
+        }
         Ok(Self { run, state, model: ModelFile::open(dir)?, optimizer: dir.join(OPTIMIZER) })
     }
 
@@ -169,6 +172,12 @@ impl Saved {
 /// Settings of the run in `dir`.
 pub fn settings(dir: &Path) -> Result<RunConfig> {
     RunConfig::load(Some(&dir.join(RUN)), &[])
+}
+
+/// The settings of the run in `dir`, if there is one and its weights are latent: without rounding they are no model.
+pub fn ternary_run(dir: &Path) -> Result<Option<RunConfig>> {
+    let run = exists(dir).then(|| settings(dir)).transpose()?;
+    Ok(run.filter(|run| run.precision != Precision::Fp))
 }
 
 /// Parameters whose latent weights are those of a model file.

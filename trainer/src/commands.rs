@@ -17,7 +17,8 @@ use crate::corpus::Input;
 use crate::error::{Error, Result};
 use crate::run::{self, Watch};
 use crate::{
-    ablate, convert, device, eval, export, fit, loss, lr_find, plot, preview, quickstart, summary, verify,
+    ablate, checkpoint, convert, device, eval, export, fit, loss, lr_find, plot, preview, quickstart,
+    summary, verify,
 };
 use help::{ABLATE_HELP, PREPARE_HELP, TRAIN_HELP};
 pub use train_args::{TrainArgs, parse_setting};
@@ -232,6 +233,11 @@ pub fn run(command: Command, quiet: bool, cancelled: &AtomicBool) -> Result<()> 
             Ok(())
         }
         Command::LrFind { train, from, to, json } => {
+            if train.resume.is_some() {
+                return Err(Error::Config(
+                    "lr-find begins a run: give --init RUN to start from the weights of one".into(),
+                ));
+            }
             print(&lr_find::lr_find(train.config()?, (from, to), &watch)?, json)
         }
         Command::Report { run } => {
@@ -350,25 +356,25 @@ fn list_devices(json: bool) -> Result<()> {
 }
 
 fn draw(runs: &[PathBuf], out: &Path) -> Result<()> {
-    let metrics = |run: &PathBuf| if run.is_dir() { run.join(crate::metrics::FILE) } else { run.clone() };
-    let label =
-        |run: &PathBuf| run.file_stem().map_or(String::new(), |name| name.to_string_lossy().into_owned());
-    let curves: Vec<(String, PathBuf)> = runs.iter().map(|run| (label(run), metrics(run))).collect();
+    let curves: Vec<(String, PathBuf)> = runs.iter().map(|run| (plot::label(run), run.clone())).collect();
     plot::plot(&curves, out)?;
     println!("{}", out.display());
     Ok(())
 }
 
 fn forecast(args: &TrainArgs) -> Result<()> {
-    let config = args.config()?;
+    let config = match &args.resume {
+        Some(run) => RunConfig::load_over(&checkpoint::settings(run)?, &args.settings()?)?,
+        None => args.config()?,
+    };
     if config.device == "gpu" {
         device::check_gpu(&config)?;
     }
     let open = |path: &Path| bonsai_runtime::ModelFile::open(path);
-    let model = if config.converts() {
-        config.rotation.shape(&open(Path::new(&config.init))?.config)
-    } else {
-        preset(&config.preset, config.vocab_size, config.seq_len)?
+    let model = match &args.resume {
+        Some(run) => open(run)?.config,
+        None if config.converts() => config.rotation.shape(&open(Path::new(&config.init))?.config),
+        None => preset(&config.preset, run::vocabulary(&config)?, config.seq_len)?,
     };
     let teacher = loss::teacher_path(&config)?.map(|path| open(&path)).transpose()?;
     println!("{}", fit::Forecast::with_teacher(&model, teacher.as_ref(), &config)?);

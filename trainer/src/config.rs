@@ -48,7 +48,7 @@ pub enum OptimizerKind {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RunConfig {
-    /// `scratch`, or a Hugging Face directory (config.json, safetensors, tokenizer.json) to convert.
+    /// `scratch`, or a Hugging Face directory (config.json, safetensors, tokenizer.json), a GGUF file or another run to start from.
     pub init: String,
     /// Model shape for `init = "scratch"`: 1m 3m 6m 10m 20m 30m 0.6b.
     pub preset: String,
@@ -84,14 +84,16 @@ pub struct RunConfig {
     pub precision: Precision,
     /// Weights along the input dimension that share a scale: 64, 128 or 256.
     pub group: usize,
-    /// absmean, refit, twn, least_squares or absmax. Empty: absmean from scratch, refit for conversion.
+    /// absmean, refit, twn, least_squares or absmax. Empty: absmean from scratch, refit for conversion, that of the run for a
+    /// ternary run to start from.
     pub scale_rule: String,
     /// How a conversion under absmean makes its latents: plain, gain (starts as refit would) or warp (as least_squares would).
     pub import: Import,
     /// Another basis for a conversion's weights: none, residual (the residual stream; unties the head) or full (the values of
     /// each head, too).
     pub rotation: Rotation,
-    /// Dense model to distil from: a directory, or none. Empty: a conversion learns from the checkpoint that it starts from.
+    /// Model to distil from: a Hugging Face directory, a GGUF file or a run (rounded as it was trained), or none. Empty: a
+    /// conversion learns from the checkpoint that it starts from.
     pub teacher: String,
     /// Weight of the divergence KL(teacher, student), when there is a teacher.
     pub kl_weight: f32,
@@ -151,7 +153,7 @@ pub struct RunConfig {
     /// Keep only the residual stream of each layer and make the rest again in the backward pass: saves most of the memory
     /// of long batches for about a third more time.
     pub activation_checkpointing: bool,
-    /// Steps of linear warm-up.
+    /// Steps of linear warm-up; in a short run no more than there are before the decay.
     pub warmup: u64,
     /// Shape of the learning rate after warm-up: linear, cosine or constant (rising: what lr-find does).
     pub schedule: Decay,
@@ -285,8 +287,15 @@ impl RunConfig {
     /// Says what is wrong with the settings before any work begins.
     pub fn check(&self) -> Result<()> {
         let wrong = |message: String| Err(Error::Config(message));
-        if self.steps == 0 || self.batch_size == 0 || self.seq_len == 0 || self.log_every == 0 {
-            return wrong("steps, batch_size, seq_len and log_every must be at least 1".into());
+        if [self.steps, self.log_every].contains(&0)
+            || [self.batch_size, self.seq_len, self.eval_sequences].contains(&0)
+        {
+            return wrong(
+                "steps, batch_size, seq_len, eval_sequences and log_every must be at least 1".into(),
+            );
+        }
+        if self.sample_every > 0 && self.sample_prompt.is_empty() {
+            return wrong("sample_prompt is empty: set sample_every = 0 for a run without samples".into());
         }
         if !self.batch_size.is_multiple_of(self.ranks.max(1)) {
             return wrong(format!(
@@ -423,11 +432,13 @@ impl RunConfig {
         })
     }
 
-    /// The learning rate's course.
+    /// The learning rate's course. A run too short for its warm-up has peaked when its decay begins.
     pub fn lr_schedule(&self) -> Schedule {
+        let decay = if self.schedule == Decay::Linear { self.decay } else { 0.0 };
+        let rise = self.steps - (decay * self.steps as f64).ceil() as u64;
         Schedule {
             steps: self.steps,
-            warmup: self.warmup,
+            warmup: self.warmup.min(rise),
             decay: self.decay,
             floor: self.lr_floor,
             shape: self.schedule,
@@ -469,6 +480,23 @@ mod tests {
         let layers = rounded(Precision::Layers);
         assert!(layers.len() == 7 * model.layers && layers.iter().all(|&kind| kind == Kind::Linear));
         assert!(rounded(Precision::Fp).is_empty());
+    }
+
+    #[test]
+    fn a_run_shorter_than_its_warm_up_peaks_before_it_decays() {
+        let rates = |config: RunConfig| {
+            let schedule = config.lr_schedule();
+            (0..config.steps).map(|step| schedule.factor(step)).collect::<Vec<_>>()
+        };
+        let short = RunConfig { steps: 10, warmup: 50, decay: 0.4, ..RunConfig::default() };
+        let linear = rates(short.clone());
+        assert!(
+            linear[5] == 1.0 && linear[..6].is_sorted() && linear[6..].iter().rev().is_sorted(),
+            "{linear:?}"
+        );
+        let constant = rates(RunConfig { schedule: Decay::Constant, ..short.clone() });
+        assert!(constant[9] == 1.0 && constant.is_sorted(), "{constant:?}");
+        assert_eq!(rates(RunConfig { steps: 1, ..short }), [1.0]);
     }
 
     #[test]

@@ -63,6 +63,8 @@ pub enum Side {
 pub struct Facts {
     /// Bytes of all documents that the source gives.
     pub bytes: u64,
+    /// Bytes of those set aside for validation, where a share of several documents was asked for.
+    pub valid_bytes: u64,
     /// Some documents are conversations.
     pub conversations: bool,
     /// The share of the bytes that was asked for as validation; `None` for a validation text of its own.
@@ -109,6 +111,7 @@ impl Source for Split {
         let texts = || self.train.iter().chain(&self.valid);
         Facts {
             bytes: texts().map(|text| text.len() as u64).sum(),
+            valid_bytes: self.valid.iter().map(|text| text.len() as u64).sum(),
             conversations: false,
             valid_fraction: self.valid_fraction,
             seed: self.seed,

@@ -132,6 +132,12 @@ pub fn export(dir: &Path, format: PackedFormat, out: &Path) -> Result<Proof> {
 
 /// Exports the run in `dir` as a Hugging Face directory of unpacked weights `s * t` (f32) and proves it equal.
 pub fn export_hf(dir: &Path, out: &Path) -> Result<Proof> {
+    if checkpoint::exists(out) || out.join("config.json").exists() {
+        return Err(Error::Config(format!(
+            "{}: holds a model already: name another directory",
+            out.display()
+        )));
+    }
     let (saved, mut backend, params) = open_run(dir)?;
     let values = |param: &Param<CpuBackend>| -> Result<Vec<f32>> {
         Ok(match backend.ternary(&param.value)? {

@@ -91,7 +91,7 @@ impl<B: Backend> Teacher<B> {
 }
 
 /// Where the run's teacher lies, if it has one: unless `teacher` names it or says `none`, a ternary conversion learns from
-/// the checkpoint that it starts from. A ternary run to start from is no teacher, for its latent weights are no model.
+/// the checkpoint that it starts from. A ternary run to start from is none: it is what the student is, too.
 pub fn teacher_path(run: &RunConfig) -> Result<Option<PathBuf>> {
     let named = named_teacher(run)?;
     if named.is_none() && !run.teacher_cache.as_os_str().is_empty() {
@@ -106,15 +106,16 @@ fn named_teacher(run: &RunConfig) -> Result<Option<PathBuf>> {
         "" if !run.converts() || run.precision == Precision::Fp => Ok(None),
         "" => {
             let init = Path::new(&run.init);
-            let dense = !checkpoint::exists(init) || checkpoint::settings(init)?.precision == Precision::Fp;
+            let dense = checkpoint::ternary_run(init)?.is_none();
             Ok(dense.then(|| init.to_path_buf()))
         }
         named => Ok(Some(PathBuf::from(named))),
     }
 }
 
-/// Opens the teacher of a run with a student of this shape.
-pub fn open_teacher(run: &RunConfig, student: &Config) -> Result<Option<ModelFile>> {
+/// Opens the teacher of a run with a student of this shape; with the settings that it was rounded by, if it is a ternary
+/// run.
+pub fn open_teacher(run: &RunConfig, student: &Config) -> Result<Option<(ModelFile, Option<RunConfig>)>> {
     let Some(path) = teacher_path(run)? else { return Ok(None) };
     let file = ModelFile::open(&path)?;
     let (theirs, ours) = (&file.config, student);
@@ -137,5 +138,5 @@ pub fn open_teacher(run: &RunConfig, student: &Config) -> Result<Option<ModelFil
         )));
     }
     bonsai_runtime::checkpoint::check_finite(&file, &path)?;
-    Ok(Some(file))
+    Ok(Some((file, checkpoint::ternary_run(&path)?)))
 }

@@ -1,13 +1,14 @@
 //! `metrics.jsonl`: one JSON object a line, for programs and for `plot`.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use bonsai_runtime::Error as RuntimeError;
 use serde_json::Value;
 
 use crate::error::Result;
+use crate::files;
 
 /// Name of the file inside a run.
 pub const FILE: &str = "metrics.jsonl";
@@ -23,10 +24,14 @@ impl Metrics {
     /// Opens the metrics of a run that stands at `step`: lines of later steps, which a crash left behind, go.
     pub fn open(dir: &Path, step: u64) -> Result<Self> {
         let path = dir.join(FILE);
-        let old = std::fs::read_to_string(&path).unwrap_or_default();
+        let old = match std::fs::read(&path) {
+            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(), // a crash may have left half a line
+            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(RuntimeError::io(&path)(error).into()),
+        };
         let kept: String =
             old.lines().filter(|line| belongs(line, step)).map(|line| format!("{line}\n")).collect();
-        std::fs::write(&path, kept).map_err(RuntimeError::io(&path))?;
+        files::write(dir, FILE, &kept)?;
         let file = OpenOptions::new().append(true).open(&path).map_err(RuntimeError::io(&path))?;
         Ok(Self { path, file: Some(file) })
     }

@@ -139,6 +139,36 @@ pub fn scratch(config: &Config, seed: u64, index: usize, spec: &TensorSpec) -> V
     }
     let into_residual = spec.name.contains("o_proj") || spec.name.contains("down_proj");
     let std = if into_residual { 0.02 / (2.0 * config.layers as f64).sqrt() } else { 0.02 };
-    let mut random = Random::new(seed ^ (index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let mut random = Random::stream(seed, index as u64);
     (0..spec.len()).map(|_| (random.normal() * std) as f32).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::config::preset;
+
+    /// One stream that all tensors begin at places of their own would give each of them its neighbour's numbers.
+    #[test]
+    fn no_two_tensors_begin_with_the_same_numbers() {
+        let config = preset("1m", 300, 64).unwrap();
+        for seed in 0..3 {
+            let mut seen = HashSet::new();
+            for (index, spec) in
+                config.tensors().iter().enumerate().filter(|(_, spec)| spec.kind != Kind::Norm)
+            {
+                let weights = scratch(&config, seed, index, spec);
+                let begin: HashSet<u32> = weights[..1000].iter().map(|w| w.to_bits()).collect();
+                let shared = begin.intersection(&seen).count();
+                assert!(
+                    shared < 10,
+                    "seed {seed}: {shared} of 1000 weights of {} were there before",
+                    spec.name
+                );
+                seen.extend(begin);
+            }
+        }
+    }
 }

@@ -42,6 +42,16 @@ type Of = fn(&Curves) -> &Curve;
 /// What a plotting backend may answer; the kinds of error differ by backend and only their text is of use.
 type Drawn<T, B> = std::result::Result<T, DrawingAreaErrorKind<<B as DrawingBackend>::ErrorType>>;
 
+/// What a run is called beside its curve: the name of its directory, or of a metrics file of another name.
+pub fn label(run: &Path) -> String {
+    let named = match run.file_name() {
+        Some(name) if name == crate::metrics::FILE => run.parent().and_then(Path::file_name),
+        Some(name) if run.is_dir() => Some(name),
+        _ => run.file_stem(),
+    };
+    named.unwrap_or(run.as_os_str()).to_string_lossy().into_owned()
+}
+
 /// Draws `runs` (label, and metrics.jsonl or run directory) over each other into `out`, a `.svg` or `.png` file.
 pub fn plot(runs: &[(String, PathBuf)], out: &Path) -> Result<()> {
     let curves: Vec<Curves> =

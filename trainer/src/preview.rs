@@ -8,11 +8,11 @@ use bonsai_runtime::{ModelFile, Tokenizer};
 use clap::Args;
 use serde::Serialize;
 
-use crate::checkpoint;
+use crate::config::RunConfig;
 use crate::corpus::{Document, Input};
 use crate::data::{Dataset, Encoder, IGNORE, Order, Piece};
-use crate::dialogue;
 use crate::error::{Error, Result};
+use crate::{checkpoint, dialogue, run, train};
 
 /// What `preview` is asked for.
 #[derive(Args)]
@@ -82,7 +82,7 @@ pub struct Token {
 /// Prints what was asked for.
 pub fn preview(arguments: &Arguments) -> Result<()> {
     let samples = match arguments.data.as_slice() {
-        [dir] if dir.is_dir() => match prepared(dir)? {
+        [dir] if dir.is_dir() => match prepared(dir, arguments.seed)? {
             Some(prepared) => windows(prepared, arguments)?,
             None => documents(arguments)?,
         },
@@ -100,32 +100,30 @@ pub fn preview(arguments: &Arguments) -> Result<()> {
 struct Prepared {
     data: Dataset,
     tokenizer: Tokenizer,
-    seed: u64,
+    order: Order,
     seq: usize,
 }
 
 /// Opens prepared data, or that of a run; `None` if `dir` is neither.
-fn prepared(dir: &Path) -> Result<Option<Prepared>> {
-    let (seed, seq, shards) = if checkpoint::exists(dir) {
-        let run = checkpoint::settings(dir)?;
-        let shards = run.data.first().filter(|shards| Dataset::is_prepared(shards)).cloned();
-        (run.seed, run.seq_len, shards.unwrap_or_else(|| dir.join("data")))
-    } else {
-        (0, 256, dir.to_path_buf())
+fn prepared(dir: &Path, seed: Option<u64>) -> Result<Option<Prepared>> {
+    let run = match checkpoint::exists(dir) {
+        true => checkpoint::settings(dir)?,
+        false => RunConfig { data: vec![dir.to_path_buf()], out: dir.to_path_buf(), ..RunConfig::default() },
     };
+    let run = RunConfig { seed: seed.unwrap_or(run.seed), ..run };
+    let shards = run::shards(&run);
     if !Dataset::is_prepared(&shards) {
         return Ok(None);
     }
     let (data, tokenizer) = (Dataset::open(&shards)?, Tokenizer::from_file(&shards.join("tokenizer.json"))?);
-    Ok(Some(Prepared { data, tokenizer, seed, seq }))
+    Ok(Some(Prepared { data, tokenizer, order: train::order(&run)?, seq: run.seq_len }))
 }
 
 /// Windows in the order in which training reads them.
 fn windows(prepared: Prepared, arguments: &Arguments) -> Result<Vec<Sample>> {
-    let Prepared { data, tokenizer, seed, seq } = prepared;
-    let (seed, seq) = (arguments.seed.unwrap_or(seed), arguments.seq_len.unwrap_or(seq));
+    let Prepared { data, tokenizer, order, seq } = prepared;
+    let seq = arguments.seq_len.unwrap_or(seq);
     let (first, count) = (arguments.skip as u64, arguments.number as u64);
-    let order = Order::Shuffled { seed };
     order.check(&data.train, first + count, seq)?;
     let (mut ids, mut targets) = (vec![0; seq + 1], vec![0; seq + 1]);
     let window = |row: u64| -> Result<Sample> {

@@ -32,10 +32,10 @@ use crate::timed::Timed;
 use crate::train::{State, Step, Trainer, order};
 use crate::{diagnostics, eval, export, summary};
 
-pub use prepare::{Prepared, Text, learn_tokenizer, prepare, scan, tokenize};
+pub use prepare::{Prepared, Text, learn_tokenizer, prepare, scan, shards, tokenize, vocabulary};
 pub use report::Watch;
 
-use prepare::{check_vocabulary, open_data, prepared};
+use prepare::{check_vocabulary, prepared};
 use report::Report;
 
 /// Largest learning rate that is chosen, in scales.
@@ -76,6 +76,7 @@ pub fn start_among(
 ) -> Result<Outcome> {
     config.ranks = world.size();
     config.check()?;
+    inherit_rounding(&mut config, watch)?;
     let device = Device::choose(&config, watch)?;
     let mut ready = None;
     if world.rank() == 0 {
@@ -98,6 +99,21 @@ pub fn start_among(
             start_on((open(&prepared.model)?, teacher), world, (config, prepared), watch)
         }
     }
+}
+
+/// A ternary run to start from goes on being rounded as it was: another rule would change every scale of it at once.
+fn inherit_rounding(config: &mut RunConfig, watch: &Watch<'_>) -> Result<()> {
+    let Some(before) = checkpoint::ternary_run(Path::new(&config.init))? else { return Ok(()) };
+    if config.scale_rule.is_empty() {
+        config.scale_rule = before.rule()?.name().into();
+    }
+    if config.precision != Precision::Fp && config.group != before.group {
+        let (init, old, new) = (&config.init, before.group, config.group);
+        watch.say(&format!(
+            "{init} was trained in groups of {old} and will be rounded in groups of {new} (--set group={old} keeps them)"
+        ));
+    }
+    Ok(())
 }
 
 /// Begins on a backend, with a teacher on the same device.
@@ -190,20 +206,23 @@ fn decided_ramp(config: &RunConfig, teacher: bool, loss: f64, vocab: usize) -> u
     }
 }
 
-/// The teacher of a run, if it has one: the weights as they lie in its checkpoint, never rounded. `open` makes a backend
-/// for its shape on the run's device.
+/// The teacher of a run, if it has one: the weights as they lie in its checkpoint, or, of a ternary run, rounded as it was
+/// trained. `open` makes a backend for its shape on the run's device.
 fn teacher<B: Backend>(
     config: &RunConfig,
     student: &Config,
     watch: &Watch<'_>,
     open: impl Fn(&Config) -> Result<B>,
 ) -> Result<Option<Teacher<B>>> {
-    let Some(file) = loss::open_teacher(config, student)? else { return Ok(None) };
+    let Some((file, rounded)) = loss::open_teacher(config, student)? else { return Ok(None) };
     let (kl, ce) = (config.kl_weight, config.ce_weight);
-    watch.say(&format!("distilling: {kl} x divergence from the dense teacher, {ce} x cross-entropy (teacher = \"none\" turns it off)"));
+    let kind = if rounded.is_some() { "ternary" } else { "dense" };
+    watch.say(&format!("distilling: {kl} x divergence from the {kind} teacher, {ce} x cross-entropy (teacher = \"none\" turns it off)"));
     let backend = open(&file.config)?;
     let latent = |_: usize, spec: &TensorSpec| Latents::stored(spec, &file.tensors[&spec.name]);
-    let params = Params::new(&backend, &file.config, |_| None, |_| &[], latent);
+    let projection = rounded.map(|run| run.projection_of()).transpose()?;
+    let projection = |spec: &TensorSpec| projection.as_ref().and_then(|of| of(spec));
+    let params = Params::new(&backend, &file.config, projection, |_| &[], latent);
     let cache = TeacherCache::open(config, &file)?;
     if let Some(cache) = &cache {
         let (k, windows, path) = (cache.top_k(), cache.windows(), config.teacher_cache.display());
@@ -232,6 +251,7 @@ pub fn resume_among(
     let old = saved.run.clone();
     saved.run = change(saved.run)?;
     saved.run.check_changes(&old)?;
+    let other_text = saved.run.data != old.data;
     (saved.run.out, saved.run.ranks) = (dir.to_path_buf(), world.size());
     saved.run.check()?;
     let (seq, compute) = (saved.run.seq_len, saved.run.compute);
@@ -239,13 +259,13 @@ pub fn resume_among(
         Device::Cpu => {
             let open = |model: &Config| Ok(Timed::new(CpuBackend::new(model, seq).computing_in(compute)));
             let teacher = teacher(&saved.run, &saved.model.config, watch, open)?;
-            resume_on((open(&saved.model.config)?, teacher), world, saved, watch)
+            resume_on((open(&saved.model.config)?, teacher), world, (saved, other_text), watch)
         }
         #[cfg(feature = "gpu")]
         Device::Gpu(gpu) => {
             let open = |model: &Config| GpuBackend::new(gpu.clone(), model, seq).map(Timed::new);
             let teacher = teacher(&saved.run, &saved.model.config, watch, open)?;
-            resume_on((open(&saved.model.config)?, teacher), world, saved, watch)
+            resume_on((open(&saved.model.config)?, teacher), world, (saved, other_text), watch)
         }
     }
 }
@@ -253,21 +273,33 @@ pub fn resume_among(
 fn resume_on<B: Backend>(
     (backend, teacher): (B, Option<Teacher<B>>),
     world: &Rc<dyn Communicator>,
-    mut saved: Saved,
+    (mut saved, other_text): (Saved, bool),
     watch: &Watch<'_>,
 ) -> Result<Outcome> {
     let params = saved.params(&backend, true)?;
-    let data = open_data(&saved.run)?;
+    let data = Dataset::open(&shards(&saved.run))?;
     check_vocabulary(data.meta.vocab, Some(&params.config))?;
     let order = order(&saved.run)?;
-    order.check(&data.train, saved.run.steps * saved.run.batch_size as u64, saved.run.seq_len)?;
+    let left = saved.run.steps.saturating_sub(saved.state.step) * saved.run.batch_size as u64;
+    order.check(&data.train, saved.state.rows + left, saved.run.seq_len)?;
     let tokenizer = saved.model.tokenizer.take().map(LazyTokenizer::into_tokenizer).transpose()?;
     if let Some(tokenizer) = &tokenizer {
         data.check_tokenizer(tokenizer)?;
     }
     let trainer = Trainer::new(saved.run, backend, params, saved.state, order);
-    let trainer = trainer.with_teacher(teacher).among(Rc::clone(world));
+    let mut trainer = trainer.with_teacher(teacher).among(Rc::clone(world));
+    if other_text {
+        expect_other_text(&mut trainer, &data, watch)?;
+    }
     train(trainer, &data, tokenizer.as_ref(), watch)
+}
+
+/// What the loss was on the old text says nothing of the new one, whose every step might pass for a spike.
+fn expect_other_text<B: Backend>(trainer: &mut Trainer<B>, data: &Dataset, watch: &Watch<'_>) -> Result<()> {
+    let loss = trainer.validate(data)?.cross_entropy;
+    trainer.state.mean_loss = loss;
+    watch.say(&format!("other text: the weights so far have a validation loss of {loss:.4} on it"));
+    Ok(())
 }
 
 /// Takes the remaining steps.

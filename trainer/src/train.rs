@@ -42,8 +42,11 @@ pub struct Trainer<B: Backend> {
 /// Where a run is: everything that a resumed run must know beside weights and moments.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct State {
-    /// Steps done, skipped ones included: also the place in the data.
+    /// Steps done, skipped ones included.
     pub step: u64,
+    /// Rows of the data read: the place in its order, whatever batch size brought the run there.
+    #[serde(default)]
+    pub rows: u64,
     /// Updates done: AdamW's bias correction.
     pub updates: u64,
     /// Target tokens seen.
@@ -57,7 +60,7 @@ pub struct State {
 /// The report of one step.
 #[derive(Debug, Clone, Copy)]
 pub struct Step {
-    /// Mean cross-entropy over the batch's target tokens, nats.
+    /// Mean cross-entropy over the batch's target tokens, nats; not a number where it has none.
     pub loss: f64,
     /// Mean divergence from the teacher, nats, if there is one.
     pub kl: Option<f64>,
@@ -117,9 +120,10 @@ impl<B: Backend> Trainer<B> {
         self.fetch(data);
         self.set_ramp(self.config.ramp().shares(self.state.step));
         let factor = self.schedule.factor(self.state.step);
-        let step = match self.config.optimizer_in_backward {
-            false => self.backward_then_update(factor)?,
-            true => self.update_in_backward(factor)?,
+        let step = match (self.targets(), self.config.optimizer_in_backward) {
+            (0, _) => self.read_only(factor),
+            (targets, false) => self.backward_then_update(factor, targets)?,
+            (targets, true) => self.update_in_backward(factor, targets)?,
         };
         self.check_together(step.codes)?;
         self.advance(&step);
@@ -139,9 +143,16 @@ impl<B: Backend> Trainer<B> {
         ))
     }
 
+    /// A batch without a target, as inside of a long prompt, teaches nothing: weights and moments stay.
+    fn read_only(&self, factor: f64) -> Step {
+        let lr = self.config.peak_lr() * factor;
+        let codes = Codes::default();
+        Step { loss: f64::NAN, kl: None, grad_norm: 0.0, lr, tokens: 0, codes, skipped: None }
+    }
+
     /// The step as everybody knows it: all gradients, their norm, then the update of all parameters.
-    fn backward_then_update(&mut self, factor: f64) -> Result<Step> {
-        let (sums, tokens) = self.accumulate()?;
+    fn backward_then_update(&mut self, factor: f64, tokens: usize) -> Result<Step> {
+        let sums = self.accumulate(tokens)?;
         let (losses, grad_norm) = (mean(sums, tokens), sums.squares.sqrt());
         let (loss, kl) = (losses.cross_entropy, self.teacher.as_ref().map(|_| losses.kl));
         let skipped = unusable((&self.state, &self.config), loss, grad_norm);
@@ -170,9 +181,9 @@ impl<B: Backend> Trainer<B> {
     /// Updates each parameter as soon as its gradient is whole, and drops the gradient: no more than the embedding's and
     /// one other are held (Lv et al., arXiv 2306.09782). Nobody knows the norm over all parameters in time, so each
     /// tensor's gradient is clipped by its own, and one that is no number leaves its tensor alone.
-    fn update_in_backward(&mut self, factor: f64) -> Result<Step> {
+    fn update_in_backward(&mut self, factor: f64, tokens: usize) -> Result<Step> {
         let world = Rc::clone(&self.world);
-        let (batch, tokens) = (&self.batches[0], self.targets());
+        let batch = &self.batches[0];
         model::forward(&mut self.backend, &self.params, &mut self.activations, batch);
         let (t, optimizer) = (self.state.updates + 1, self.optimizer);
         let state = (&self.state, &self.config);
@@ -218,16 +229,16 @@ impl<B: Backend> Trainer<B> {
         }
     }
 
-    /// Target tokens of this step, those of the other processes included; at least 1.
+    /// Target tokens of this step, those of the other processes included.
     fn targets(&self) -> usize {
         let ours: usize = self.batches.iter().map(target_tokens).sum();
-        (self.world.sums([ours as f64, 0.0])[0] as usize).max(1)
+        self.world.sums([ours as f64, 0.0])[0] as usize
     }
 
     /// Reads this process's micro-batches of this step.
     fn fetch(&mut self, data: &Tokens) {
         let (share, micro, seq) = (self.config.share(), self.config.micro_batch(), self.config.seq_len);
-        let first = self.state.step * self.config.batch_size as u64 + (self.world.rank() * share) as u64;
+        let first = self.state.rows + (self.world.rank() * share) as u64;
         self.batches.resize_with(share / micro, Batch::default);
         for (i, batch) in self.batches.iter_mut().enumerate() {
             let row = first + (i * micro) as u64;
@@ -236,10 +247,8 @@ impl<B: Backend> Trainer<B> {
     }
 
     /// Forward and backward over the micro-batches. Every target token weighs the same, however they are cut: the
-    /// gradient is that of one large batch, and at the end every process has it. Returns sums of losses and squares, and
-    /// the number of targets.
-    fn accumulate(&mut self) -> Result<(Tally, usize)> {
-        let tokens = self.targets();
+    /// gradient is that of one large batch, and at the end every process has it. Returns sums of losses and squares.
+    fn accumulate(&mut self, tokens: usize) -> Result<Tally> {
         let scale = 1.0 / tokens as f32;
         for batch in &self.batches {
             let (b, p, a) = (&mut self.backend, &mut self.params, &mut self.activations);
@@ -257,7 +266,7 @@ impl<B: Backend> Trainer<B> {
         for (index, own) in self.backend.tallies() {
             self.tallies[index].add(Codes::default(), own.squares);
         }
-        Ok((whole(sums, &*self.world), tokens))
+        Ok(whole(sums, &*self.world))
     }
 
     fn skip(&mut self) -> Codes {
@@ -270,7 +279,11 @@ impl<B: Backend> Trainer<B> {
     fn advance(&mut self, step: &Step) {
         let state = &mut self.state;
         state.step += 1;
+        state.rows += self.config.batch_size as u64;
         state.tokens += step.tokens;
+        if step.tokens == 0 {
+            return;
+        }
         if step.skipped.is_some() {
             state.bad_steps += 1;
             return;
@@ -300,6 +313,11 @@ impl<B: Backend> Trainer<B> {
             let objective = self.teacher.as_mut().map_or(text, |teacher| teacher.read(&batch));
             model::losses(b, p, a, &batch, &objective);
             count += target_tokens(&batch);
+        }
+        if count == 0 {
+            let message = "its validation windows hold no token that the model learns to write: add validation text, or \
+                           set a longer --seq-len";
+            return Err(Error::Data { path: tokens.path().to_path_buf(), message: message.into() });
         }
         Ok(mean(self.backend.tally()?, count))
     }
@@ -333,7 +351,7 @@ fn objective<'a, B: Backend>(
 
 /// Losses per token.
 fn mean(sum: Tally, tokens: usize) -> Losses {
-    let tokens = tokens.max(1) as f64;
+    let tokens = tokens as f64;
     Losses { cross_entropy: sum.loss / tokens, kl: sum.kl / tokens }
 }
 

@@ -55,6 +55,12 @@ fn rows_and_seeds_become_a_table_and_are_not_run_twice() {
     assert!(ablate(&file, &quiet).unwrap_err().to_string().contains("other settings"));
     let file = write(place, "d.toml", "[grid]\nscale_ruler = [1]\n");
     assert!(ablate(&file, &quiet).unwrap_err().to_string().contains("scale_ruler"));
+    // So is another text, under which the old runs would be called the same.
+    let original = std::fs::read_to_string(place.join("text.txt")).unwrap();
+    std::fs::write(place.join("text.txt"), stories::corpus(2, 40_000).join("\n<|endoftext|>\n")).unwrap();
+    let file = write(place, "text.toml", "[grid]\nclip = [0.9]\n");
+    assert!(ablate(&file, &quiet).unwrap_err().to_string().contains("another tokenizer"));
+    std::fs::write(place.join("text.txt"), original).unwrap();
     // Cancelled: the exit code of a cancelled run, and the rest is left for the next time.
     never.store(true, Ordering::Relaxed);
     let file = write(place, "e.toml", "[grid]\nclip = [0.5]\n");
@@ -62,4 +68,23 @@ fn rows_and_seeds_become_a_table_and_are_not_run_twice() {
     assert!(matches!(error, Error::Runtime(bonsai_runtime::Error::Cancelled)), "{error}");
     never.store(false, Ordering::Relaxed);
     assert!(ablate(&file, &quiet).unwrap().contains("| clip=0.5 |"));
+}
+
+#[test]
+fn a_row_that_diverges_is_a_result_and_the_others_go_on() {
+    let place = tempfile::tempdir().unwrap();
+    let place = place.path();
+    std::fs::write(place.join("text.txt"), stories::corpus(1, 40_000).join("\n<|endoftext|>\n")).unwrap();
+    let never = AtomicBool::new(false);
+    let quiet = Watch { cancelled: &never, quiet: true };
+    let rows = "[[variant]]\nname = \"too fast\"\nprecision = \"fp\"\nlr = 1e38\n[[variant]]\nname = \"dense\"\nprecision = \"fp\"\n";
+    let file = write(place, "a.toml", &format!("max_bad_steps = 1\n{rows}"));
+    let table = ablate(&file, &quiet).unwrap();
+    let row = |name: &str| table.lines().find(|line| line.starts_with(&format!("| {name} |"))).unwrap();
+    assert_eq!(row("too fast"), "| too fast | diverged | | | | diverged diverged |");
+    assert!(row("base").contains("+0.0000") && !row("dense").contains("diverged"), "{table}");
+    let log = place.join("out/too_fast-seed0/metrics.jsonl");
+    let before = std::fs::metadata(&log).unwrap().modified().unwrap();
+    assert_eq!(ablate(&file, &quiet).unwrap(), table);
+    assert_eq!(std::fs::metadata(&log).unwrap().modified().unwrap(), before, "it is not tried again");
 }

@@ -8,7 +8,7 @@ use bonsai_trainer::config::{OptimizerKind, RunConfig};
 use bonsai_trainer::corpus::{Corpus, Document};
 use bonsai_trainer::data::{Batch, Dataset, Dtype, Encoder, IGNORE, Order, prepare};
 use bonsai_trainer::dialogue::{Dialogue, Segment};
-use bonsai_trainer::train::target_tokens;
+use bonsai_trainer::train::{State, target_tokens};
 use bonsai_trainer::{bpe, stories};
 
 mod tiny_run;
@@ -150,4 +150,44 @@ fn answers_are_learnt_and_questions_are_not() {
     }
     let after = trainer.validate(&data).unwrap().cross_entropy;
     assert!(after < 2.0, "{loss:.2} before, {after:.2} after");
+}
+
+/// A batch inside of a long question has nothing to learn: it must move no weight, and no mean.
+#[test]
+fn a_step_without_targets_changes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let chat = |number: usize| {
+        let question = format!("{number}? ").repeat(50);
+        format!(
+            r#"{{"messages": [{{"role": "user", "content": "{question}"}}, {{"role": "assistant", "content": "So."}}]}}"#
+        )
+    };
+    let file = directory.path().join("chats.jsonl");
+    std::fs::write(&file, (0..9).map(chat).collect::<Vec<_>>().join("\n")).unwrap();
+    let corpus = Corpus::scan((&[file], &[]), "text", (0.1, 0), &|_| Ok(())).unwrap();
+    let shards = directory.path().join("shards");
+    prepare(&corpus, &learnt(), &shards, &|_| ()).unwrap();
+    let data = Dataset::open(&shards).unwrap();
+    for optimizer_in_backward in [false, true] {
+        let config =
+            RunConfig { batch_size: 1, optimizer_in_backward, ..tiny_run::settings(directory.path()) };
+        let mut trainer = tiny_run::trainer(config);
+        let order = Order::Shuffled { seed: 7 };
+        let mut batch = Batch::default();
+        let mut empty = 0;
+        for row in 0..20 {
+            order.batch(&data.train, row, 1, 32, &mut batch);
+            let before = (tiny_run::weights(&trainer), trainer.state.clone());
+            let step = trainer.step(&data.train).unwrap();
+            if target_tokens(&batch) > 0 {
+                continue;
+            }
+            empty += 1;
+            let State { step: steps, rows, .. } = trainer.state;
+            assert!(step.tokens == 0 && step.skipped.is_none() && step.loss.is_nan());
+            assert!(tiny_run::weights(&trainer) == before.0);
+            assert_eq!(trainer.state, State { step: steps, rows, ..before.1 });
+        }
+        assert!((1..20).contains(&empty), "{empty} of 20");
+    }
 }

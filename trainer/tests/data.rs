@@ -80,6 +80,21 @@ fn marks_separate_documents() {
     assert_eq!(read_documents(&[path]).unwrap(), ["one\n\nmore", "two"]);
 }
 
+/// A file without any end of line is never whole in memory: what stands where it is cut must stay whole.
+#[test]
+fn a_line_without_end_is_read_in_pieces_that_lose_nothing() {
+    let directory = TempDir::new().unwrap();
+    let border = 1 << 20;
+    for shift in 0..16 {
+        let (one, two) = ("ab ".repeat(border / 3 + 1)[..border - shift].to_owned(), "cü ".repeat(1000));
+        let path = file(&directory, "a.txt", format!("{one}<|endoftext|>{two}"));
+        assert_eq!(read_documents(&[path]).unwrap(), [one, two], "{shift} bytes before the border");
+    }
+    let text = "ü".repeat(border); // two bytes each, so that every other border would cut one
+    let path = file(&directory, "b.txt", format!("x{text}<|endoftext|>y"));
+    assert_eq!(read_documents(&[path]).unwrap(), [format!("x{text}"), "y".into()]);
+}
+
 #[test]
 fn long_text_becomes_passages_that_lose_nothing() {
     let directory = TempDir::new().unwrap();
@@ -187,6 +202,11 @@ fn files_are_divided_as_documents_in_memory_are() {
     let (one, two) = documents.split_at(documents.len() / 3);
     let files = [file(&directory, "a.txt", one.join(mark)), file(&directory, "b.txt", two.join(mark))];
     let Split { train, valid, .. } = split(documents.clone(), 0.1, 5).unwrap();
+    let aside: usize = valid.iter().map(String::len).sum();
+    assert_eq!(
+        Corpus::scan((&files, &[]), "text", (0.1, 5), &|_| Ok(())).unwrap().facts().valid_bytes,
+        aside as u64
+    );
     assert_eq!(sides(&files, &[], 0.1, 5).unwrap(), [train, valid]);
     let single = file(&directory, "c.txt", "a\n\nb");
     assert_eq!(sides(&[single], &[], 0.5, 1).unwrap().concat(), ["a\n\n", "b"], "one document is cut");

@@ -162,6 +162,55 @@ fn a_run_goes_on_with_other_text() {
     done(&["prepare", "--data", &text, "--tokenizer", &tokenizer, "--out", &tokens]);
     let printed = done(&["train", "--resume", &run, "--steps", "4", "--data", &tokens]);
     assert!(printed.starts_with("step 4: "), "{printed}");
+    // Text that is much harder is no row of spikes: 25 steps on one letter, then stories.
+    let (letters, easy) = (place.at("letters.txt"), place.at("easy"));
+    std::fs::write(&letters, "aaaaaaaa\n".repeat(4000)).unwrap();
+    let given = ["train", "--data", &letters, "--tokenizer", &tokenizer, "--out", &easy, "--steps", "25"];
+    let printed = done(&[&given[..], &TINY, &["--set", "sample_every=0"]].concat());
+    let loss = |printed: &str| -> f64 {
+        printed.split("valid loss ").nth(1).unwrap().split(',').next().unwrap().parse().unwrap()
+    };
+    assert!(loss(&printed) < 2.5, "{printed}");
+    let printed = done(&["train", "--resume", &easy, "--steps", "35", "--data", &tokens]);
+    assert!(printed.starts_with("step 35: ") && loss(&printed) > 4.5, "{printed}");
+}
+
+#[test]
+fn a_ternary_run_to_start_from_stays_rounded_as_it_was() {
+    let place = Place::new();
+    let base = place.train("base", &[]);
+    let tuned = place.train("tuned", &["--init", &base]);
+    let rule = checkpoint::settings(Path::new(&tuned)).unwrap().scale_rule;
+    assert_eq!(rule, "absmean", "a conversion's default would be refit");
+    // Its own export is refused as a place for one, and so is the run.
+    fails(&["export", &base, "--format", "hf", "--out", &base], 2, &["holds a model"]);
+    let hf = place.export(&base, "hf", "hf");
+    fails(&["export", &base, "--format", "hf", "--out", &hf], 2, &["holds a model"]);
+}
+
+#[test]
+fn what_cannot_take_effect_is_refused() {
+    let place = Place::new();
+    let run = place.train("run", &[]);
+    let (text, shards, out) = (place.at("text.txt"), format!("{run}/data"), place.at("out"));
+    fails(&["train", "--data", &shards, &text, "--out", &out], 3, &["prepared tokens", "stand alone"]);
+    fails(&["train", "--data", &shards, "--valid", &text, "--out", &out], 2, &["--valid", "prepare"]);
+    std::fs::create_dir(place.at("empty")).unwrap();
+    fails(&["train", "--data", &text, &place.at("empty"), "--out", &out], 3, &["empty", "no .txt"]);
+    fails(&["lr-find", "--resume", &run], 2, &["--init"]);
+    for clash in [["--out", &out], ["--config", &text]] {
+        let output = trainer(&[&["train", "--resume", &run], &clash[..]].concat());
+        assert_eq!(output.status.code(), Some(2), "{clash:?}");
+    }
+    // A forecast is that of the run, or of the vocabulary that is given.
+    let mebibytes = |arguments: &[&str]| -> f64 {
+        let printed = done(&[&["fit"], arguments].concat());
+        let line = printed.lines().find(|line| line.contains("latent weights")).unwrap().to_owned();
+        line.split_whitespace().find_map(|word| word.parse().ok()).unwrap()
+    };
+    let own = mebibytes(&["--resume", &run]);
+    assert_eq!(own, mebibytes(&["--preset", "1m", "--tokenizer", &run]));
+    assert!(own < mebibytes(&["--preset", "1m"]));
 }
 
 #[test]
@@ -175,6 +224,8 @@ fn bad_settings_are_one_line_and_exit_code_2() {
     train(&["--set", "group"], &["KEY=VALUE"]);
     train(&["--set", "group=100"], &["100", "64, 128 or 256"]);
     train(&["--preset", "9m"], &["9m", "1m"]);
+    train(&["--set", "eval_sequences=0"], &["eval_sequences"]);
+    train(&["--set", "sample_prompt="], &["sample_prompt", "sample_every"]);
     train(&["--optimizer", "sgd"], &["sgd", "adamw"]);
     train(&["--device", "tpu"], &["tpu"]);
     fails(&["train", "--out", &out], 2, &["--data"]);
@@ -311,7 +362,7 @@ fn lr_find_shows_where_the_loss_falls() {
 #[test]
 fn a_run_reports_on_its_layers() {
     let place = Place::new();
-    let run = place.train("run", &["--set", "tensorboard=true", "--set", "eval_every=1"]);
+    let run = place.train("run", &["--set", "tensorboard=true", "--set", "eval_every=1", "--lr", "1e-4"]);
     let metrics = std::fs::read_to_string(format!("{run}/metrics.jsonl")).unwrap();
     let lines = metrics.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
     let valid: Vec<_> = lines.filter(|line| line["valid_loss"].is_number()).collect();

@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use bonsai_trainer::plot::plot;
+use bonsai_trainer::plot::{label, plot};
 use tempfile::TempDir;
 
 fn ours(directory: &TempDir) -> PathBuf {
@@ -125,4 +125,18 @@ fn well_formed(svg: &str) {
         }
     }
     assert!(open.is_empty(), "{open:?}");
+}
+
+#[test]
+fn a_run_is_called_by_its_directory() {
+    let place = TempDir::new().unwrap();
+    let run = place.path().join("lr=0.001_group=64-seed0");
+    fs::create_dir(&run).unwrap();
+    for (path, name) in [
+        (run.clone(), "lr=0.001_group=64-seed0"),
+        (run.join("metrics.jsonl"), "lr=0.001_group=64-seed0"),
+        (place.path().join("twin.jsonl"), "twin"),
+    ] {
+        assert_eq!(label(&path), name);
+    }
 }

@@ -19,13 +19,18 @@ use bonsai_trainer::params::Params;
 use bonsai_trainer::random::Random;
 use bonsai_trainer::run::{self, Watch};
 use bonsai_trainer::schedule::RampSteps;
-use bonsai_trainer::train::{Trainer, target_tokens};
+use bonsai_trainer::train::{State, Trainer, target_tokens};
 use bonsai_trainer::{Error, bpe, corpus, stories};
 use tiny_run::{VOCAB, dataset, settings, steps, trainer, trainer_with, weights};
 
 /// The saved run in `dir`, ready to go on.
 fn reopened(dir: &Path) -> Trainer<CpuBackend> {
-    let saved = Saved::open(dir).unwrap();
+    reopened_with(dir, |_| ())
+}
+
+fn reopened_with(dir: &Path, change: impl FnOnce(&mut RunConfig)) -> Trainer<CpuBackend> {
+    let mut saved = Saved::open(dir).unwrap();
+    change(&mut saved.run);
     let backend = CpuBackend::new(&saved.model.config, saved.run.seq_len).computing_in(saved.run.compute);
     let params = saved.params(&backend, true).unwrap();
     Trainer::new(saved.run, backend, params, saved.state, Order::Shuffled { seed: 7 })
@@ -79,6 +84,37 @@ fn a_resumed_run_is_the_straight_run_byte_for_byte() {
         steps(&mut second, &data, 3);
         checkpoint::save(&halves, &second).unwrap();
         assert_same_files(&whole, &halves, &FILES[2..]);
+    }
+}
+
+/// The place in the data is counted in rows: another batch size goes on where the last one ended.
+#[test]
+fn another_batch_size_goes_on_in_the_data() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, out) = (dataset(&dir.path().join("data")), dir.path().join("run"));
+    let mut first = trainer(settings(&out));
+    steps(&mut first, &data, 3);
+    checkpoint::save(&out, &first).unwrap();
+    let halved = || reopened_with(&out, |run| run.batch_size = 2);
+    let mut second = halved();
+    steps(&mut second, &data, 2);
+    assert_eq!((first.state.rows, second.state.rows, second.state.step), (12, 16, 5));
+    let starts = [12, 13].map(|row| Order::Shuffled { seed: 7 }.start(data.train.len(), row, 32));
+    let expected = first.evaluate(&data.train, &starts).unwrap().cross_entropy;
+    assert!(
+        (halved().step(&data.train).unwrap().loss - expected).abs() < 1e-6,
+        "its first batch is rows 12 and 13"
+    );
+}
+
+/// States are compared byte for byte, so a number in text must come back to the last bit.
+#[test]
+fn a_state_comes_back_to_the_bit() {
+    let mut random = Random::new(3);
+    for _ in 0..1000 {
+        let state = State { mean_loss: 1.0 + 3.0 * random.uniform(), ..State::default() };
+        let text = serde_json::to_string(&state).unwrap();
+        assert_eq!(serde_json::from_str::<State>(&text).unwrap(), state, "{text}");
     }
 }
 

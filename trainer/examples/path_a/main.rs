@@ -118,7 +118,7 @@ fn trainer(twin: &Path, config: RunConfig) -> Result<Trainer<CpuBackend>> {
     let optimizer = Optimizer::new(&config);
     let moments = |spec: &TensorSpec| optimizer.moments(spec);
     let params = checkpoint::imported(&backend, &file, &config, (config.rotation, config.import), moments)?;
-    let teacher = open_teacher(&config, &file.config)?.map(|file| {
+    let teacher = open_teacher(&config, &file.config)?.map(|(file, _)| {
         let backend = CpuBackend::new(&file.config, WINDOW);
         let latent = |_: usize, spec: &TensorSpec| file.tensors[&spec.name].to_f32();
         let params = Params::new(&backend, &file.config, |_| None, |_| &[], latent);

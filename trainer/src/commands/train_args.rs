@@ -63,7 +63,7 @@ pub struct TrainArgs {
     #[arg(long)]
     out: Option<PathBuf>,
     /// Goes on with the run in this directory.
-    #[arg(long, value_name = "RUN")]
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["config", "out"])]
     pub(super) resume: Option<PathBuf>,
 }
 

@@ -57,8 +57,12 @@ impl Corpus {
             Facts { conversations, valid_fraction: Some(valid_fraction), seed, ..Facts::default() };
         if valid.is_empty() {
             facts.note(&hashed);
-            let rule = match last_of_valid(hashed, valid_fraction) {
-                Some(last) => Rule::Largest(last),
+            let rule = match last_of_valid(hashed.clone(), valid_fraction) {
+                Some(last) => {
+                    let side = hashed.iter().filter(|(hash, _)| *hash <= last);
+                    facts.valid_bytes = side.map(|(_, length)| *length as u64).sum();
+                    Rule::Largest(last)
+                }
                 None => Rule::Cut(cut(&documents(&train)?, valid_fraction, seed)?),
             };
             return Ok(Self { train, valid: None, rule, facts });

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use bonsai_runtime::Error as RuntimeError;
 
 use super::{Document, columns, compressed, lines, text};
+use crate::data::Dataset;
 use crate::error::{Error, Result};
 
 /// Receives the documents of files.
@@ -89,5 +90,14 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
         }
     }
     files.sort();
+    if files.is_empty() {
+        let message = match Dataset::is_prepared(path) {
+            true => {
+                "holds prepared tokens, which stand alone: name nothing beside them, or the text that they were made of"
+            }
+            false => "has no .txt, .jsonl or .parquet file in it",
+        };
+        return Err(Error::Data { path: path.to_path_buf(), message: message.into() });
+    }
     Ok(files)
 }

@@ -1,7 +1,8 @@
 //! Plain text: cut at `<|endoftext|>` where a file has such marks, else at blank lines into passages of about
-//! [`PASSAGE`] bytes, so that one big file can be divided, too. Read line by line: what is in memory is one document.
+//! [`PASSAGE`] bytes, so that one big file can be divided, too. Read line by line, a long one in
+//! pieces: what is in memory is one document.
 
-use std::io::BufRead;
+use std::io::{BufRead, Read};
 use std::path::Path;
 
 use bonsai_runtime::Error as RuntimeError;
@@ -15,6 +16,9 @@ pub const PASSAGE: usize = 2048;
 
 /// A passage without a blank line is cut at the end of a line, or of a word, after this many bytes.
 const LONGEST_PASSAGE: usize = 4096;
+
+/// A line of more bytes, as in files without any end of line, is read in pieces.
+const LONGEST_LINE: usize = 1 << 20;
 
 /// Gives the documents of a file.
 pub(super) fn read(path: &Path, sink: Documents<'_>) -> Result<()> {
@@ -48,21 +52,35 @@ fn has_marks(path: &Path) -> Result<bool> {
     }
 }
 
-/// Calls `each` with every line, its end included and written as `\n`.
+/// Calls `each` with every line, its end included and written as `\n`; with one of more than [`LONGEST_LINE`] bytes in
+/// pieces.
 fn each_line(path: &Path, mut each: impl FnMut(&str) -> Result<()>) -> Result<()> {
     let mut reader = compressed::open(path)?;
     let (mut line, mut at) = (Vec::new(), 0);
-    while reader.read_until(b'\n', &mut line).map_err(RuntimeError::io(path))? > 0 {
-        let text = std::str::from_utf8(&line).map_err(|error| not_utf8(path, at + error.valid_up_to()))?;
+    loop {
+        let room = (LONGEST_LINE - line.len()) as u64;
+        let read = reader.by_ref().take(room).read_until(b'\n', &mut line).map_err(RuntimeError::io(path))?;
+        if read == 0 && line.is_empty() {
+            return Ok(());
+        }
+        let length = if line.len() < LONGEST_LINE { line.len() } else { piece(&line) };
+        let text =
+            std::str::from_utf8(&line[..length]).map_err(|error| not_utf8(path, at + error.valid_up_to()))?;
         let text = if at == 0 { text.strip_prefix('\u{feff}').unwrap_or(text) } else { text };
         match text.strip_suffix("\r\n") {
             None => each(text)?,
             Some(text) => each(&format!("{text}\n"))?,
         }
-        at += line.len();
-        line.clear();
+        at += length;
+        line.drain(..length);
     }
-    Ok(())
+}
+
+/// Where a piece of a long line may end: before what may be the beginning of a mark, of the line's end or of a character.
+fn piece(line: &[u8]) -> usize {
+    let tail = line.len() - END_OF_TEXT.len().min(line.len());
+    let begins = |&byte: &u8| byte == b'<' || byte == b'\r' || byte >= 0xC0;
+    line[tail..].iter().position(begins).map_or(line.len(), |at| tail + at)
 }
 
 fn not_utf8(path: &Path, at: usize) -> Error {

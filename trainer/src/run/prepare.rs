@@ -30,11 +30,11 @@ fn own_data(config: &RunConfig) -> PathBuf {
     config.out.join("data")
 }
 
-/// Opens the shards of a run that has begun: the prepared directory it was given, or its own.
-pub(super) fn open_data(config: &RunConfig) -> Result<Dataset> {
+/// Where the shards of a run that has begun are: the prepared directory it was given, or its own.
+pub fn shards(config: &RunConfig) -> PathBuf {
     match config.data.as_slice() {
-        [dir] if Dataset::is_prepared(dir) => Dataset::open(dir),
-        _ => Dataset::open(&own_data(config)),
+        [dir] if Dataset::is_prepared(dir) => dir.clone(),
+        _ => own_data(config),
     }
 }
 
@@ -44,6 +44,12 @@ pub fn prepare(config: &RunConfig, watch: &Watch<'_>) -> Result<Prepared> {
     let (data, tokenizer) = match config.data.as_slice() {
         [] => return Err(Error::Config("no training text: give --data FILE or DIRECTORY".into())),
         [dir] if Dataset::is_prepared(dir) => {
+            if !config.valid.is_empty() {
+                return Err(Error::Config(format!(
+                    "{} is prepared and has its validation tokens: give --valid to prepare instead",
+                    dir.display()
+                )));
+            }
             let data = Dataset::open(dir)?;
             let tokenizer = prepared_tokenizer(config, &data, dir, start.as_ref())?;
             (data, tokenizer)
@@ -63,7 +69,7 @@ pub fn prepare(config: &RunConfig, watch: &Watch<'_>) -> Result<Prepared> {
 /// What another process of this run has prepared.
 pub(super) fn prepared(config: &RunConfig) -> Result<Prepared> {
     let start = config.converts().then(|| ModelFile::open(Path::new(&config.init))).transpose()?;
-    let (data, file) = (open_data(config)?, config.out.join("tokenizer.json"));
+    let (data, file) = (Dataset::open(&shards(config))?, config.out.join("tokenizer.json"));
     let tokenizer = file.exists().then(|| Tokenizer::from_file(&file)).transpose()?;
     let model = shape(config, start.as_ref(), &data, tokenizer.as_ref())?;
     Ok(Prepared { model, start, data, tokenizer })
@@ -135,9 +141,20 @@ pub fn scan(text: Text<'_>, share: (f64, u64), watch: &Watch<'_>) -> Result<Corp
     let corpus = Corpus::scan((text.files, text.valid), text.column, share, &progress);
     bar.finish_and_clear();
     let corpus = corpus?;
+    let valid = text.valid;
     let dropped = corpus.facts().dropped;
     if dropped > 0 {
         watch.say(&format!("{dropped} training documents are validation documents too: left out"));
+    }
+    let Facts { bytes, valid_bytes, .. } = corpus.facts();
+    let aside = valid_bytes as f64 / bytes as f64;
+    if valid.is_empty() && corpus.cut().is_none() && aside > 2.0 * share.0 {
+        watch.say(&format!(
+            "{:.1}% of the text are set aside for validation instead of {:.1}%, since it has few documents and they are large \
+             (--valid names another text)",
+            100.0 * aside,
+            100.0 * share.0
+        ));
     }
     if let Some(bytes) = corpus.cut() {
         watch.say(&format!(
@@ -246,6 +263,16 @@ fn given_tokenizer(config: &RunConfig, start: Option<&ModelFile>) -> Result<Opti
     }
 }
 
+/// Tokens that the vocabulary of a run from scratch will have, as far as they are known before its text is read.
+pub fn vocabulary(config: &RunConfig) -> Result<usize> {
+    if let [dir] = config.data.as_slice()
+        && Dataset::is_prepared(dir)
+    {
+        return Ok(Dataset::open(dir)?.meta.vocab);
+    }
+    Ok(given_tokenizer(config, None)?.map_or(config.vocab_size, |tokenizer| tokenizer.vocab_size()))
+}
+
 /// The tokenizer that prepared data was made with; another one that is asked for is refused.
 fn prepared_tokenizer(
     config: &RunConfig,
@@ -258,8 +285,11 @@ fn prepared_tokenizer(
     match given {
         None if beside.exists() => Ok(Some(Tokenizer::from_file(&beside)?)),
         None => Ok(None),
-        Some(tokenizer) => {
+        Some(mut tokenizer) => {
             data.check_tokenizer(&tokenizer)?;
+            if data.meta.dtype.is_masked() {
+                dialogue::adopt_template(&mut tokenizer); // as the one did that made the shards
+            }
             Ok(Some(tokenizer))
         }
     }

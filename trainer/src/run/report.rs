@@ -67,6 +67,7 @@ pub(super) struct Report<'a> {
 struct Window {
     loss: f64,
     kl: Option<f64>,
+    /// Steps whose batch had a target.
     steps: u64,
     tokens: u64,
     codes: Codes,
@@ -203,9 +204,11 @@ fn validation_line(at: u64, Losses { cross_entropy: loss, kl }: Losses) -> Value
 
 impl Window {
     fn add(&mut self, step: &Step, seconds: f64) {
-        self.loss += step.loss;
-        self.kl = step.kl.map(|kl| self.kl.unwrap_or(0.0) + kl);
-        self.steps += 1;
+        if step.tokens > 0 {
+            self.loss += step.loss;
+            self.kl = step.kl.map(|kl| self.kl.unwrap_or(0.0) + kl);
+            self.steps += 1;
+        }
         self.tokens += step.tokens;
         self.codes = self.codes + step.codes;
         self.seconds += seconds;
