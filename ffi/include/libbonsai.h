@@ -351,7 +351,7 @@ typedef struct bonsai_session_options {
      */
     uint32_t context;
     /**
-     * Threads of its own; 0 shares one per core with all sessions. Never changes a result.
+     * Threads of its own, the caller's included; 0: one per fast core. Never changes a result.
      */
     uint32_t threads;
     /**
@@ -578,7 +578,8 @@ int32_t bonsai_session_restore(uint64_t session,
 
 /**
  * Begins a text. A character whose bytes are spread over several tokens comes out with the last of them. You own it: free
- * it with `bonsai_text_free`.
+ * it with `bonsai_text_free`. `BONSAI_ERROR_UNSUPPORTED` for a tokenizer whose tokens are not bytes: its text comes from
+ * `bonsai_session_generate`, or whole from `bonsai_model_decode`.
  */
 int32_t bonsai_text_new(uint64_t model,
                         uint64_t *text);

@@ -63,7 +63,7 @@ pub struct SessionOptions {
     pub size: u32,
     /// Most tokens of prompt and answer together; 0: the model's, at most 4096.
     pub context: u32,
-    /// Threads of its own; 0 shares one per core with all sessions. Never changes a result.
+    /// Threads of its own, the caller's included; 0: one per fast core. Never changes a result.
     pub threads: u32,
     /// `BONSAI_KV_*`: how keys and values are kept. On a GPU not as f32.
     pub kv: u32,

@@ -4,8 +4,6 @@ use std::ffi::{c_char, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
-use bonsai_runtime::tokenizer::Characters;
-
 use crate::conversation::Conversation;
 use crate::log;
 use crate::model::Model;
@@ -15,7 +13,6 @@ use crate::registry::{self, Object};
 use crate::status::{
     BONSAI_END, BONSAI_ERROR_BUSY, BONSAI_ERROR_CANCELLED, BONSAI_ERROR_PANIC, Failure, Result, guard,
 };
-use crate::text::token_bytes;
 
 /// As an id: text without a token, U+FFFD at the end of an answer that broke off within a character.
 pub const BONSAI_NO_TOKEN: u32 = 0xffff_ffff;
@@ -196,9 +193,8 @@ fn generate(
     count: &mut u64,
     tell: &mut dyn FnMut(u32, &str) -> bool,
 ) -> Result<()> {
-    let mut characters = Characters::default();
     let model = conversation.model.clone();
-    let streams = model.tokenizer()?.is_some();
+    let mut decoder = model.tokenizer()?.map(|tokenizer| tokenizer.stream());
     let result = loop {
         if *count == most {
             break Ok(());
@@ -208,13 +204,13 @@ fn generate(
             Ok(None) => break Err(ended()),
             Err(failure) => break Err(failure),
         };
+        let text = decoder.as_mut().map_or(Ok(String::new()), |decoder| decoder.push(id))?;
         *count += 1;
-        let text = if streams { characters.push(token_bytes(&model, id)?) } else { String::new() };
         if tell(id, &text) {
             return Ok(());
         }
     };
-    let rest = characters.finish();
+    let rest = decoder.map_or_else(String::new, |decoder| decoder.finish());
     if !rest.is_empty() {
         tell(BONSAI_NO_TOKEN, &rest);
     }

@@ -101,6 +101,7 @@ pub(crate) fn guard(body: impl FnOnce() -> Result<()>) -> i32 {
     let _ = DEPTH.try_with(|depth| depth.set(depth.get() - 1));
     let failure = match result {
         Ok(Ok(())) => return BONSAI_OK,
+        Ok(Err(Failure { status: BONSAI_END, .. })) => return BONSAI_END, // no failure: the last message stays
         Ok(Err(failure)) => failure,
         Err(panic) => {
             Failure::new(BONSAI_ERROR_PANIC, format!("a fault in the library: {}", reason(&*panic)))

@@ -10,7 +10,7 @@ use crate::model::{self, tokenizer};
 use crate::pointers::{self, Buffer};
 use crate::registry::{self, Object};
 use crate::session::try_lock;
-use crate::status::{Result, guard};
+use crate::status::{BONSAI_ERROR_UNSUPPORTED, Failure, Result, guard};
 
 /// A text that grows token by token.
 pub(crate) struct Text {
@@ -23,14 +23,14 @@ impl Object for Text {
     const NAME: &'static str = "text";
 }
 
-/// The bytes of a token. Tokenizers whose tokens are not bytes cannot stream.
-pub(crate) fn token_bytes(model: &Model, id: u32) -> Result<&[u8]> {
+fn token_bytes(model: &Model, id: u32) -> Result<&[u8]> {
     let vocab = model.config().vocab;
     Ok(tokenizer(model)?.token_bytes(id).ok_or(Error::Token { id, vocab })?)
 }
 
 /// Begins a text. A character whose bytes are spread over several tokens comes out with the last of them. You own it: free
-/// it with `bonsai_text_free`.
+/// it with `bonsai_text_free`. `BONSAI_ERROR_UNSUPPORTED` for a tokenizer whose tokens are not bytes: its text comes from
+/// `bonsai_session_generate`, or whole from `bonsai_model_decode`.
 ///
 /// # Safety
 /// As the head of the header says.
@@ -39,7 +39,11 @@ pub unsafe extern "C" fn bonsai_text_new(model: u64, text: *mut u64) -> i32 {
     guard(|| {
         pointers::check(text, "the pointer to the text")?;
         let model = registry::get::<model::Model>(model)?.inner.clone();
-        tokenizer(&model)?;
+        if tokenizer(&model)?.token_bytes(0).is_none() {
+            let why =
+                "the tokens of this model are not bytes: use bonsai_session_generate or bonsai_model_decode";
+            return Err(Failure::new(BONSAI_ERROR_UNSUPPORTED, why));
+        }
         let made = registry::insert(Text { model, characters: Mutex::default() })?;
         // SAFETY: the caller's promise.
         unsafe { pointers::write(text, made, "the pointer to the text") }

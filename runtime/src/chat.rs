@@ -27,7 +27,7 @@ const STACK: u64 = 512;
 
 /// For models that came without a template: names and colons, no special tokens.
 const PLAIN: &str = "\
-{%- for message in messages %}{{ message.role|capitalize + ': ' + message.content + '\\n' }}{% endfor -%}
+{%- for message in messages %}{{ message.role|capitalize + ': ' + message.content|trim + '\\n' }}{% endfor -%}
 {%- if add_generation_prompt %}Assistant:{% endif -%}";
 
 /// One message: an object with at least `role` and `content`, as chat templates know it.
@@ -109,6 +109,12 @@ impl ChatTemplate {
     /// A plain format for models without a template: `User: ...`, `Assistant: ...`.
     pub fn plain() -> Self {
         Self { source: PLAIN.into(), bos: None, eos: None }
+    }
+
+    /// How a model begins to write the user's part that came without a template, and so perhaps without a token that ends
+    /// its own.
+    pub fn stop(&self) -> Option<&'static str> {
+        (self.source == PLAIN).then_some("\nUser:")
     }
 
     /// The conversation as the text to feed.

@@ -1,6 +1,7 @@
 //! How well a model predicts a text: the exponential of its mean negative log-likelihood per token.
 
-use crate::cpu::{KvFormat, ops, threads};
+use crate::cpu::threads::{self, Threads};
+use crate::cpu::{KvFormat, ops};
 use crate::error::{Error, Result};
 use crate::session::{Device, Model, Session, SessionOptions};
 
@@ -56,20 +57,21 @@ pub fn perplexity(
     options: &PerplexityOptions,
     mut progress: impl FnMut(usize),
 ) -> Result<Perplexity> {
-    if options.window < 2 || tokens.len() < 2 {
+    let window = options.window.min(model.config().context);
+    if window < 2 || tokens.len() < 2 {
         return Err(Error::Argument(
             "perplexity needs at least two tokens and a window of at least two".into(),
         ));
     }
-    let window = options.window.min(model.config().context);
     let PerplexityOptions { exact, kv, device, threads, .. } = *options;
     let context = Some(window);
     let mut session =
         model.session(SessionOptions { context, exact, kv, device, threads, ..Default::default() })?;
+    let pool = Threads::new(threads)?;
     let mut total = Perplexity { nll_sum: 0.0, tokens: 0, windows: 0 };
     for (n, window_tokens) in tokens.chunks(window).enumerate().filter(|(_, tokens)| tokens.len() > 1) {
         session.reset();
-        total.nll_sum += window_nll(&mut session, window_tokens)?;
+        total.nll_sum += window_nll(&mut session, &pool, window_tokens)?;
         total.tokens += window_tokens.len() - 1;
         total.windows += 1;
         progress(n * window + window_tokens.len());
@@ -77,20 +79,18 @@ pub fn perplexity(
     Ok(total)
 }
 
-/// Sum of the negative log-likelihoods of all tokens but the first.
-fn window_nll(session: &mut Session, tokens: &[u32]) -> Result<f64> {
+/// Sum of the negative log-likelihoods of all tokens but the first; an error if a logit is no number.
+fn window_nll(session: &mut Session, pool: &Threads, tokens: &[u32]) -> Result<f64> {
     let vocab = session.vocab();
     let mut sum = 0.0;
     session.each_logits(&tokens[..tokens.len() - 1], |first, rows| {
         let targets = &tokens[first + 1..];
         let mut scores = vec![0.0; rows.len() / vocab];
-        threads::for_each(scores.iter_mut().zip(rows.chunks_exact(vocab)).zip(targets).collect(), |task| {
-            let ((score, logits), &target) = task;
-            *score = nll(logits, target);
-        });
+        let tasks = scores.iter_mut().zip(rows.chunks_exact(vocab)).zip(targets).collect();
+        pool.run(|| threads::for_each(tasks, |((score, logits), &target)| *score = nll(logits, target)));
         sum += scores.iter().sum::<f64>(); // token after token, whatever the threads
     })?;
-    Ok(sum)
+    if sum.is_nan() { Err(Error::not_numbers()) } else { Ok(sum) }
 }
 
 /// `-log softmax(logits)[target]`, in f64.

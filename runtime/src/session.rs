@@ -78,7 +78,8 @@ pub struct SessionOptions {
     /// How keys and values are kept: the memory of a long context, and the time that reading it takes. `None`: f16,
     /// or f32 if `exact`. See [`KvFormat::bytes_per_token`].
     pub kv: Option<KvFormat>,
-    /// Threads of its own; `None` shares one per core with the whole process. Never changes a result.
+    /// Threads of its own, the caller's included; `None`: one per fast core. In WebAssembly all sessions share those that the
+    /// host has started. Never changes a result.
     pub threads: Option<usize>,
     /// Instructions to use; `None`: the best there are. Never changes a result.
     pub isa: Option<Isa>,
@@ -301,15 +302,17 @@ impl Session {
         let chunk = (CHUNK_LOGITS / vocab).clamp(1, CHUNK).min(self.context);
         let mut rows = vec![0.0; chunk.min(tokens.len()) * vocab];
         self.engine.hold_logits(chunk)?;
-        for (n, tokens) in tokens.chunks(chunk).enumerate() {
+        let mut pieces = tokens.chunks(chunk).enumerate();
+        let fed = pieces.try_for_each(|(n, tokens)| {
             self.feed(tokens, 0..tokens.len())?;
             let rows = &mut rows[..tokens.len() * vocab];
             self.engine.read_logits(rows)?;
             f(n * chunk, rows);
-        }
-        self.answered = false;
+            Ok(())
+        });
+        self.answered = false; // also after an error in the middle: whose logits are left nobody knows
         self.engine.hold_logits(1)?; // gives the memory back
-        Ok(())
+        fed
     }
 
     /// Where it computes: [`Device::Cpu`] or [`Device::Gpu`].

@@ -242,9 +242,12 @@ fn tokens_of(inner: &tokenizers::Tokenizer) -> Result<(usize, Option<TokenBytes>
     Ok((size, Some(table)))
 }
 
-/// The bos token that the post-processor puts in front of a text, if it does.
+/// The bos token that the post-processor puts in front of a text, if it does. One that it puts behind is none.
 fn leading_token(inner: &tokenizers::Tokenizer) -> Result<Option<u32>> {
-    Ok(inner.encode_fast("", true).map_err(failed)?.get_ids().first().copied())
+    let ids = |special| Ok(inner.encode_fast("a", special).map_err(failed)?.get_ids().to_vec());
+    let (plain, all): (Vec<u32>, Vec<u32>) = (ids(false)?, ids(true)?);
+    let leads = all.len() > plain.len() && !all.starts_with(&plain);
+    Ok(all.first().copied().filter(|_| leads))
 }
 
 fn failed(error: tokenizers::Error) -> Error {

@@ -126,6 +126,9 @@ fn exit_codes_tell_what_went_wrong() {
     assert_eq!(code(&["run", "-m", TOKENIZER, "-p", "x"]), 3);
     assert_eq!(code(&["run", "-m", m, "-f", "no-such-file.txt"]), 3);
     assert_eq!(code(&["run", "-m", m, "--tokens", "1,2,3,4", "-c", "3"]), 4);
+    if cfg!(not(feature = "gpu")) {
+        assert_eq!(code(&["run", "-m", m, "--tokens", "1", "--device", "gpu"]), 6);
+    }
     assert_eq!(code(&["--help"]), 0);
     assert_eq!(code(&["--version"]), 0);
 }
@@ -185,6 +188,14 @@ fn perplexity_of_a_text() {
     assert!(((nll / tokens).exp() / value - 1.0).abs() < 1e-9);
     assert!(object["bits_per_byte"].as_f64().unwrap() > 0.0);
     assert!(stdout(&bonsai(&arguments)).starts_with("perplexity "));
+    let weights = model.path().join("model.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    let end = bytes.len();
+    bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(&weights, bytes).unwrap();
+    let damaged = bonsai(&arguments);
+    assert_eq!(damaged.status.code(), Some(3));
+    assert!(damaged.stdout.is_empty() && String::from_utf8(damaged.stderr).unwrap().contains("not numbers"));
 }
 
 /// A random ternary model as a GGUF file, its bytes changed as asked.

@@ -211,6 +211,8 @@ fn contradictions_in_the_metadata_are_refused() {
     refused(changed("qwen3.expert_count", Some(Value::U32(8))), "expert_count' = 8");
     refused(changed("tokenizer.ggml.eos_token_id", Some(Value::U32(260))), "special token 260 is outside");
     refused(changed("tokenizer.ggml.model", Some("llama".into())), "tokenizer model 'llama'");
+    let padded = changed("tokenizer.ggml.padding_token_id", Some(Value::U32(9999))).unwrap();
+    assert!(padded.tokenizer().unwrap().is_some(), "nobody needs the padding");
     let short = Value::Array(Array::i32s(&[1]));
     refused(changed("tokenizer.ggml.token_type", Some(short)), "has 1 entries for 260 tokens");
 }

@@ -237,6 +237,13 @@ fn wrong_input_is_an_error_and_leaves_the_session_usable() {
     session.cancel_flag().store(false, std::sync::atomic::Ordering::Relaxed);
     session.reset();
     assert_eq!(bits(session.prompt(&[1, 2, 3]).unwrap()), expected);
+    // Stopped between two pieces, it has logits of tokens in the middle: nobody must take them for the last one's.
+    let mut long = model.session(SessionOptions::default()).unwrap();
+    let cancel = long.cancel_flag();
+    let stop = |_: usize, _: &[f32]| cancel.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert!(matches!(long.each_logits(&[1; 300], stop), Err(Error::Cancelled)));
+    cancel.store(false, std::sync::atomic::Ordering::Relaxed);
+    assert!(long.position() < 300 && matches!(long.last_logits(), Err(Error::Argument(_))));
     for context in [0, 401] {
         let options = SessionOptions { context: Some(context), ..Default::default() };
         assert!(matches!(model.session(options), Err(Error::Argument(_))));

@@ -252,6 +252,28 @@ fn other_kinds_of_tokenizers_work_but_cannot_be_exported() {
     assert_eq!(tokenizer.vocabulary().unwrap_err().code(), ErrorCode::Unsupported);
 }
 
+/// What a post-processor puts behind a text is no beginning of one.
+#[test]
+fn an_end_token_that_is_put_behind_texts_is_no_bos() {
+    let json = |template: &str| {
+        format!(
+            r#"{{"version":"1.0","added_tokens":[{{"id":2,"content":"<e>","special":true,"single_word":false,
+            "lstrip":false,"rstrip":false,"normalized":false}}],"post_processor":{{"type":"TemplateProcessing",
+            "single":[{template}],"pair":[],"special_tokens":{{"<e>":{{"id":"<e>","ids":[2],"tokens":["<e>"]}}}}}},
+            "model":{{"type":"BPE","vocab":{{"a":0,"b":1}},"merges":[]}}}}"#
+        )
+    };
+    let (text, end) =
+        (r#"{"Sequence":{"id":"A","type_id":0}}"#, r#"{"SpecialToken":{"id":"<e>","type_id":0}}"#);
+    let ids = |template: &str| {
+        let tokenizer = Tokenizer::from_json(json(template).as_bytes()).unwrap();
+        (tokenizer.bos(), tokenizer.encode("ab").unwrap())
+    };
+    assert_eq!(ids(&format!("{text},{end}")), (None, vec![0, 1]));
+    assert_eq!(ids(&format!("{end},{text}")), (Some(2), vec![2, 0, 1]));
+    assert_eq!(ids(&format!("{end},{text},{end}")).0, Some(2));
+}
+
 #[test]
 fn limits_for_training_batches_do_not_cut_a_text() {
     let json = fs::read_to_string(fixture("tokenizer.json")).unwrap().replace(

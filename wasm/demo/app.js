@@ -186,8 +186,10 @@ async function answer(prompt) {
     mine.messages.push({ role: 'assistant', content: text });
     if (text) conversations.keep(mine);
     listConversations();
-    running = undefined;
-    $('send').disabled = false;
+    if (running === controller) { // else a model is being loaded by now
+      running = undefined;
+      $('send').disabled = false;
+    }
     $('stop').disabled = true;
   }
 }
@@ -215,6 +217,7 @@ $('address').onsubmit = (event) => {
 };
 $('cancel').onclick = $('stop').onclick = () => running?.abort();
 $('forget').onclick = () => {
+  if (!model) return; // it is still being loaded
   running?.abort();
   begin();
   $('prompt').focus();

@@ -92,7 +92,7 @@ export class Place {
     place.about = await readJson(place.#directory, `${place.#key}.json`);
     const handle = await place.#directory.getFileHandle(`${place.#key}.gguf`, { create: true });
     place.#file = await handle.createSyncAccessHandle();
-    if (!place.about) place.clear();
+    if (!place.about) place.truncate(0);
     return place;
   }
 
@@ -117,8 +117,8 @@ export class Place {
     throw new DOMException('the cache is full', 'QuotaExceededError');
   }
 
-  clear() {
-    this.#file.truncate(0);
+  truncate(bytes) {
+    this.#file.truncate(bytes);
   }
 
   async describe(about) {

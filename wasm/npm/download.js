@@ -6,6 +6,9 @@ import { BonsaiError } from './errors.js';
 const PIECE = 4 << 20;
 const ATTEMPTS = 5;
 
+/** More arrived than was announced. */
+class Overrun extends Error {}
+
 /** Lets messages in, so that an abort is seen. */
 export const breathe = () => new Promise((resolve) => {
   const { port1, port2 } = new MessageChannel();
@@ -18,8 +21,8 @@ export const breathe = () => new Promise((resolve) => {
 
 /**
  * Receives a file. `to` is where it goes: `begin(bytes)`, `push(piece)`, `fill(bytes, read)`, `sha256()`. `source` has
- * `blob` or `url`. Returns where it came from, `keep(ok)` to be called when it is known whether it is a model, and a
- * `note` for people if something did not work out.
+ * `blob` or `url`. Returns where it came from, `keep(ok)` to be called when it is known whether it is a model (undefined if
+ * that did not come out), and `notes` for people if something did not work out.
  */
 export async function receive(source, { cache = true, sha256, signal, progress }, to) {
   const transfer = new Transfer({ cache, signal, progress }, to);
@@ -45,15 +48,21 @@ class Transfer {
     this.#to = to;
   }
 
-  /** Ends the stay in the cache: as a whole model, or not at all. */
+  /** Settles what stays in the cache: a whole model (true), nothing (false), or what there is (undefined). */
   async keep(ok, sha256) {
     const { place } = this;
-    this.place = undefined;
     if (!place) return false;
-    if (!ok) return place.remove().then(() => false);
-    if (!place.complete) await place.describe({ ...place.about, sha256, saved: new Date().toISOString() });
-    place.close();
-    return true;
+    try {
+      if (ok && !place.complete) await place.describe({ ...place.about, sha256, saved: new Date().toISOString() });
+      if (ok === false) await place.remove();
+      else place.close();
+    } catch (error) {
+      await this.#forgo(error.message);
+      return false;
+    } finally {
+      this.place = undefined;
+    }
+    return ok === true;
   }
 
   async file(blob) {
@@ -121,6 +130,8 @@ class Transfer {
   async #network(url) {
     const { place } = this;
     const about = this.#options.cache !== 'reload' && !place?.complete ? place?.about : undefined;
+    // All of it may be there, unsealed, when a tab ended while the model was opened: its last byte brings the headers again.
+    if (about && place.bytes >= about.bytes) place.truncate(about.bytes - 1);
     let first = about?.version && place.bytes ? place.bytes : 0;
     let response = await this.#request(url, first);
     if (first && !continues(response, first, about)) {
@@ -139,6 +150,9 @@ class Transfer {
         await this.#drain(response.body, 'download');
         if (this.#received === total) return { from: 'network', resumed };
       } catch (error) {
+        // The length was that of a compressed file, and other sites may hide the header that says so.
+        if (error instanceof Overrun && !resumed) return this.#unknownLength(await this.#request(url, 0));
+        if (error instanceof Overrun) throw new BonsaiError('network', `${url}: more arrived than the server had announced`);
         if (this.#options.signal.aborted || error instanceof BonsaiError || error.name === 'BonsaiError') throw error;
       }
       failures = this.#received > before ? 1 : failures + 1;
@@ -150,20 +164,23 @@ class Transfer {
   async #prepare(url, first, response) {
     const { place } = this;
     if (!place) return;
-    const { usage = 0, quota = Infinity } = await navigator.storage.estimate();
-    if (first === 0) place.clear();
-    if (quota - usage < this.#total - first) return this.#full();
-    if (first === 0) {
-      const name = decodeURIComponent(new URL(url).pathname.split('/').pop());
-      await place.describe({ url, name, bytes: this.#total, version: versionOf(response) });
+    try {
+      const { usage = 0, quota = Infinity } = await navigator.storage.estimate();
+      if (quota - usage + place.bytes < this.#total) return await this.#forgo(FULL);
+      if (first > 0) return;
+      place.truncate(0);
+      await place.describe({ url, name: nameOf(url), bytes: this.#total, version: versionOf(response) });
+    } catch (error) {
+      await this.#forgo(error.message);
     }
   }
 
-  async #full() {
+  /** Whatever goes wrong with the cache ends no load: it goes on without. */
+  async #forgo(why) {
     const { place } = this;
     this.place = undefined;
-    this.#uncached('the browser gives this site too little space, so the model stays in memory');
-    await place.remove();
+    this.#uncached(why);
+    await place.remove().catch(() => {}); // what failed before may fail again
   }
 
   async #drain(stream, phase) {
@@ -176,12 +193,14 @@ class Transfer {
         const { done, value } = await reader.read();
         signal.throwIfAborted();
         if (done) return;
+        if (this.#received + value.length > this.#total) throw new Overrun();
         this.#to.push(value);
         await this.#store(value);
         this.#count(value.length, phase);
       }
     } finally {
       signal.removeEventListener('abort', abort);
+      reader.cancel().catch(() => {}); // nobody reads the rest
     }
   }
 
@@ -189,8 +208,7 @@ class Transfer {
     try {
       this.place?.append(piece);
     } catch (error) {
-      if (error.name !== 'QuotaExceededError') throw error;
-      await this.#full();
+      await this.#forgo(error.name === 'QuotaExceededError' ? FULL : error.message);
     }
   }
 
@@ -232,6 +250,18 @@ class Transfer {
     const blob = await response.blob();
     await this.file(blob);
     return { from: 'network', resumed: false };
+  }
+}
+
+const FULL = 'the browser gives this site too little space, so the model stays in memory';
+
+/** The last part of an address, for people. */
+function nameOf(url) {
+  const name = new URL(url).pathname.split('/').pop();
+  try {
+    return decodeURIComponent(name);
+  } catch {
+    return name; // a percent sign that escapes nothing
   }
 }
 

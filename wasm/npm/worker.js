@@ -10,13 +10,18 @@ let textApi;
 let model;
 let info;
 let text;
+let noText;
 const sessions = new Map();
+
+/** Addresses have 32 bits. */
+const LARGEST = 2 ** 32 - 1;
 
 /** The engine's memory as the place where a file goes. */
 const sink = {
   begin(bytes) {
     this.loader?.free();
     this.loader = undefined;
+    if (bytes > LARGEST) throw new BonsaiError('memory', `the model has ${bytes} bytes, and WebAssembly's memory holds less than ${LARGEST + 1}`);
     this.loader = new engine.api.Loader(bytes);
   },
   push(piece) {
@@ -80,7 +85,7 @@ const calls = {
   },
 };
 
-/** Opens what arrived. What is no model does not stay in the cache. */
+/** Opens what arrived. What is no model for this version does not stay in the cache; where memory ran out, it does. */
 async function open(file) {
   try {
     model = sink.finish();
@@ -89,9 +94,10 @@ async function open(file) {
       text = new textApi.Text(model.header(), info.vocab);
     } catch (error) {
       if (error.code !== 3) throw error; // without a tokenizer there is still model.info
+      noText = toWire(error);
     }
   } catch (error) {
-    await file.keep(false);
+    await file.keep([2, 3].includes(error.code) ? false : undefined);
     throw error;
   }
 }
@@ -129,7 +135,7 @@ function facts({ from, resumed, sha256, notes }, cached) {
 }
 
 function needText() {
-  if (!text) throw new BonsaiError('unsupported', 'this model has no tokenizer');
+  if (!text) throw new BonsaiError(noText.code, noText.message);
   return text;
 }
 

@@ -5,12 +5,13 @@
 //! rows of q and k accordingly, so reading a `llama` file undoes it, and writing one does it.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use super::export::ModelTensor;
 use super::metadata::Metadata;
 use crate::config::{Config, TensorSpec};
 use crate::error::{Error, Result};
-use crate::tensor::StoredTensor;
+use crate::tensor::{Bytes, StoredTensor};
 use crate::ternary::TernaryMatrix;
 
 const KEY: &str = "general.architecture";
@@ -59,13 +60,14 @@ impl Architecture {
             && [".attn_q.weight", ".attn_k.weight"].iter().any(|name| spec.gguf_name.ends_with(name))
     }
 
-    /// A tensor of a file with its rows in our order. Copies it only where they have another one.
+    /// A tensor of a file with its rows in our order. Where they have another one it is copied, once somebody looks at it.
     pub fn rows_from_file(self, spec: &TensorSpec, head_dim: usize, tensor: StoredTensor) -> StoredTensor {
         if !self.sorts(spec) {
             return tensor;
         }
-        let bytes = sorted(&tensor.bytes, tensor.rows, |ours| row_in_file(ours, head_dim));
-        StoredTensor { bytes: bytes.into(), ..tensor }
+        let (file, row) = (tensor.bytes.clone(), tensor.row_bytes());
+        let read = move |range: Range<usize>| in_our_order(&file, (row, head_dim), range);
+        StoredTensor { bytes: Bytes::elsewhere(tensor.bytes.len(), read), ..tensor }
     }
 
     /// A tensor of ours with its rows in the order of a file.
@@ -92,6 +94,21 @@ impl Architecture {
             }
         }
     }
+}
+
+/// The bytes `range` of a file's rows of `row` bytes in our order. No head is read of which nothing is wanted.
+fn in_our_order(file: &Bytes, (row, head_dim): (usize, usize), range: Range<usize>) -> Vec<u8> {
+    let head = head_dim * row;
+    let begin = range.start / head * head;
+    let heads = file.slice(begin..range.end.next_multiple_of(head).min(file.len()));
+    let rows = range.start / row..range.end.div_ceil(row);
+    let mut bytes = Vec::with_capacity(rows.len() * row);
+    for ours in rows.clone() {
+        bytes.extend_from_slice(&heads[row_in_file(ours, head_dim) * row - begin..][..row]);
+    }
+    bytes.drain(..range.start - rows.start * row);
+    bytes.truncate(range.len());
+    bytes
 }
 
 /// Row n of the result is row `source(n)` of `values`, which are `rows` rows of equal length.
@@ -123,6 +140,28 @@ mod tests {
         let order: Vec<usize> = (0..12).map(|row| our_row(row, 6)).collect();
         assert_eq!(order, [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11]);
         assert!((0..128).all(|row| row_in_file(our_row(row, 64), 64) == row));
+    }
+
+    #[test]
+    fn any_piece_of_a_sorted_tensor_is_that_piece_of_the_whole() {
+        let (rows, row, head_dim) = (12, 5, 6);
+        let values: Vec<u8> = (0..rows * row).map(|n| n as u8).collect();
+        let whole = sorted(&values, rows, |ours| row_in_file(ours, head_dim));
+        let file = Bytes::from(values);
+        for (start, end) in (0..=rows * row).flat_map(|end| (0..=end).map(move |start| (start, end))) {
+            assert_eq!(in_our_order(&file, (row, head_dim), start..end), whole[start..end], "{start}..{end}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_read_of_a_file_that_is_only_opened() {
+        let config = Config { qk_norm_eps: None, ..crate::random_model::shape("0.6b").unwrap() };
+        let spec = config.tensors().into_iter().find(|spec| spec.name.ends_with("q_proj.weight")).unwrap();
+        let bytes = Bytes::elsewhere(2 * spec.len(), |_| panic!("somebody looked"));
+        let stored =
+            StoredTensor { format: crate::tensor::Format::F16, rows: spec.rows, cols: spec.cols, bytes };
+        let ours = Architecture::Llama.rows_from_file(&spec, config.head_dim, stored);
+        assert_eq!((ours.bytes.len(), ours.row_bytes()), (2 * spec.len(), 2 * spec.cols));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::metadata::Metadata;
 use super::value::{Array, Value};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::tokenizer::{LazyTokenizer, Tokenizer, TokenizerFacts, Vocabulary};
+use crate::tokenizer::{LazyTokenizer, Tokenizer, TokenizerFacts, Vocabulary, token_type};
 
 const BOS: &str = "tokenizer.ggml.bos_token_id";
 const EOS: &str = "tokenizer.ggml.eos_token_id";
@@ -15,10 +15,6 @@ const TOKENS: &str = "tokenizer.ggml.tokens";
 const MERGES: &str = "tokenizer.ggml.merges";
 const TYPES: &str = "tokenizer.ggml.token_type";
 const TEMPLATE: &str = "tokenizer.chat_template";
-
-/// Numbers of `tokenizer.ggml.token_type`.
-const NORMAL: i32 = 1;
-const UNUSED: i32 = 5;
 
 pub(super) fn bos(metadata: &Metadata) -> Result<Option<u32>> {
     metadata.u32(BOS)
@@ -90,12 +86,18 @@ pub(super) fn read(metadata: &Metadata, rows: usize) -> Result<Option<LazyTokeni
             )));
         }
     }
-    let token_types = metadata.i32s(TYPES)?.unwrap_or_else(|| vec![NORMAL; tokens]);
+    let token_types = metadata.i32s(TYPES)?.unwrap_or_else(|| vec![token_type::NORMAL; tokens]);
     if token_types.len() != tokens {
         let types = token_types.len();
         return Err(metadata.error(format!("'{TYPES}' has {types} entries for {tokens} tokens")));
     }
     metadata.strings(MERGES)?;
+    for (key, id) in [(BOS, bos(metadata)?), (EOS, metadata.u32(EOS)?)] {
+        if let Some(id) = id.filter(|&id| id as usize >= tokens) {
+            return Err(metadata
+                .error(format!("'{key}' is {id}, but there are {tokens} tokens: the file is damaged")));
+        }
+    }
     let without_lists = Vocabulary {
         pre: metadata.str("tokenizer.ggml.pre")?.unwrap_or("default").into(),
         tokens: vec![],
@@ -103,7 +105,7 @@ pub(super) fn read(metadata: &Metadata, rows: usize) -> Result<Option<LazyTokeni
         merges: vec![],
         bos: bos(metadata)?,
         eos: metadata.u32(EOS)?,
-        padding: metadata.u32(PADDING)?,
+        padding: metadata.u32(PADDING)?.filter(|&id| (id as usize) < tokens), // nobody here pads
         add_bos: metadata.bool("tokenizer.ggml.add_bos_token")?.unwrap_or(false),
         chat_template: metadata.str(TEMPLATE)?.map(str::to_string),
     };
@@ -140,7 +142,7 @@ pub(super) fn write(vocabulary: &Vocabulary, rows: usize, entries: &mut Vec<(Str
     let padding: Vec<String> = (count..rows).map(|id| format!("[PAD{id}]")).collect();
     let tokens = vocabulary.tokens.iter().chain(&padding).map(String::as_str);
     let mut types = vocabulary.token_types.clone();
-    types.resize(rows, UNUSED);
+    types.resize(rows, token_type::UNUSED);
     let merges = vocabulary.merges.iter().map(String::as_str);
     let mut add = |key: &str, value| entries.push((key.into(), value));
     add("tokenizer.ggml.model", "gpt2".into());

@@ -185,6 +185,6 @@ mod on_gpu {
     use crate::error::Error;
 
     pub(super) fn start(_: &Model, _: &SessionOptions, _: usize, _: bool) -> Result<Box<dyn Engine>> {
-        Err(Error::Unsupported("a GPU: this program was built without (cargo build --features gpu)".into()))
+        Err(Error::Gpu("this program was built without (cargo build --features gpu)".into()))
     }
 }

@@ -162,7 +162,7 @@ fn autotune(args: &Args, plan: &Plan) -> Result<()> {
 
 #[cfg(not(feature = "gpu"))]
 fn autotune(_: &Args, _: &Plan) -> Result<()> {
-    Err(Error::Unsupported("a GPU: this program was built without (cargo build --features gpu,cli)".into()))
+    Err(Error::Gpu("this program was built without (cargo build --features gpu,cli)".into()))
 }
 
 /// Which tests to run: for each number of threads and each depth, every prompt length, then every decode.

@@ -135,7 +135,11 @@ impl Chat<'_> {
     /// Feeds what is new in the conversation, and samples until the model ends its turn.
     fn answer(&mut self, answer: &mut Answer) -> Result<()> {
         let tokenizer = tokenizer(self.model)?;
-        let prompt = tokenizer.encode(&self.template.render(&self.messages, &self.args.style.options())?)?;
+        let rendered = self.template.render(&self.messages, &self.args.style.options())?;
+        // Some templates open the thought themselves, and the model only closes it.
+        answer.thinking = rendered.trim_end().ends_with("<think>");
+        answer.until = self.template.stop().map(Until::new);
+        let prompt = tokenizer.encode(&rendered)?;
         let mut fed = self.session.keep_common(&prompt)?.to_vec();
         fed.iter().for_each(|&id| self.sampler.accept(id));
         let mut decoder = tokenizer.stream();
@@ -144,10 +148,12 @@ impl Chat<'_> {
             if self.model.config().eos.contains(&id) {
                 break;
             }
-            answer.push(&decoder.push(id)?)?;
+            if answer.ends_with(&decoder.push(id)?)? {
+                return Ok(());
+            }
             fed = vec![id];
         }
-        answer.push(&decoder.finish())
+        answer.finish(&decoder.finish())
     }
 }
 
@@ -158,11 +164,56 @@ struct Answer {
     quiet: bool,
     /// Something was printed since the last line break that ends a part.
     printed: bool,
+    /// What ends it where no token does.
+    until: Option<Until>,
+}
+
+/// Text up to a mark that comes in pieces: what may be the mark's beginning is held back.
+struct Until {
+    mark: &'static str,
+    held: String,
+}
+
+impl Until {
+    fn new(mark: &'static str) -> Self {
+        Self { mark, held: String::new() }
+    }
+
+    /// What is certain to stand before the mark, and whether the mark has come.
+    fn take(&mut self, piece: &str) -> (String, bool) {
+        self.held.push_str(piece);
+        let found = self.held.find(self.mark);
+        let ready = found.unwrap_or_else(|| {
+            let begins = |&at: &usize| self.mark.starts_with(&self.held[at..]);
+            self.held.char_indices().map(|(at, _)| at).find(begins).unwrap_or(self.held.len())
+        });
+        let rest = self.held.split_off(ready);
+        (std::mem::replace(&mut self.held, rest), found.is_some())
+    }
 }
 
 impl Answer {
     fn new(quiet: bool) -> Self {
-        Self { text: String::new(), thinking: false, quiet, printed: false }
+        Self { text: String::new(), thinking: false, quiet, printed: false, until: None }
+    }
+
+    /// Takes a piece, and tells whether it ends the answer.
+    fn ends_with(&mut self, piece: &str) -> Result<bool> {
+        let (ready, ends) = match &mut self.until {
+            Some(until) => until.take(piece),
+            None => (piece.to_owned(), false),
+        };
+        self.push(&ready).map(|()| ends)
+    }
+
+    /// What was held back came to nothing: no more text follows.
+    fn finish(&mut self, last: &str) -> Result<()> {
+        if !self.ends_with(last)?
+            && let Some(until) = self.until.take()
+        {
+            self.push(&until.held)?;
+        }
+        Ok(())
     }
 
     fn push(&mut self, piece: &str) -> Result<()> {
@@ -192,5 +243,19 @@ impl Answer {
 
     fn end(&self) -> Result<()> {
         output::print("\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_the_mark_is_held_back_and_what_is_not_comes_out() {
+        let mut until = Until::new("\nUser:");
+        let took: Vec<(String, bool)> =
+            ["Hé", "llo\n", "Use it.\n\nUs", "er", ": no"].map(|piece| until.take(piece)).into();
+        let expected = [("Hé", false), ("llo", false), ("\nUse it.\n", false), ("", false), ("", true)];
+        assert_eq!(took, expected.map(|(text, ends)| (text.to_owned(), ends)));
     }
 }

@@ -108,13 +108,14 @@ impl PromptArgs {
             (None, Some(path)) => read_text(path)?,
             (None, None) => return Err(Error::Argument("no prompt: give -p, -f or --tokens".into())),
         };
-        tokenizer(model)?.encode(&text)
+        let missing = || Error::Tokenizer("this model came without one: give token ids with --tokens".into());
+        model.tokenizer()?.ok_or_else(missing)?.encode(&text)
     }
 }
 
-/// The tokenizer, or an error that says what to do.
+/// The tokenizer of a model that cannot do without.
 pub fn tokenizer(model: &Model) -> Result<&Tokenizer> {
-    let missing = || Error::Tokenizer("this model came without one: give token ids with --tokens".into());
+    let missing = || Error::Tokenizer("this model came without one, and this command needs one".into());
     model.tokenizer()?.ok_or_else(missing)
 }
 

@@ -84,7 +84,14 @@ fn write(args: &Args, model: &Model, prompt: &[u32], sampler: &mut Sampler) -> R
     let mut session = args.model.start(model, options)?;
     let room = (session.context() + 1).saturating_sub(prompt.len());
     let wanted = usize::try_from(args.n_predict).unwrap_or(usize::MAX);
-    let mut decoder = model.tokenizer()?.map(|tokenizer| tokenizer.stream());
+    let tokenizer = match (model.tokenizer(), &args.prompt.tokens) {
+        (Err(error), Some(_)) => {
+            args.model.status(&format!("no tokenizer, so ids come out: {error}"));
+            None
+        }
+        (tokenizer, _) => tokenizer?,
+    };
+    let mut decoder = tokenizer.map(|tokenizer| tokenizer.stream());
     let mut written =
         Written { ids: Vec::new(), text: None, stop: "limit", prompt_seconds: 0.0, decode_seconds: 0.0 };
     let mut text = String::new();
@@ -111,7 +118,10 @@ fn write(args: &Args, model: &Model, prompt: &[u32], sampler: &mut Sampler) -> R
             None => emit(&format!("{id} "))?,
         }
     }
-    written.decode_seconds = start.elapsed().as_secs_f64();
+    match written.ids.is_empty() {
+        true if wanted > 0 => written.prompt_seconds = start.elapsed().as_secs_f64(), // an end token came first
+        _ => written.decode_seconds = start.elapsed().as_secs_f64(),
+    }
     emit(&decoder.map_or_else(String::new, |decoder| decoder.finish()))?;
     if !args.json {
         output::print("\n")?;
@@ -121,6 +131,6 @@ fn write(args: &Args, model: &Model, prompt: &[u32], sampler: &mut Sampler) -> R
     } else if most < wanted {
         written.stop = "full context";
     }
-    written.text = model.tokenizer()?.map(|_| text);
+    written.text = tokenizer.map(|_| text);
     Ok(written)
 }
