@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::cpu::threads::{self, Threads};
 use crate::error::Result;
 use crate::pages::Pages;
-use crate::tensor::{Bytes, StoredTensor};
+use crate::tensor::{Bytes, Format, StoredTensor};
 use crate::tokenizer::{LazyTokenizer, Tokenizer};
 use crate::{checkpoint, gguf};
 
@@ -53,6 +53,12 @@ impl ModelFile {
             at += len.next_multiple_of(ALIGNMENT);
         }
         Ok(())
+    }
+
+    /// Weights that share a scale in the packed tensors, if any is packed.
+    pub fn group(&self) -> Option<usize> {
+        let packed = |tensor: &StoredTensor| matches!(tensor.format, Format::Ternary(_));
+        self.tensors.values().find(|tensor| packed(tensor)).map(|tensor| tensor.format.group())
     }
 
     /// The tokenizer, if there is one. The first call builds it.

@@ -16,7 +16,7 @@ use crate::model::Weights;
 use crate::model_file::ModelFile;
 use crate::sampler::Sampler;
 use crate::tensor::StoredTensor;
-use crate::tokenizer::{LazyTokenizer, Tokenizer};
+use crate::tokenizer::Tokenizer;
 use ahead::Ahead;
 use engine::Engine;
 #[cfg(all(feature = "gpu", not(target_family = "wasm")))]
@@ -157,7 +157,7 @@ impl Model {
 
     /// The tokenizer, if the model came with one. The first call builds it.
     pub fn tokenizer(&self) -> Result<Option<&Tokenizer>> {
-        self.0.file.tokenizer.as_ref().map(LazyTokenizer::get).transpose()
+        self.0.file.tokenizer()
     }
 
     /// Every matrix that a token passes through, in the order in which it does, as it lies in memory.

@@ -261,15 +261,18 @@ fn markdown(rows: &[Outcome], seeds: &[u64], base: &Table) -> String {
                 &format!("| {} | diverged | | | | {} |\n", row.name, runs.collect::<Vec<String>>().join(" "));
             continue;
         }
-        let error = row.error.map_or("(no error known)".to_owned(), |error| format!("+- {error:.4}"));
+        let difference = match row.error {
+            _ if row.difference.is_nan() => "(the first row diverged)".to_owned(),
+            Some(error) => format!("{:+.4} +- {error:.4}", row.difference),
+            None => format!("{:+.4} (no error known)", row.difference),
+        };
         let losses: Vec<String> = row.losses.iter().map(|loss| format!("{loss:.4}")).collect();
         out += &format!(
-            "| {} | {:.4} | {:.4} | {:.2} | {:+.4} {error} | {} |\n",
+            "| {} | {:.4} | {:.4} | {:.2} | {difference} | {} |\n",
             row.name,
             row.mean,
             row.deviation,
             row.mean.exp(),
-            row.difference,
             losses.join(" ")
         );
     }

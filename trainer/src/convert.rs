@@ -4,7 +4,6 @@ use std::path::Path;
 
 use bonsai_runtime::ModelFile;
 use bonsai_runtime::gguf::{self, ModelTensor, PackedFormat};
-use bonsai_runtime::tensor::Format;
 
 use crate::checkpoint;
 use crate::error::{Error, Result};
@@ -35,7 +34,7 @@ pub fn convert(source: &Path, out: &Path, format: Option<PackedFormat>) -> Resul
     }
     let file = ModelFile::open(source)?;
     match out.extension().is_some_and(|extension| extension == "gguf") {
-        true => to_gguf(&file, out, format.unwrap_or_else(|| lossless(group(&file))))?,
+        true => to_gguf(&file, out, format.unwrap_or_else(|| lossless(file.group())))?,
         false => to_directory(&file, out)?,
     }
     compare(&file, out)
@@ -58,12 +57,6 @@ fn to_directory(file: &ModelFile, out: &Path) -> Result<()> {
     });
     checkpoint::write_model(out, &file.config, tensors.collect())?;
     Ok(file.tokenizer()?.map_or(Ok(()), |tokenizer| tokenizer.save(out))?)
-}
-
-/// Weights that share a scale in the packed tensors, if any is packed.
-fn group(file: &ModelFile) -> Option<usize> {
-    let formats = file.tensors.values().map(|tensor| tensor.format);
-    formats.into_iter().find_map(|format| matches!(format, Format::Ternary(_)).then(|| format.group()))
 }
 
 fn compare(from: &ModelFile, out: &Path) -> Result<Converted> {

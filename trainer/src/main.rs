@@ -9,7 +9,7 @@ use clap::Parser;
 
 /// Trains language models whose every weight is -1, 0 or +1.
 ///
-/// Text, or a Qwen3 checkpoint, goes in; a verified, packed model comes out, that `bonsai run` and llama.cpp load.
+/// Text, or a dense checkpoint, goes in; a verified, packed model comes out that `bonsai run` loads, and in some formats llama.cpp.
 #[derive(Parser)]
 #[command(
     version,

@@ -45,7 +45,7 @@ pub fn verify(path: &Path) -> Result<Report> {
         // Unpacked weights do not say their group: groups of 64 fit whatever groups of 128 fit.
         let check =
             |group: usize| check(path, (&file.config, group), |spec| Ok(file.tensors[&spec.name].clone()));
-        return match group_of(&file) {
+        return match file.group() {
             Some(group) => check(group),
             None => check(128).or_else(|_| check(64)),
         };
@@ -61,13 +61,6 @@ pub fn verify(path: &Path) -> Result<Report> {
         })
     };
     check(path, (&params.config, saved.run.group), stored)
-}
-
-/// Weights that share a scale in the packed tensors, if any is packed.
-fn group_of(file: &ModelFile) -> Option<usize> {
-    file.tensors
-        .values()
-        .find_map(|t| if let Format::Ternary(packing) = t.format { Some(packing.group()) } else { None })
 }
 
 /// Checks one matrix after the other, as `stored` gives them: unpacked ones exist one at a time.

@@ -186,6 +186,7 @@ impl Session {
     pub fn sampling(&mut self, settings: &str) -> Result<String> {
         let sampling: Sampling = settings::parse(Some(settings))?;
         self.sampler = Sampler::new(sampling.over(self.sampler.options()));
+        self.inner.tokens().iter().for_each(|&id| self.sampler.accept(id)); // a repeat penalty knows them still
         Ok(self.sampler.chain())
     }
 

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use crate::formats::Compute;
 
 /// Rows and columns of the target that one task computes. `gemm`'s own split over threads left one of two cores idle
-/// for small targets (512 x 512 weights): tiles of this size gave 1.0-1.4 times its rate (docs/benchmarks.md).
+/// for small targets (512 x 512 weights): tiles of this size gave 1.0-1.4 times its rate (docs/optimisation-log.md).
 const TILE: (usize, usize) = (256, 512);
 
 /// A matrix inside a slice: element (i, j) is `data[i * row_stride + j * col_stride]`.

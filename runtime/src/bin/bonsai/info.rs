@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use bonsai_runtime::tokenizer::{LazyTokenizer, TokenizerFacts};
-use bonsai_runtime::{KvFormat, ModelFile, Result};
+use bonsai_runtime::{KvFormat, ModelFile, Result, SessionOptions};
 use serde_json::{Value, json};
 
 use crate::output;
@@ -112,7 +112,7 @@ fn as_text(file: &ModelFile, formats: &BTreeMap<&str, Total>, tokenizer: Option<
         ),
         None => "tokenizer     none: give token ids with --tokens".into(),
     });
-    let usual = c.context.min(4096);
+    let usual = SessionOptions::default_context(c);
     for format in KvFormat::ALL {
         let per_token = format.bytes_per_token(c);
         lines.push(format!(

@@ -57,7 +57,7 @@ fn packed_rows<const VNNI: bool, const BLOCK: usize>(out: &mut [f32], weights: R
 }
 
 /// Adds the products of 128 weights with the activations of `T` tokens. Their instructions alternate, because those of one
-/// token wait for each other: 1.1 times as fast in a loop on Zen 1 (docs/benchmarks.md).
+/// token wait for each other: 1.1 times as fast in a loop on Zen 1 (docs/optimisation-log.md).
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
 fn add_products<const VNNI: bool, const T: usize>(
