@@ -45,6 +45,14 @@ async function open(server, browser = context) {
       for await (const piece of session.generate(prompt, options)) text += piece;
       return { text, stats: session.stats };
     };
+    /** Loads the demo's model, writes with it, and tells where it came from. */
+    window.story = async (prompt) => {
+      const model = await bonsai.Model.load('/demo/stories.gguf', { device: 'cpu' });
+      const { text } = await write(model, prompt, { maxTokens: 120 });
+      model.free();
+      await new Promise((resolve) => setTimeout(resolve, 100)); // its worker lets go of the file
+      return { ...model.source, text };
+    };
     window.failure = (promise) => promise.then(() => 'nothing', (error) => `${error.name} ${error.code}: ${error.message}`);
   });
   return page;
@@ -316,13 +324,7 @@ const tests = {
 
   async 'a damaged copy in the cache is found by its hash, and downloaded anew'({ isolated }) {
     const got = await isolated.evaluate(async (prompt) => {
-      const load = async () => {
-        const model = await bonsai.Model.load('/demo/stories.gguf', { device: 'cpu' });
-        const { text } = await write(model, prompt, { maxTokens: 120 });
-        model.free();
-        await new Promise((resolve) => setTimeout(resolve, 100)); // its worker lets go of the file
-        return { ...model.source, text };
-      };
+      const load = () => story(prompt);
       const first = await load();
       const folder = await (await navigator.storage.getDirectory()).getDirectoryHandle('bonsai-models');
       for await (const [name, handle] of folder.entries()) {
@@ -342,13 +344,7 @@ const tests = {
 
   async 'what arrived whole before its tab ended is not downloaded again'({ isolated }) {
     const got = await isolated.evaluate(async (prompt) => {
-      const load = async () => {
-        const model = await bonsai.Model.load('/demo/stories.gguf', { device: 'cpu' });
-        const { text } = await write(model, prompt, { maxTokens: 120 });
-        model.free();
-        await new Promise((resolve) => setTimeout(resolve, 100)); // its worker lets go of the file
-        return { ...model.source, text };
-      };
+      const load = () => story(prompt);
       const first = await load();
       const folder = await (await navigator.storage.getDirectory()).getDirectoryHandle('bonsai-models');
       for await (const [name, handle] of folder.entries()) {
