@@ -108,7 +108,8 @@ struct Prepared {
 fn prepared(dir: &Path, seed: Option<u64>) -> Result<Option<Prepared>> {
     let run = match checkpoint::exists(dir) {
         true => checkpoint::settings(dir)?,
-        false => RunConfig { data: vec![dir.to_path_buf()], out: dir.to_path_buf(), ..RunConfig::default() },
+        false if !Dataset::is_prepared(dir) => return Ok(None),
+        false => RunConfig { data: vec![dir.to_path_buf()], ..RunConfig::default() },
     };
     let run = RunConfig { seed: seed.unwrap_or(run.seed), ..run };
     let shards = run::shards(&run);
