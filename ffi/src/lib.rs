@@ -10,7 +10,6 @@
 #![allow(unsafe_code, reason = "this crate is the boundary to C: raw pointers come in, symbols go out")]
 
 pub mod chat;
-mod conversation;
 pub mod log;
 pub mod model;
 pub mod options;

@@ -4,7 +4,8 @@ use std::ffi::{c_char, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
-use crate::conversation::Conversation;
+use bonsai_runtime::{Conversation, SamplerOptions};
+
 use crate::log;
 use crate::model::Model;
 use crate::options::{self, SamplingOptions, SessionOptions};
@@ -71,8 +72,8 @@ pub unsafe extern "C" fn bonsai_session_new(
         let cancel = Arc::new(AtomicBool::new(false));
         // SAFETY: the caller's promise.
         let options = unsafe { options::read(options)? }.to_runtime(model.device, cancel.clone())?;
-        let conversation = Mutex::new(Conversation::new(&model.inner, options)?);
-        let made = registry::insert(Session { conversation, cancel })?;
+        let conversation = Conversation::new(model.inner.session(options)?, SamplerOptions::default());
+        let made = registry::insert(Session { conversation: Mutex::new(conversation), cancel })?;
         // SAFETY: the caller's promise.
         unsafe { pointers::write(session, made, "the pointer to the session") }
     })
@@ -99,7 +100,7 @@ pub unsafe extern "C" fn bonsai_session_set_sampling(session: u64, options: *con
         let options = unsafe { options::read(options)? };
         options::check_reserved(options.reserved)?;
         conversation.set_sampling(options.to_runtime()?);
-        log::info(&format!("sampler: {}", conversation.chain()));
+        log::info(&format!("sampler: {}", conversation.sampler().chain()));
         Ok(())
     })
 }
@@ -114,7 +115,7 @@ pub unsafe extern "C" fn bonsai_session_set_sampling(session: u64, options: *con
 pub unsafe extern "C" fn bonsai_session_prompt(session: u64, ids: *const u32, count: u64) -> i32 {
     with(session, |conversation| {
         // SAFETY: the caller's promise.
-        conversation.prompt(unsafe { pointers::slice(ids, count, "the ids")? })
+        Ok(conversation.prompt(unsafe { pointers::slice(ids, count, "the ids")? })?)
     })
 }
 
@@ -193,7 +194,7 @@ fn generate(
     count: &mut u64,
     tell: &mut dyn FnMut(u32, &str) -> bool,
 ) -> Result<()> {
-    let model = conversation.model.clone();
+    let model = conversation.session().model().clone();
     let mut decoder = model.tokenizer()?.map(|tokenizer| tokenizer.stream());
     let result = loop {
         if *count == most {
@@ -202,7 +203,7 @@ fn generate(
         let id = match conversation.next() {
             Ok(Some(id)) => id,
             Ok(None) => break Err(ended()),
-            Err(failure) => break Err(failure),
+            Err(error) => break Err(error.into()),
         };
         let text = decoder.as_mut().map_or(Ok(String::new()), |decoder| decoder.push(id))?;
         *count += 1;
@@ -250,7 +251,7 @@ pub extern "C" fn bonsai_session_reset(session: u64) -> i32 {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn bonsai_session_position(session: u64, position: *mut u64, context: *mut u64) -> i32 {
     with(session, |conversation| {
-        let session = &conversation.session;
+        let session = conversation.session();
         for (out, value) in [(position, session.position()), (context, session.context())] {
             if !out.is_null() {
                 // SAFETY: the caller's promise.
@@ -296,7 +297,7 @@ pub unsafe extern "C" fn bonsai_session_save(
     with(session, |conversation| {
         let buffer = Buffer::new(buffer, capacity, length)?;
         // SAFETY: the caller's promise.
-        unsafe { buffer.fill(&conversation.session.save()?) }
+        unsafe { buffer.fill(&conversation.session().save()?) }
     })
 }
 
@@ -310,6 +311,6 @@ pub unsafe extern "C" fn bonsai_session_save(
 pub unsafe extern "C" fn bonsai_session_restore(session: u64, bytes: *const u8, length: u64) -> i32 {
     with(session, |conversation| {
         // SAFETY: the caller's promise.
-        conversation.restore(unsafe { pointers::slice(bytes, length, "the bytes")? })
+        Ok(conversation.restore(unsafe { pointers::slice(bytes, length, "the bytes")? })?)
     })
 }

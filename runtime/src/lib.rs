@@ -34,5 +34,5 @@ pub use cpu::KvFormat;
 pub use error::{Error, ErrorCode, Result};
 pub use model_file::ModelFile;
 pub use sampler::{Sampler, SamplerOptions};
-pub use session::{Device, Model, Session, SessionOptions};
+pub use session::{Conversation, Device, Model, Session, SessionOptions};
 pub use tokenizer::Tokenizer;

@@ -126,6 +126,13 @@ impl Sampler {
         }
     }
 
+    /// Remembers these tokens, the last one as the most recent, instead of those before.
+    pub fn recall(&mut self, tokens: &[u32]) {
+        let old = tokens.len().saturating_sub(self.options.repeat_last_n);
+        self.recent.clear();
+        self.recent.extend(&tokens[old..]);
+    }
+
     /// Chooses one id and remembers it. Logits that are not numbers are never chosen; if none is left, id 0 is.
     pub fn sample(&mut self, logits: &[f32]) -> u32 {
         let id = if self.options.temperature <= 0.0 { self.greedy(logits) } else { self.draw(logits) };

@@ -1,6 +1,7 @@
 //! Prompt in, tokens out: the loop round [`forward`](crate::model::forward).
 
 mod ahead;
+mod conversation;
 mod engine;
 mod saved;
 
@@ -18,6 +19,7 @@ use crate::sampler::Sampler;
 use crate::tensor::StoredTensor;
 use crate::tokenizer::Tokenizer;
 use ahead::Ahead;
+pub use conversation::Conversation;
 use engine::Engine;
 #[cfg(all(feature = "gpu", not(target_family = "wasm")))]
 pub(crate) use engine::nmse;
@@ -236,10 +238,10 @@ impl Session {
         self.last_logits_async().await
     }
 
-    /// Feeds tokens and chooses the one that follows, as [`sample`] does of [`Session::prompt`]; a GPU sends the likeliest
-    /// tokens only, where they decide.
+    /// Feeds tokens and chooses the one that follows, by the logits of [`Session::prompt`]; without tokens, the one that
+    /// follows the last. A GPU sends the likeliest tokens only, where they decide.
     pub fn choose(&mut self, tokens: &[u32], sampler: &mut Sampler) -> Result<u32> {
-        self.feed_prompt(tokens)?;
+        self.feed_choice(tokens)?;
         if let Some(machine) = self.engine.likeliest().filter(|machine| sampler.decided_by(machine.most())) {
             return Ok(sampler.sample_among(&machine.read()?));
         }
@@ -248,7 +250,7 @@ impl Session {
 
     /// [`Session::choose`] without waiting, for a GPU in a browser. Dropped halfway, the tokens count as fed.
     pub async fn choose_async(&mut self, tokens: &[u32], sampler: &mut Sampler) -> Result<u32> {
-        self.feed_prompt(tokens)?;
+        self.feed_choice(tokens)?;
         if let Some(machine) = self.engine.likeliest().filter(|machine| sampler.decided_by(machine.most())) {
             return Ok(sampler.sample_among(&machine.read_async().await?));
         }
@@ -313,6 +315,11 @@ impl Session {
         self.answered = false; // also after an error in the middle: whose logits are left nobody knows
         self.engine.hold_logits(1)?; // gives the memory back
         fed
+    }
+
+    /// Whom it talks with.
+    pub fn model(&self) -> &Model {
+        &self.model
     }
 
     /// Where it computes: [`Device::Cpu`] or [`Device::Gpu`].
@@ -425,6 +432,11 @@ impl Session {
         Ok(())
     }
 
+    /// Makes sure that there are logits to choose by.
+    fn feed_choice(&mut self, tokens: &[u32]) -> Result<()> {
+        if tokens.is_empty() { self.check_answered() } else { self.feed_prompt(tokens) }
+    }
+
     /// Forward passes for tokens, of which the last gets logits.
     fn feed_prompt(&mut self, tokens: &[u32]) -> Result<()> {
         self.check(tokens)?;
@@ -446,6 +458,6 @@ impl Session {
 }
 
 /// Samples, unless the logits are not numbers, as those of damaged weights are.
-pub fn sample(logits: &[f32], sampler: &mut Sampler) -> Result<u32> {
+fn sample(logits: &[f32], sampler: &mut Sampler) -> Result<u32> {
     if logits.iter().any(|x| x.is_nan()) { Err(Error::not_numbers()) } else { Ok(sampler.sample(logits)) }
 }

@@ -1,11 +1,10 @@
 //! A conversation: prompt in, tokens out one by one.
 
-use bonsai_runtime::session::sample;
-use bonsai_runtime::{Device, Sampler, SamplerOptions, SessionOptions};
+use bonsai_runtime::{Conversation, Device, SamplerOptions, SessionOptions};
 use serde::Deserialize;
 use wasm_bindgen::prelude::wasm_bindgen;
 
-use crate::error::{Result, argument};
+use crate::error::Result;
 use crate::settings;
 
 /// How a session computes. What is left out is as the runtime has it.
@@ -59,16 +58,7 @@ impl Sampling {
 
 /// One conversation with a model.
 #[wasm_bindgen]
-pub struct Session {
-    inner: bonsai_runtime::Session,
-    sampler: Sampler,
-    eos: Vec<u32>,
-    /// A token was fed, and its logits are those of `logits`, or still where they were computed if it is empty.
-    answered: bool,
-    logits: Vec<f32>,
-    /// Sampled, but not fed yet.
-    sampled: Option<u32>,
-}
+pub struct Session(Conversation);
 
 impl Session {
     pub(crate) fn new(model: &bonsai_runtime::Model, settings: Settings) -> Result<Self> {
@@ -81,47 +71,8 @@ impl Session {
     }
 
     fn on(device: Device, model: &bonsai_runtime::Model, settings: Settings) -> Result<Self> {
-        let inner = model.session(settings.options(device)?)?;
-        let sampler = Sampler::new(settings.sampling.over(&SamplerOptions::default()));
-        let eos = model.config().eos.clone();
-        Ok(Self { inner, sampler, eos, answered: false, logits: Vec::new(), sampled: None })
-    }
-
-    /// Feeds tokens. If it fails halfway, what was waiting is fed, and nothing is known of what follows.
-    async fn feed(&mut self, ids: &[u32]) -> Result<()> {
-        let position = self.inner.position();
-        let fed = self.inner.prompt_async(ids).await.map(<[f32]>::to_vec);
-        if self.inner.position() > position {
-            self.forget_answer();
-        }
-        self.logits = fed?;
-        self.answered = true;
-        Ok(())
-    }
-
-    /// Feeds a token, after which it is no longer waiting whatever comes of the choice.
-    async fn choose_behind(&mut self, id: u32) -> Result<u32> {
-        let position = self.inner.position();
-        let chosen = self.inner.choose_async(&[id], &mut self.sampler).await;
-        if self.inner.position() > position {
-            self.forget_answer();
-            self.answered = true;
-        }
-        Ok(chosen?)
-    }
-
-    /// Makes sure that the logits behind the last token are here.
-    async fn read_logits(&mut self) -> Result<()> {
-        if self.answered && self.logits.is_empty() {
-            self.logits.extend_from_slice(self.inner.last_logits_async().await?);
-        }
-        Ok(())
-    }
-
-    fn forget_answer(&mut self) {
-        self.answered = false;
-        self.logits.clear();
-        self.sampled = None;
+        let session = model.session(settings.options(device)?)?;
+        Ok(Self(Conversation::new(session, settings.sampling.over(&SamplerOptions::default()))))
     }
 }
 
@@ -129,83 +80,56 @@ impl Session {
 impl Session {
     /// Feeds tokens, behind those that are there. What [`Session::next_token`] gave last comes before them.
     pub async fn prompt(&mut self, ids: &[u32]) -> Result<()> {
-        match self.sampled {
-            Some(id) => self.feed(&[&[id], ids].concat()).await?,
-            None => self.feed(ids).await?,
-        }
-        self.sampled = None;
-        ids.iter().for_each(|&id| self.sampler.accept(id));
-        Ok(())
+        Ok(self.0.prompt_async(ids).await?)
     }
 
     /// Feeds tokens as [`Session::prompt`] does, without working out what follows them: a long prompt in short pieces,
     /// the last of which goes to `prompt`.
     pub async fn read(&mut self, ids: &[u32]) -> Result<()> {
-        match self.sampled {
-            Some(id) => self.inner.read_async(&[&[id], ids].concat()).await?,
-            None => self.inner.read_async(ids).await?,
-        }
-        self.forget_answer();
-        ids.iter().for_each(|&id| self.sampler.accept(id));
-        Ok(())
+        Ok(self.0.read_async(ids).await?)
     }
 
     /// Keeps what the conversation so far and these tokens have in common, forgets the rest, and returns how many of
     /// these are left to feed: at least the last one.
     #[wasm_bindgen(js_name = keepCommon)]
     pub fn keep_common(&mut self, ids: &[u32]) -> Result<usize> {
-        let left = self.inner.keep_common(ids)?.len();
-        self.forget_answer();
-        Ok(left)
+        Ok(self.0.keep_common(ids)?.len())
     }
 
     /// Chooses the next token; nothing where the model ends its answer.
     #[wasm_bindgen(js_name = next)]
     pub async fn next_token(&mut self) -> Result<Option<u32>> {
-        let id = match self.sampled {
-            Some(id) => self.choose_behind(id).await?,
-            None if !self.answered => return Err(argument("nothing to go on from: call prompt() first")),
-            None => {
-                self.read_logits().await?;
-                sample(&self.logits, &mut self.sampler)?
-            }
-        };
-        self.sampled = Some(id);
-        Ok((!self.eos.contains(&id)).then_some(id))
+        Ok(self.0.next_async().await?)
     }
 
     /// Logits of the token behind the last one that was fed: `vocab` numbers, or none before a prompt. Tokens that
     /// [`Session::next_token`] gave are fed by the call after.
     pub async fn logits(&mut self) -> Result<Vec<f32>> {
-        self.read_logits().await?;
-        Ok(self.logits.clone())
+        Ok(self.0.logits_async().await?.to_vec())
     }
 
     /// Changes how tokens are chosen, and begins its random numbers again. JSON: `temperature` (0 takes the likeliest),
     /// `topK`, `topP`, `minP`, `repeatPenalty`, `repeatLastN`, `seed`. Returns the chain in words.
     pub fn sampling(&mut self, settings: &str) -> Result<String> {
         let sampling: Sampling = settings::parse(Some(settings))?;
-        self.sampler = Sampler::new(sampling.over(self.sampler.options()));
-        self.inner.tokens().iter().for_each(|&id| self.sampler.accept(id)); // a repeat penalty knows them still
-        Ok(self.sampler.chain())
+        self.0.set_sampling(sampling.over(self.0.sampler().options()));
+        Ok(self.0.sampler().chain())
     }
 
     /// Forgets the conversation, and begins the random numbers again.
     pub fn reset(&mut self) {
-        self.inner.reset();
-        self.sampler = Sampler::new(self.sampler.options().clone());
-        self.forget_answer();
+        self.0.reset();
     }
 
     /// Tokens fed so far.
     #[wasm_bindgen(getter)]
     pub fn position(&self) -> usize {
-        self.inner.position()
+        self.0.session().position()
     }
 
     /// Tokens that fit.
     #[wasm_bindgen(getter)]
     pub fn context(&self) -> usize {
-        self.inner.context()
+        self.0.session().context()
     }
 }

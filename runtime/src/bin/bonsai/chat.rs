@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bonsai_runtime::{ChatTemplate, Error, Message, Model, Result, Sampler, Session, SessionOptions};
+use bonsai_runtime::{ChatTemplate, Conversation, Error, Message, Model, Result, SessionOptions};
 
 use crate::input::{ModelArgs, tokenizer};
 use crate::output::{self, status};
@@ -46,8 +46,7 @@ struct Chat<'m> {
     args: &'m Args,
     model: &'m Model,
     template: ChatTemplate,
-    session: Session,
-    sampler: Sampler,
+    conversation: Conversation,
     messages: Vec<Message>,
 }
 
@@ -68,11 +67,10 @@ pub fn run(args: &Args) -> Result<()> {
         args,
         model: &model,
         template: template(&model, args.model.quiet)?,
-        session: args.model.start(&model, options)?,
-        sampler: Sampler::new(args.sampling.options()),
+        conversation: Conversation::new(args.model.start(&model, options)?, args.sampling.options()),
         messages: args.style.messages(),
     };
-    args.model.status(&format!("sampler: {}", chat.sampler.chain()));
+    args.model.status(&format!("sampler: {}", chat.conversation.sampler().chain()));
     handle_interrupts(signals.clone())?;
     let terminal = io::stdin().is_terminal();
     if terminal {
@@ -140,18 +138,13 @@ impl Chat<'_> {
         answer.thinking = rendered.trim_end().ends_with("<think>");
         answer.until = self.template.stop().map(Until::new);
         let prompt = tokenizer.encode(&rendered)?;
-        let mut fed = self.session.keep_common(&prompt)?.to_vec();
-        fed.iter().for_each(|&id| self.sampler.accept(id));
+        self.conversation.set_tokens(&prompt)?;
         let mut decoder = tokenizer.stream();
         for _ in 0..usize::try_from(self.args.n_predict).unwrap_or(usize::MAX) {
-            let id = self.session.choose(&fed, &mut self.sampler)?;
-            if self.model.config().eos.contains(&id) {
-                break;
-            }
+            let Some(id) = self.conversation.next()? else { break };
             if answer.ends_with(&decoder.push(id)?)? {
                 return Ok(());
             }
-            fed = vec![id];
         }
         answer.finish(&decoder.finish())
     }

@@ -1,0 +1,136 @@
+//! A session with its sampler: the same tokens however they are asked for, and a repeat penalty on what is there.
+
+mod support;
+
+use std::pin::pin;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, Waker};
+
+use bonsai_runtime::config::Config;
+use bonsai_runtime::tensor::Format;
+use bonsai_runtime::{Conversation, Error, Model, Sampler, SamplerOptions, SessionOptions};
+use support::*;
+
+fn conversation(model: &Model, sampling: &SamplerOptions) -> Conversation {
+    Conversation::new(model.session(SessionOptions::default()).unwrap(), sampling.clone())
+}
+
+fn model() -> Model {
+    support::model(&tiny(), Format::F32, 21)
+}
+
+/// Drawn, and away from what was said before.
+fn penalised() -> SamplerOptions {
+    SamplerOptions { repeat_penalty: 1.5, repeat_last_n: 200, seed: 3, ..Default::default() }
+}
+
+fn take(conversation: &mut Conversation, count: usize) -> Vec<u32> {
+    (0..count).map_while(|_| conversation.next().unwrap()).collect()
+}
+
+/// What needs no waiting.
+fn now<T>(future: impl Future<Output = T>) -> T {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => value,
+        Poll::Pending => panic!("it waits"),
+    }
+}
+
+#[test]
+fn token_by_token_is_what_generate_says_waiting_or_not() {
+    let model = model();
+    let prompt = Random(22).ids(30, 97);
+    for options in [SamplerOptions::greedy(), SamplerOptions::default(), penalised()] {
+        let mut session = model.session(SessionOptions::default()).unwrap();
+        let mut sampler = Sampler::new(options.clone());
+        let expected: Vec<u32> = session.generate(&prompt, &mut sampler, 40).map(|id| id.unwrap()).collect();
+        let [mut waiting, mut other] = [&model; 2].map(|model| conversation(model, &options));
+        waiting.prompt(&prompt).unwrap();
+        assert_eq!(take(&mut waiting, 40), expected);
+        now(other.read_async(&prompt[..11])).unwrap();
+        assert!(now(other.logits_async()).unwrap().is_empty());
+        now(other.prompt_async(&prompt[11..])).unwrap();
+        let ids: Vec<u32> = (0..40).map_while(|_| now(other.next_async()).unwrap()).collect();
+        assert_eq!(ids, expected);
+        assert_eq!(bits(now(other.logits_async()).unwrap()), bits(waiting.logits().unwrap()));
+    }
+}
+
+#[test]
+fn a_token_that_waits_is_fed_before_what_comes_next() {
+    let model = model();
+    let mut spoken = conversation(&model, &SamplerOptions::greedy());
+    assert!(matches!(spoken.next(), Err(Error::Argument(_))));
+    assert!(spoken.logits().unwrap().is_empty());
+    spoken.prompt(&[1, 2, 3]).unwrap();
+    let said = take(&mut spoken, 2);
+    assert_eq!(spoken.session().tokens(), [1, 2, 3, said[0]]);
+    spoken.prompt(&[4, 5]).unwrap();
+    assert_eq!(spoken.session().tokens(), [1, 2, 3, said[0], said[1], 4, 5]);
+    let mut told = conversation(&model, &SamplerOptions::greedy());
+    told.prompt(spoken.session().tokens()).unwrap();
+    assert_eq!(bits(told.logits().unwrap()), bits(spoken.logits().unwrap()));
+}
+
+/// The penalty knew tokens that had been forgotten, and the new ones of a failed prompt it did not.
+#[test]
+fn the_penalty_is_on_the_tokens_that_are_there() {
+    let model = model();
+    let [first, second] = [23, 24].map(|seed| Random(seed).ids(30, 97));
+    let mut expected = conversation(&model, &penalised());
+    expected.prompt(&second).unwrap();
+    let expected = take(&mut expected, 30);
+    let mut replaced = conversation(&model, &penalised());
+    replaced.prompt(&first).unwrap();
+    assert_eq!(replaced.set_tokens(&second).unwrap(), 30);
+    assert_eq!(take(&mut replaced, 30), expected);
+
+    let mut again = conversation(&model, &penalised());
+    again.prompt(&first).unwrap();
+    take(&mut again, 5);
+    again.reset();
+    again.prompt(&second).unwrap();
+    assert_eq!(take(&mut again, 30), expected);
+
+    let mut restored = conversation(&model, &penalised());
+    restored.prompt(&first).unwrap();
+    take(&mut restored, 5);
+    let mut saved = conversation(&model, &penalised());
+    saved.prompt(&second).unwrap();
+    restored.restore(&saved.session().save().unwrap()).unwrap();
+    assert_eq!(take(&mut restored, 30), expected);
+}
+
+#[test]
+fn after_a_failure_what_was_fed_is_there_and_nothing_is_fed_twice() {
+    let model = model();
+    let mut stopped = conversation(&model, &SamplerOptions::greedy());
+    stopped.prompt(&[1, 2, 3]).unwrap();
+    let said = take(&mut stopped, 1);
+    let cancel = stopped.session().cancel_flag();
+    cancel.store(true, Ordering::Relaxed);
+    assert!(matches!(stopped.next(), Err(Error::Cancelled)));
+    assert!(matches!(stopped.prompt(&[7]), Err(Error::Cancelled)));
+    cancel.store(false, Ordering::Relaxed);
+    assert_eq!(stopped.session().tokens(), [1, 2, 3]);
+    stopped.prompt(&[7]).unwrap();
+    assert_eq!(stopped.session().tokens(), [1, 2, 3, said[0], 7]);
+    assert!(matches!(stopped.keep_common(&[97]), Err(Error::Token { .. })));
+    assert!(matches!(stopped.prompt(&[8, 97]), Err(Error::Token { .. })));
+    assert_eq!(stopped.session().position(), 5);
+    assert!(stopped.next().unwrap().is_some());
+}
+
+#[test]
+fn an_end_token_ends_the_answer_and_belongs_to_the_conversation() {
+    let mut free = conversation(&model(), &SamplerOptions::greedy());
+    free.prompt(&[1, 2]).unwrap();
+    let end = take(&mut free, 1)[0];
+    let config = Config { eos: vec![end], ..tiny() };
+    let model = support::model(&config, Format::F32, 21);
+    let mut ended = conversation(&model, &SamplerOptions::greedy());
+    ended.prompt(&[1, 2]).unwrap();
+    assert_eq!(ended.next().unwrap(), None);
+    ended.prompt(&[3]).unwrap();
+    assert_eq!(ended.session().tokens(), [1, 2, end, 3]);
+}
