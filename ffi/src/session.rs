@@ -151,7 +151,7 @@ pub unsafe extern "C" fn bonsai_session_set_tokens(
 pub unsafe extern "C" fn bonsai_session_next(session: u64, id: *mut u32) -> i32 {
     with(session, |conversation| {
         pointers::check(id, "the pointer to the id")?;
-        let next = conversation.next()?.ok_or_else(ended)?;
+        let next = conversation.next_token()?.ok_or_else(ended)?;
         // SAFETY: the caller's promise.
         unsafe { pointers::write(id, next, "the pointer to the id") }
     })
@@ -200,7 +200,7 @@ fn generate(
         if *count == most {
             break Ok(());
         }
-        let id = match conversation.next() {
+        let id = match conversation.next_token() {
             Ok(Some(id)) => id,
             Ok(None) => break Err(ended()),
             Err(error) => break Err(error.into()),

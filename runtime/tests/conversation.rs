@@ -1,5 +1,7 @@
 //! A session with its sampler: the same tokens however they are asked for, and a repeat penalty on what is there.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod support;
 
 use std::pin::pin;
@@ -25,7 +27,7 @@ fn penalised() -> SamplerOptions {
 }
 
 fn take(conversation: &mut Conversation, count: usize) -> Vec<u32> {
-    (0..count).map_while(|_| conversation.next().unwrap()).collect()
+    (0..count).map_while(|_| conversation.next_token().unwrap()).collect()
 }
 
 /// What needs no waiting.
@@ -50,7 +52,7 @@ fn token_by_token_is_what_generate_says_waiting_or_not() {
         now(other.read_async(&prompt[..11])).unwrap();
         assert!(now(other.logits_async()).unwrap().is_empty());
         now(other.prompt_async(&prompt[11..])).unwrap();
-        let ids: Vec<u32> = (0..40).map_while(|_| now(other.next_async()).unwrap()).collect();
+        let ids: Vec<u32> = (0..40).map_while(|_| now(other.next_token_async()).unwrap()).collect();
         assert_eq!(ids, expected);
         assert_eq!(bits(now(other.logits_async()).unwrap()), bits(waiting.logits().unwrap()));
     }
@@ -60,7 +62,7 @@ fn token_by_token_is_what_generate_says_waiting_or_not() {
 fn a_token_that_waits_is_fed_before_what_comes_next() {
     let model = model();
     let mut spoken = conversation(&model, &SamplerOptions::greedy());
-    assert!(matches!(spoken.next(), Err(Error::Argument(_))));
+    assert!(matches!(spoken.next_token(), Err(Error::Argument(_))));
     assert!(spoken.logits().unwrap().is_empty());
     spoken.prompt(&[1, 2, 3]).unwrap();
     let said = take(&mut spoken, 2);
@@ -109,7 +111,7 @@ fn after_a_failure_what_was_fed_is_there_and_nothing_is_fed_twice() {
     let said = take(&mut stopped, 1);
     let cancel = stopped.session().cancel_flag();
     cancel.store(true, Ordering::Relaxed);
-    assert!(matches!(stopped.next(), Err(Error::Cancelled)));
+    assert!(matches!(stopped.next_token(), Err(Error::Cancelled)));
     assert!(matches!(stopped.prompt(&[7]), Err(Error::Cancelled)));
     cancel.store(false, Ordering::Relaxed);
     assert_eq!(stopped.session().tokens(), [1, 2, 3]);
@@ -118,7 +120,7 @@ fn after_a_failure_what_was_fed_is_there_and_nothing_is_fed_twice() {
     assert!(matches!(stopped.keep_common(&[97]), Err(Error::Token { .. })));
     assert!(matches!(stopped.prompt(&[8, 97]), Err(Error::Token { .. })));
     assert_eq!(stopped.session().position(), 5);
-    assert!(stopped.next().unwrap().is_some());
+    assert!(stopped.next_token().unwrap().is_some());
 }
 
 #[test]
@@ -130,7 +132,7 @@ fn an_end_token_ends_the_answer_and_belongs_to_the_conversation() {
     let model = support::model(&config, Format::F32, 21);
     let mut ended = conversation(&model, &SamplerOptions::greedy());
     ended.prompt(&[1, 2]).unwrap();
-    assert_eq!(ended.next().unwrap(), None);
+    assert_eq!(ended.next_token().unwrap(), None);
     ended.prompt(&[3]).unwrap();
     assert_eq!(ended.session().tokens(), [1, 2, end, 3]);
 }

@@ -12,7 +12,7 @@ use bonsai_runtime::gguf::PackedFormat;
 use clap::Subcommand;
 
 use crate::communicator::{self, Communicator};
-use crate::config::{RunConfig, preset};
+use crate::config::{RunConfig, preset, reference};
 use crate::corpus::Input;
 use crate::error::{Error, Result};
 use crate::run::{self, Watch};
@@ -20,7 +20,7 @@ use crate::{
     ablate, checkpoint, convert, device, eval, export, fit, loss, lr_find, plot, preview, quickstart,
     summary, verify,
 };
-use help::{ABLATE_HELP, PREPARE_HELP, TRAIN_HELP};
+use help::{ABLATE_HELP, PREPARE_HELP, SETTINGS_HELP, TRAIN_HELP};
 pub use train_args::{TrainArgs, parse_setting};
 
 /// The commands, in the order of a model's life.
@@ -188,6 +188,15 @@ pub enum Command {
         /// Run directory.
         run: PathBuf,
     },
+    /// Explains every setting of a run, with its default, or those that have to do with some words.
+    #[command(after_help = SETTINGS_HELP)]
+    Settings {
+        /// Words of a name or an explanation.
+        about: Vec<String>,
+        /// JSON on stdout.
+        #[arg(long)]
+        json: bool,
+    },
     /// Forecasts the memory of a run before it starts.
     Fit(Box<TrainArgs>),
     /// Lists what --device can mean on this machine.
@@ -245,6 +254,7 @@ pub fn run(command: Command, quiet: bool, cancelled: &AtomicBool) -> Result<()> 
             println!("{}", run.join(summary::FILE).display());
             Ok(())
         }
+        Command::Settings { about, json } => explain_settings(&about.join(" "), json),
         Command::Fit(args) => forecast(&args),
         Command::Devices { json } => list_devices(json),
     }
@@ -343,6 +353,19 @@ fn export_run(dir: &Path, format: &str, out: &Path, json: bool) -> Result<()> {
         println!("{}: {:.2} MB", out.display(), proof.bytes as f64 / 1e6);
     }
     print(&proof, json)
+}
+
+fn explain_settings(about: &str, json: bool) -> Result<()> {
+    if reference::sections(about).is_empty() {
+        return Err(Error::Config(format!(
+            "no setting has to do with '{about}': without words, all are explained"
+        )));
+    }
+    match json {
+        true => println!("{}", serde_json::to_string_pretty(&reference::sections(about)).expect("texts")),
+        false => print!("{}", reference::listing(about)),
+    }
+    Ok(())
 }
 
 fn list_devices(json: bool) -> Result<()> {

@@ -3,6 +3,7 @@
 mod changes;
 mod check;
 mod presets;
+pub mod reference;
 
 use std::path::{Path, PathBuf};
 
@@ -45,14 +46,18 @@ pub enum OptimizerKind {
 }
 
 /// Settings of a run, as `run.toml` and `--set key=value` spell them. Zero or an empty text means "choose for me"
-/// where the comment says so.
+/// where the comment says so. [`reference`] reads these comments, and the headings between them, for people who run the
+/// program: `bonsai-trainer settings` and docs/settings.md.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RunConfig {
+    // Start
     /// `scratch`, or a Hugging Face directory (config.json, safetensors, tokenizer.json), a GGUF file or another run to start from.
     pub init: String,
     /// Model shape for `init = "scratch"`: 1m 3m 6m 10m 20m 30m 0.6b.
     pub preset: String,
+
+    // Text
     /// Training text: files or directories of .txt, .jsonl and .parquet, or a directory that `prepare` wrote.
     pub data: Vec<PathBuf>,
     /// Where .jsonl and .parquet have the text: the name of a field or column. Without it, `messages` or `conversations`.
@@ -67,6 +72,8 @@ pub struct RunConfig {
     pub vocab_size: usize,
     /// Replays another program's order: a file of u32 row starts, batch_size a step.
     pub offsets: PathBuf,
+
+    // Length and place
     /// Where the run is written.
     pub out: PathBuf,
     /// Optimizer steps.
@@ -81,6 +88,11 @@ pub struct RunConfig {
     pub seed: u64,
     /// cpu, gpu, or auto: a GPU where there is a real one, else the CPU.
     pub device: String,
+    /// Processes that share each batch: no setting, but what started them says so.
+    #[serde(skip)]
+    pub ranks: usize,
+
+    // Ternary weights
     /// ternary, or fp for the full-precision twin, or layers: ternary but for embedding and head.
     pub precision: Precision,
     /// Weights along the input dimension that share a scale: 64, 128 or 256.
@@ -93,6 +105,13 @@ pub struct RunConfig {
     /// Another basis for a conversion's weights: none, residual (the residual stream; unties the head) or full (the values of
     /// each head, too).
     pub rotation: Rotation,
+    /// Steps over which weights go from dense to ternary. 0: ternary from the start. Validation is always ternary. auto: a
+    /// third of the steps for a conversion with a teacher that begins as noise, else 0.
+    pub ramp: RampSteps,
+    /// Steps over which embedding and head do, after the layers. 0: together with the layers.
+    pub embedding_ramp: u64,
+
+    // Teacher and loss
     /// Model to distil from: a Hugging Face directory, a GGUF file or a run (rounded as it was trained), or none. Empty: a
     /// conversion learns from the checkpoint that it starts from.
     pub teacher: String,
@@ -114,21 +133,10 @@ pub struct RunConfig {
     pub teacher_top_k: usize,
     /// Weight of the squared log-sum-exp of the logits: keeps them small. Without a teacher only.
     pub z_loss: f32,
-    /// Steps over which weights go from dense to ternary. 0: ternary from the start. Validation is always ternary. auto: a
-    /// third of the steps for a conversion with a teacher that begins as noise, else 0.
-    pub ramp: RampSteps,
-    /// Steps over which embedding and head do, after the layers. 0: together with the layers.
-    pub embedding_ramp: u64,
-    /// What matrix products with weights multiply: f32, or activations, gradients and weights rounded to bf16, as mixed
-    /// precision does elsewhere: faster on processors with AVX-512 BF16, the same numbers at f32's speed on others. On the CPU.
-    pub compute: Compute,
-    /// How latent weights of matrices are held: f32, or bf16 with stochastic rounding (2 bytes a weight less). On the CPU.
-    pub latents: LatentFormat,
+
+    // Optimizer
     /// adamw or muon.
     pub optimizer: OptimizerKind,
-    /// How the optimizer's moments of matrices are held: f32, or 8bit (a quarter of the memory: 6 bytes a weight less with
-    /// AdamW, whose beta2 must then be at most 0.99). On the CPU.
-    pub optimizer_state: StateFormat,
     /// Peak learning rate of AdamW. 0: 3e-3 from scratch; for conversion a hundredth of the weights' mean scale, or less in
     /// a run so long that they would go further than 0.2 scales.
     pub lr: f64,
@@ -148,12 +156,8 @@ pub struct RunConfig {
     pub weight_decay: f32,
     /// Largest norm of the whole gradient. 0: no clipping.
     pub clip: f64,
-    /// Update each tensor inside the backward pass, as soon as its gradient is whole, and drop the gradient: saves 4 bytes a
-    /// weight. Needs the whole batch in memory (micro_batch 0); each tensor is then clipped by its own norm.
-    pub optimizer_in_backward: bool,
-    /// Keep only the residual stream of each layer and make the rest again in the backward pass: saves most of the memory
-    /// of long batches for about a third more time.
-    pub activation_checkpointing: bool,
+
+    // Learning rate over the steps
     /// Steps of linear warm-up; in a short run no more than there are before the decay.
     pub warmup: u64,
     /// Shape of the learning rate after warm-up: linear, cosine or constant (rising: what lr-find does).
@@ -162,6 +166,24 @@ pub struct RunConfig {
     pub decay: f64,
     /// Where the decay ends, as a share of the peak.
     pub lr_floor: f64,
+
+    // Memory and speed
+    /// What matrix products with weights multiply: f32, or activations, gradients and weights rounded to bf16, as mixed
+    /// precision does elsewhere: faster on processors with AVX-512 BF16, the same numbers at f32's speed on others. On the CPU.
+    pub compute: Compute,
+    /// How latent weights of matrices are held: f32, or bf16 with stochastic rounding (2 bytes a weight less). On the CPU.
+    pub latents: LatentFormat,
+    /// How the optimizer's moments of matrices are held: f32, or 8bit (a quarter of the memory: 6 bytes a weight less with
+    /// AdamW, whose beta2 must then be at most 0.99). On the CPU.
+    pub optimizer_state: StateFormat,
+    /// Update each tensor inside the backward pass, as soon as its gradient is whole, and drop the gradient: saves 4 bytes a
+    /// weight. Needs the whole batch in memory (micro_batch 0); each tensor is then clipped by its own norm.
+    pub optimizer_in_backward: bool,
+    /// Keep only the residual stream of each layer and make the rest again in the backward pass: saves most of the memory
+    /// of long batches for about a third more time.
+    pub activation_checkpointing: bool,
+
+    // What is written, and when
     /// Steps between lines of metrics.
     pub log_every: u64,
     /// Steps between validations; also the last step. 0: only the last.
@@ -176,9 +198,8 @@ pub struct RunConfig {
     pub save_every: u64,
     /// Write TensorBoard event files into the run, too.
     pub tensorboard: bool,
-    /// Processes that share each batch: no setting, but what started them says so.
-    #[serde(skip)]
-    pub ranks: usize,
+
+    // Trouble
     /// A loss this many nats above its running mean is a spike: the step is skipped. Not while a ramp rises.
     pub spike: f64,
     /// Skipped steps in a row after which the run stops.
@@ -204,11 +225,14 @@ impl Default for RunConfig {
             seq_len: 256,
             seed: 0,
             device: "auto".into(),
+            ranks: 1,
             precision: Precision::Ternary,
             group: 128,
             scale_rule: String::new(),
             import: Import::Plain,
             rotation: Rotation::None,
+            ramp: RampSteps::Auto,
+            embedding_ramp: 0,
             teacher: String::new(),
             kl_weight: 1.0,
             ce_weight: 0.0,
@@ -217,12 +241,7 @@ impl Default for RunConfig {
             teacher_cache: PathBuf::new(),
             teacher_top_k: 64,
             z_loss: 0.0,
-            ramp: RampSteps::Auto,
-            embedding_ramp: 0,
-            compute: Compute::F32,
-            latents: LatentFormat::F32,
             optimizer: OptimizerKind::Adamw,
-            optimizer_state: StateFormat::F32,
             lr: 0.0,
             muon_lr: 0.02,
             muon_momentum: 0.95,
@@ -232,12 +251,15 @@ impl Default for RunConfig {
             eps: 1e-8,
             weight_decay: 0.0,
             clip: 1.0,
-            optimizer_in_backward: false,
-            activation_checkpointing: false,
             warmup: 50,
             schedule: Decay::Linear,
             decay: 0.4,
             lr_floor: 0.1,
+            compute: Compute::F32,
+            latents: LatentFormat::F32,
+            optimizer_state: StateFormat::F32,
+            optimizer_in_backward: false,
+            activation_checkpointing: false,
             log_every: 10,
             eval_every: 100,
             eval_sequences: 64,
@@ -245,7 +267,6 @@ impl Default for RunConfig {
             sample_prompt: "Once upon a time".into(),
             save_every: 250,
             tensorboard: false,
-            ranks: 1,
             spike: 2.0,
             max_bad_steps: 5,
         }
@@ -274,6 +295,7 @@ impl RunConfig {
         for (key, value) in settings {
             table.insert(key.clone(), value.clone());
         }
+        reference::check_names(table.keys())?;
         let config: Self =
             table.try_into().map_err(|e| Error::Config(format!("settings of the run: {}", one_line(&e))))?;
         config.check()?;

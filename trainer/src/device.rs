@@ -1,11 +1,17 @@
 //! Where a run computes: the CPU, or a GPU where the program was built for one (feature `gpu`).
 
+use bonsai_runtime::Config;
 use serde::Serialize;
 
+use crate::backend::Backend;
 use crate::config::RunConfig;
+use crate::cpu::CpuBackend;
 use crate::error::{Error, Result};
 use crate::formats::{Compute, LatentFormat, StateFormat};
+#[cfg(feature = "gpu")]
+use crate::gpu::GpuBackend;
 use crate::run::Watch;
+use crate::timed::Timed;
 
 #[cfg(feature = "gpu")]
 use bonsai_runtime::gpu::device::{Adapter, Gpu, GpuOptions};
@@ -22,7 +28,46 @@ pub enum Device {
     Gpu(Gpu),
 }
 
+/// What is done on a backend of any kind.
+pub trait Work {
+    /// What comes of it.
+    type Output;
+
+    /// Does it; `open` makes a backend for models of a shape, such as the run's or its teacher's.
+    fn on<B: Backend>(self, open: impl Fn(&Config) -> Result<B>) -> Result<Self::Output>;
+}
+
 impl Device {
+    /// Does a run's work on this device, on backends that measure their time.
+    pub fn run<W: Work>(self, run: &RunConfig, work: W) -> Result<W::Output> {
+        let (seq, compute) = (run.seq_len, run.compute);
+        match self {
+            Self::Cpu => work.on(|model| Ok(Timed::new(CpuBackend::new(model, seq).computing_in(compute)))),
+            #[cfg(feature = "gpu")]
+            Self::Gpu(gpu) => work.on(|model| GpuBackend::new(gpu.clone(), model, seq).map(Timed::new)),
+        }
+    }
+
+    /// The same device once the model's shape is known, or under `auto` the CPU for a shape that the GPU's kernels do not
+    /// know.
+    pub fn for_shape(self, run: &RunConfig, model: &Config, watch: &Watch<'_>) -> Result<Self> {
+        match self.check_shape(model, run.seq_len) {
+            Err(error) if run.device == "auto" => {
+                watch.say(&format!("training on the CPU after all ({error})"));
+                Ok(Self::Cpu)
+            }
+            checked => checked.map(|()| self),
+        }
+    }
+
+    fn check_shape(&self, _model: &Config, _seq: usize) -> Result<()> {
+        match self {
+            Self::Cpu => Ok(()),
+            #[cfg(feature = "gpu")]
+            Self::Gpu(gpu) => GpuBackend::check_shape(gpu, _model, _seq),
+        }
+    }
+
     /// The device that a run's setting means, one of [`NAMES`]. `gpu` is strict, and takes a program that does as a GPU
     /// where there is nothing else; `auto` takes only a real one that can do all that the run asks for, and says what it
     /// did.

@@ -16,19 +16,15 @@ use crate::backend::Backend;
 use crate::checkpoint::{self, Saved};
 use crate::communicator::{Communicator, Single};
 use crate::config::{OptimizerKind, Precision, RunConfig};
-use crate::cpu::CpuBackend;
 use crate::data::Dataset;
-use crate::device::Device;
+use crate::device::{Device, Work};
 use crate::error::{Error, Result};
 use crate::formats::Latents;
-#[cfg(feature = "gpu")]
-use crate::gpu::GpuBackend;
 use crate::loss::{self, Teacher};
 use crate::optimizer::Optimizer;
 use crate::params::{self, Params};
 use crate::schedule::RampSteps;
 use crate::teacher_cache::TeacherCache;
-use crate::timed::Timed;
 use crate::train::{State, Step, Trainer, order};
 use crate::{diagnostics, eval, export, summary};
 
@@ -85,20 +81,8 @@ pub fn start_among(
     }
     world.barrier();
     let prepared = ready.map_or_else(|| prepared(&config), Ok)?;
-    let (seq, compute) = (config.seq_len, config.compute);
-    match device {
-        Device::Cpu => {
-            let open = |model: &Config| Ok(Timed::new(CpuBackend::new(model, seq).computing_in(compute)));
-            let teacher = teacher(&config, &prepared.model, watch, open)?;
-            start_on((open(&prepared.model)?, teacher), world, (config, prepared), watch)
-        }
-        #[cfg(feature = "gpu")]
-        Device::Gpu(gpu) => {
-            let open = |model: &Config| GpuBackend::new(gpu.clone(), model, seq).map(Timed::new);
-            let teacher = teacher(&config, &prepared.model, watch, open)?;
-            start_on((open(&prepared.model)?, teacher), world, (config, prepared), watch)
-        }
-    }
+    let device = device.for_shape(&config, &prepared.model, watch)?;
+    device.run(&config.clone(), Start { world, config, prepared, watch })
 }
 
 /// A ternary run to start from goes on being rounded as it was: another rule would change every scale of it at once.
@@ -116,30 +100,45 @@ fn inherit_rounding(config: &mut RunConfig, watch: &Watch<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Begins on a backend, with a teacher on the same device.
-fn start_on<B: Backend>(
-    (backend, teacher): (B, Option<Teacher<B>>),
-    world: &Rc<dyn Communicator>,
-    (config, mut prepared): (RunConfig, Prepared),
-    watch: &Watch<'_>,
-) -> Result<Outcome> {
-    let optimizer = Optimizer::new(&config);
+/// A run about to begin.
+struct Start<'a> {
+    world: &'a Rc<dyn Communicator>,
+    config: RunConfig,
+    prepared: Prepared,
+    watch: &'a Watch<'a>,
+}
+
+impl Work for Start<'_> {
+    type Output = Outcome;
+
+    /// Begins on a backend, with a teacher on the same device.
+    fn on<B: Backend>(self, open: impl Fn(&Config) -> Result<B>) -> Result<Outcome> {
+        let Self { world, config, mut prepared, watch } = self;
+        let teacher = teacher(&config, &prepared.model, watch, &open)?;
+        let backend = open(&prepared.model)?;
+        let params = first_weights(&backend, &config, &mut prepared)?;
+        let order = order(&config)?;
+        order.check(&prepared.data.train, config.steps * config.batch_size as u64, config.seq_len)?;
+        let config = with_learning_rate(config, &backend, &params, watch)?;
+        let trainer = Trainer::new(config, backend, params, State::default(), order);
+        let trainer = trainer.with_teacher(teacher).among(Rc::clone(world));
+        train(trainer, &prepared.data, prepared.tokenizer.as_ref(), watch)
+    }
+}
+
+/// The checkpoint's weights, or random ones.
+fn first_weights<B: Backend>(backend: &B, config: &RunConfig, prepared: &mut Prepared) -> Result<Params<B>> {
+    let optimizer = Optimizer::new(config);
     let moments = |spec: &_| optimizer.moments(spec);
-    let params = match prepared.start.take() {
+    match prepared.start.take() {
         Some(file) => {
             bonsai_runtime::checkpoint::check_finite(&file, Path::new(&config.init))?;
-            checkpoint::imported(&backend, &file, &config, (config.rotation, config.import), moments)?
+            checkpoint::imported(backend, &file, config, (config.rotation, config.import), moments)
         }
-        None => Params::new(&backend, &prepared.model, config.projection_of()?, moments, |index, spec| {
+        None => Ok(Params::new(backend, &prepared.model, config.projection_of()?, moments, |index, spec| {
             config.latents.hold(spec, params::scratch(&prepared.model, config.seed, index, spec))
-        }),
-    };
-    let order = order(&config)?;
-    order.check(&prepared.data.train, config.steps * config.batch_size as u64, config.seq_len)?;
-    let config = with_learning_rate(config, &backend, &params, watch)?;
-    let trainer = Trainer::new(config, backend, params, State::default(), order);
-    let trainer = trainer.with_teacher(teacher).among(Rc::clone(world));
-    train(trainer, &prepared.data, prepared.tokenizer.as_ref(), watch)
+        })),
+    }
 }
 
 /// A conversion that was given no learning rate gets one in units of the scale, which differs tenfold between models: a
@@ -254,44 +253,43 @@ pub fn resume_among(
     let other_text = saved.run.data != old.data;
     (saved.run.out, saved.run.ranks) = (dir.to_path_buf(), world.size());
     saved.run.check()?;
-    let (seq, compute) = (saved.run.seq_len, saved.run.compute);
-    match Device::choose(&saved.run, watch)? {
-        Device::Cpu => {
-            let open = |model: &Config| Ok(Timed::new(CpuBackend::new(model, seq).computing_in(compute)));
-            let teacher = teacher(&saved.run, &saved.model.config, watch, open)?;
-            resume_on((open(&saved.model.config)?, teacher), world, (saved, other_text), watch)
-        }
-        #[cfg(feature = "gpu")]
-        Device::Gpu(gpu) => {
-            let open = |model: &Config| GpuBackend::new(gpu.clone(), model, seq).map(Timed::new);
-            let teacher = teacher(&saved.run, &saved.model.config, watch, open)?;
-            resume_on((open(&saved.model.config)?, teacher), world, (saved, other_text), watch)
-        }
-    }
+    let device = Device::choose(&saved.run, watch)?.for_shape(&saved.run, &saved.model.config, watch)?;
+    device.run(&saved.run.clone(), Resume { world, saved, other_text, watch })
 }
 
-fn resume_on<B: Backend>(
-    (backend, teacher): (B, Option<Teacher<B>>),
-    world: &Rc<dyn Communicator>,
-    (mut saved, other_text): (Saved, bool),
-    watch: &Watch<'_>,
-) -> Result<Outcome> {
-    let params = saved.params(&backend, true)?;
-    let data = Dataset::open(&shards(&saved.run))?;
-    check_vocabulary(data.meta.vocab, Some(&params.config))?;
-    let order = order(&saved.run)?;
-    let left = saved.run.steps.saturating_sub(saved.state.step) * saved.run.batch_size as u64;
-    order.check(&data.train, saved.state.rows + left, saved.run.seq_len)?;
-    let tokenizer = saved.model.tokenizer.take().map(LazyTokenizer::into_tokenizer).transpose()?;
-    if let Some(tokenizer) = &tokenizer {
-        data.check_tokenizer(tokenizer)?;
+/// A saved run about to go on.
+struct Resume<'a> {
+    world: &'a Rc<dyn Communicator>,
+    saved: Saved,
+    /// Its data is not what it was saved with.
+    other_text: bool,
+    watch: &'a Watch<'a>,
+}
+
+impl Work for Resume<'_> {
+    type Output = Outcome;
+
+    fn on<B: Backend>(self, open: impl Fn(&Config) -> Result<B>) -> Result<Outcome> {
+        let Self { world, mut saved, other_text, watch } = self;
+        let teacher = teacher(&saved.run, &saved.model.config, watch, &open)?;
+        let backend = open(&saved.model.config)?;
+        let params = saved.params(&backend, true)?;
+        let data = Dataset::open(&shards(&saved.run))?;
+        check_vocabulary(data.meta.vocab, Some(&params.config))?;
+        let order = order(&saved.run)?;
+        let left = saved.run.steps.saturating_sub(saved.state.step) * saved.run.batch_size as u64;
+        order.check(&data.train, saved.state.rows + left, saved.run.seq_len)?;
+        let tokenizer = saved.model.tokenizer.take().map(LazyTokenizer::into_tokenizer).transpose()?;
+        if let Some(tokenizer) = &tokenizer {
+            data.check_tokenizer(tokenizer)?;
+        }
+        let trainer = Trainer::new(saved.run, backend, params, saved.state, order);
+        let mut trainer = trainer.with_teacher(teacher).among(Rc::clone(world));
+        if other_text {
+            expect_other_text(&mut trainer, &data, watch)?;
+        }
+        train(trainer, &data, tokenizer.as_ref(), watch)
     }
-    let trainer = Trainer::new(saved.run, backend, params, saved.state, order);
-    let mut trainer = trainer.with_teacher(teacher).among(Rc::clone(world));
-    if other_text {
-        expect_other_text(&mut trainer, &data, watch)?;
-    }
-    train(trainer, &data, tokenizer.as_ref(), watch)
 }
 
 /// What the loss was on the old text says nothing of the new one, whose every step might pass for a spike.

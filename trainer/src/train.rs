@@ -72,8 +72,10 @@ pub struct Step {
     pub tokens: u64,
     /// What the projection of the updated weights did.
     pub codes: Codes,
-    /// The step was skipped, and why.
+    /// Why the step, or with `optimizer_in_backward` a tensor, was skipped, if it was.
     pub skipped: Option<&'static str>,
+    /// Weights were changed.
+    pub updated: bool,
 }
 
 impl<B: Backend> Trainer<B> {
@@ -147,7 +149,7 @@ impl<B: Backend> Trainer<B> {
     fn read_only(&self, factor: f64) -> Step {
         let lr = self.config.peak_lr() * factor;
         let codes = Codes::default();
-        Step { loss: f64::NAN, kl: None, grad_norm: 0.0, lr, tokens: 0, codes, skipped: None }
+        Step { loss: f64::NAN, kl: None, grad_norm: 0.0, lr, tokens: 0, codes, skipped: None, updated: false }
     }
 
     /// The step as everybody knows it: all gradients, their norm, then the update of all parameters.
@@ -161,7 +163,7 @@ impl<B: Backend> Trainer<B> {
             None => self.update(factor, grad_norm)?,
         };
         let (lr, tokens) = (self.config.peak_lr() * factor, tokens as u64);
-        Ok(Step { loss, kl, grad_norm, lr, tokens, codes, skipped })
+        Ok(Step { loss, kl, grad_norm, lr, tokens, codes, skipped, updated: skipped.is_none() })
     }
 
     /// Updates all parameters with gradients of that norm together.
@@ -218,7 +220,9 @@ impl<B: Backend> Trainer<B> {
         }
         let (grad_norm, lr) = (squares.sqrt(), self.config.peak_lr() * factor);
         let (kl, tokens) = (self.teacher.as_ref().map(|_| kl), tokens as u64);
-        Ok(Step { loss, kl, grad_norm, lr, tokens, codes, skipped: unusable(state, loss, squares) })
+        let unusable = unusable(state, loss, 0.0);
+        let skipped = unusable.or((!squares.is_finite()).then_some(TENSOR_SKIPPED));
+        Ok(Step { loss, kl, grad_norm, lr, tokens, codes, skipped, updated: unusable.is_none() })
     }
 
     /// How much of the projection the forward pass sees of the layers, and of embedding and head.
@@ -284,14 +288,12 @@ impl<B: Backend> Trainer<B> {
         if step.tokens == 0 {
             return;
         }
-        if step.skipped.is_some() {
-            state.bad_steps += 1;
-            return;
+        state.bad_steps = if step.skipped.is_some() { state.bad_steps + 1 } else { 0 };
+        if step.updated {
+            state.updates += 1;
+            let weight = if state.updates == 1 { 1.0 } else { 0.05 };
+            state.mean_loss += weight * (step.loss - state.mean_loss);
         }
-        state.bad_steps = 0;
-        state.updates += 1;
-        let weight = if state.updates == 1 { 1.0 } else { 0.05 };
-        state.mean_loss += weight * (step.loss - state.mean_loss);
     }
 
     /// Mean losses over evenly spread validation windows, with the weights that would ship, nats per token.
@@ -357,6 +359,9 @@ fn mean(sum: Tally, tokens: usize) -> Losses {
 
 /// Steps after which the running mean of the loss says what to expect.
 const SETTLING: u64 = 20;
+
+/// Says that the other tensors were updated.
+const TENSOR_SKIPPED: &str = "a tensor's gradient is not a number, and the tensor stays as it was";
 
 /// Why a step must not change the weights, if it must not.
 fn unusable((state, config): (&State, &RunConfig), loss: f64, gradient: f64) -> Option<&'static str> {

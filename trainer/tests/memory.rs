@@ -114,6 +114,31 @@ fn a_spike_changes_nothing_in_the_backward_pass_either() {
 }
 
 #[test]
+fn a_tensor_whose_gradient_is_no_number_stays_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dataset(dir.path());
+    let config = RunConfig { optimizer_in_backward: true, ..settings(dir.path()) };
+    let mut trainer = trainer(config);
+    steps(&mut trainer, &data, 2);
+    let latents = |trainer: &Trainer<CpuBackend>| -> Vec<_> {
+        trainer.params.list.iter().map(|p| trainer.backend.latent(&p.value).unwrap().into_owned()).collect()
+    };
+    let (before, mean, index) = (latents(&trainer), trainer.state.mean_loss, 3);
+    let (_, grad) = trainer.params.value_and_grad(&trainer.backend, index);
+    grad.fill(f32::NAN);
+    let step = trainer.step(&data.train).unwrap();
+    assert!(step.updated && step.grad_norm.is_nan());
+    assert!(step.skipped.unwrap().starts_with("a tensor's gradient is not a number"));
+    assert_eq!((trainer.state.updates, trainer.state.bad_steps), (3, 1));
+    assert_ne!(trainer.state.mean_loss, mean);
+    let moved = before.iter().zip(latents(&trainer)).enumerate().filter(|(_, (old, new))| *old != new);
+    let others: Vec<usize> = (0..before.len()).filter(|&i| i != index).collect();
+    assert_eq!(moved.map(|(i, _)| i).collect::<Vec<_>>(), others);
+    steps(&mut trainer, &data, 1);
+    assert_eq!((trainer.state.updates, trainer.state.bad_steps), (4, 0));
+}
+
+#[test]
 fn gradients_in_parts_are_refused_with_the_optimizer_in_the_backward_pass() {
     let dir = tempfile::tempdir().unwrap();
     let config = RunConfig { micro_batch: 2, optimizer_in_backward: true, ..settings(dir.path()) };

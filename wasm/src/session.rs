@@ -99,7 +99,7 @@ impl Session {
     /// Chooses the next token; nothing where the model ends its answer.
     #[wasm_bindgen(js_name = next)]
     pub async fn next_token(&mut self) -> Result<Option<u32>> {
-        Ok(self.0.next_async().await?)
+        Ok(self.0.next_token_async().await?)
     }
 
     /// Logits of the token behind the last one that was fed: `vocab` numbers, or none before a prompt. Tokens that

@@ -28,7 +28,7 @@ impl Conversation {
         &self.session
     }
 
-    /// Feeds tokens, behind those that are there. What [`next`](Self::next) gave last comes before them.
+    /// Feeds tokens, behind those that are there. What [`next_token`](Self::next_token) gave last comes before them.
     pub fn prompt(&mut self, ids: &[u32]) -> Result<()> {
         let position = self.session.position();
         let fed = self.session.prompt(&self.behind_chosen(ids)).map(drop);
@@ -69,21 +69,21 @@ impl Conversation {
     }
 
     /// Chooses the next token; `None` where the model ends its answer.
-    pub fn next(&mut self) -> Result<Option<u32>> {
+    pub fn next_token(&mut self) -> Result<Option<u32>> {
         let position = self.session.position();
         let chosen = self.session.choose(self.chosen.as_slice(), &mut self.sampler);
         self.settle_choice(position, chosen)
     }
 
-    /// [`next`](Self::next) without waiting.
-    pub async fn next_async(&mut self) -> Result<Option<u32>> {
+    /// [`next_token`](Self::next_token) without waiting.
+    pub async fn next_token_async(&mut self) -> Result<Option<u32>> {
         let position = self.session.position();
         let chosen = self.session.choose_async(self.chosen.as_slice(), &mut self.sampler).await;
         self.settle_choice(position, chosen)
     }
 
     /// Logits (`[vocab]`) of the token behind the last one that was fed; none before a prompt. What
-    /// [`next`](Self::next) gave is fed by the call after.
+    /// [`next_token`](Self::next_token) gave is fed by the call after.
     pub fn logits(&mut self) -> Result<&[f32]> {
         if self.session.answered { self.session.last_logits() } else { Ok(&[]) }
     }

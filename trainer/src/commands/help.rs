@@ -27,6 +27,12 @@ pub(super) const ABLATE_HELP: &str = "The file:
   precision = \"fp\"
 A finished run is not run again: add rows or seeds to the file and start it once more.";
 
+pub(super) const SETTINGS_HELP: &str = "Examples:
+  bonsai-trainer settings                  all
+  bonsai-trainer settings teacher          those whose name or explanation has the word
+  bonsai-trainer settings learning rate
+Set one with --set NAME=VALUE, or in the file of --config, or on a resumed run, where it may change.";
+
 pub(super) const TRAIN_HELP: &str = "Examples:
   bonsai-trainer train --data corpus.txt --preset 10m --steps 2000 --out runs/mine
   bonsai-trainer train --data corpus.txt --init Qwen3-0.6B/ --steps 200 --seq-len 512 --batch-size 8 --set micro_batch=1
@@ -42,4 +48,4 @@ pub(super) const TRAIN_HELP: &str = "Examples:
       (least memory: `fit` with the same options forecasts it)
   mpirun -n 2 bonsai-trainer train ...
       (processes share each batch; a program built with --features mpi)
-Every setting of run.toml (a run writes its own) can be given with --set.";
+Every setting of run.toml (a run writes its own) can be given with --set; `bonsai-trainer settings` explains them.";

@@ -68,6 +68,11 @@ impl Tuning {
 }
 
 impl GpuBackend {
+    /// Refuses what [`GpuBackend::new`] refuses.
+    pub fn check_shape(gpu: &Gpu, config: &Config, seq: usize) -> Result<()> {
+        check_shape(config, seq, Tuning::of(gpu).span)
+    }
+
     /// A backend for models of this shape and sequences of up to `seq` tokens. Refuses shapes that the kernels, which
     /// read four numbers at a time, do not know.
     pub fn new(gpu: Gpu, config: &Config, seq: usize) -> Result<Self> {

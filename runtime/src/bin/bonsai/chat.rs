@@ -141,7 +141,7 @@ impl Chat<'_> {
         self.conversation.set_tokens(&prompt)?;
         let mut decoder = tokenizer.stream();
         for _ in 0..usize::try_from(self.args.n_predict).unwrap_or(usize::MAX) {
-            let Some(id) = self.conversation.next()? else { break };
+            let Some(id) = self.conversation.next_token()? else { break };
             if answer.ends_with(&decoder.push(id)?)? {
                 return Ok(());
             }

@@ -1,0 +1,188 @@
+//! What every setting means, for people: the comments of [`RunConfig`], so that the program, the document and the code say
+//! the same.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use super::RunConfig;
+use crate::error::{Error, Result};
+
+/// Spellings from here on are similar enough to be a slip (Jaro-Winkler similarity, 0 to 1).
+const SIMILAR: f64 = 0.85;
+
+/// Settings that belong together.
+#[derive(Debug, Serialize)]
+pub struct Section {
+    /// What they are about.
+    pub heading: &'static str,
+    /// In the order of the run file.
+    pub settings: Vec<Setting>,
+}
+
+/// One setting.
+#[derive(Debug, Serialize)]
+pub struct Setting {
+    /// As `--set` and the run file spell it.
+    pub name: &'static str,
+    /// As the run file spells it.
+    pub default: String,
+    /// Sentences.
+    pub meaning: String,
+}
+
+/// The settings whose names or meanings hold these words; all for none.
+pub fn sections(about: &str) -> Vec<Section> {
+    let mut sections = all();
+    sections.iter_mut().for_each(|section| section.settings.retain(|setting| setting.is_about(about)));
+    sections.retain(|section| !section.settings.is_empty());
+    sections
+}
+
+fn all() -> Vec<Section> {
+    let defaults: toml::Table = RunConfig::default().to_toml().parse().expect("it was written by to_toml");
+    let (_, fields) = include_str!("../config.rs").split_once("pub struct RunConfig {").expect("it is there");
+    let mut sections: Vec<Section> = Vec::new();
+    let mut meaning = String::new();
+    for line in fields.lines().map(str::trim).take_while(|&line| line != "}") {
+        if let Some(comment) = line.strip_prefix("/// ") {
+            let space = if meaning.is_empty() { "" } else { " " };
+            meaning = meaning + space + comment;
+        } else if let Some(heading) = line.strip_prefix("// ") {
+            sections.push(Section { heading, settings: Vec::new() });
+        } else if let Some((name, _)) = line.strip_prefix("pub ").and_then(|field| field.split_once(':')) {
+            let meaning = std::mem::take(&mut meaning);
+            // The number of processes is a field, but no setting.
+            if let (Some(default), Some(section)) = (defaults.get(name), sections.last_mut()) {
+                section.settings.push(Setting { name, default: default.to_string(), meaning });
+            }
+        }
+    }
+    sections
+}
+
+/// The same as lines for a terminal.
+pub fn listing(about: &str) -> String {
+    let mut out = String::new();
+    for Section { heading, settings } in sections(about) {
+        let _ = writeln!(out, "{}{heading}", if out.is_empty() { "" } else { "\n" });
+        for Setting { name, default, meaning } in settings {
+            let _ = writeln!(out, "  {name} = {default}");
+            for line in lines(&meaning, 100) {
+                let _ = writeln!(out, "      {line}");
+            }
+        }
+    }
+    out
+}
+
+/// docs/settings.md.
+pub fn document() -> String {
+    let mut out = String::from(
+        "# Settings of a run\n\nWhat `--set NAME=VALUE` and the file of `--config` take, with the defaults; a run writes its own as `run.toml`. \
+         In a terminal: `bonsai-trainer settings`, or `bonsai-trainer settings teacher` for those that have to do with a word. What to choose, and \
+         what it gave: [training.md](training.md).\n\nThis file is made from the comments of `trainer/src/config.rs`.\n",
+    );
+    for section in all() {
+        let _ =
+            write!(out, "\n## {}\n\n| setting | default | meaning |\n| --- | --- | --- |\n", section.heading);
+        for Setting { name, default, meaning } in section.settings {
+            let _ = writeln!(out, "| `{name}` | `{default}` | {meaning} |");
+        }
+    }
+    out
+}
+
+/// Refuses names that are no setting's, and says which are near.
+pub(super) fn check_names<'a>(mut names: impl Iterator<Item = &'a String>) -> Result<()> {
+    let known: Vec<Setting> = all().into_iter().flat_map(|section| section.settings).collect();
+    let Some(stranger) = names.find(|&name| known.iter().all(|setting| setting.name != name)) else {
+        return Ok(());
+    };
+    let near = match near(stranger, &known)[..] {
+        [] => String::new(),
+        ref near => format!(", but there is {}", near.join(", ")),
+    };
+    Err(Error::Config(format!(
+        "there is no setting '{stranger}'{near} (`bonsai-trainer settings` explains all)"
+    )))
+}
+
+/// What was mistyped, likeliest first; else what has to do with it.
+fn near(stranger: &str, known: &[Setting]) -> Vec<&'static str> {
+    let score = |setting: &Setting| (strsim::jaro_winkler(setting.name, stranger), setting.name);
+    let mut slips: Vec<_> = known.iter().map(score).filter(|(score, _)| *score >= SIMILAR).collect();
+    slips.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let mut near: Vec<_> = slips.into_iter().map(|(_, name)| name).collect();
+    if near.is_empty() {
+        near =
+            known.iter().filter(|setting| setting.is_about(stranger)).map(|setting| setting.name).collect();
+    }
+    near.truncate(3);
+    near
+}
+
+impl Setting {
+    /// Whether name or meaning hold these words, in that order.
+    fn is_about(&self, words: &str) -> bool {
+        let plain = |text: &str| text.to_lowercase().replace(['_', '-'], " ");
+        plain(self.name).contains(&plain(words)) || plain(&self.meaning).contains(&plain(words))
+    }
+}
+
+/// Words in lines of at most `width` bytes.
+fn lines(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.len() + 1 + word.len() <= width => *line = format!("{line} {word}"),
+            _ => lines.push(word.into()),
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_setting_is_explained() {
+        let table: toml::Table = RunConfig::default().to_toml().parse().unwrap();
+        let all: Vec<Setting> = all().into_iter().flat_map(|section| section.settings).collect();
+        let mut names: Vec<&str> = all.iter().map(|setting| setting.name).collect();
+        names.sort_unstable();
+        let mut expected: Vec<&str> = table.keys().map(String::as_str).collect();
+        expected.sort_unstable();
+        assert_eq!(names, expected);
+        assert!(all.iter().all(|setting| setting.meaning.ends_with('.')), "{all:?}");
+        let micro = all.iter().find(|setting| setting.name == "micro_batch").unwrap();
+        assert_eq!((micro.default.as_str(), &micro.meaning[..22]), ("0", "Sequences in memory at"));
+    }
+
+    #[test]
+    fn words_find_settings_and_slips_are_understood() {
+        let listed = listing("learning rate");
+        assert!(listed.contains("\n  lr = 0.0\n") && listed.contains("  muon_lr = 0.02\n"), "{listed}");
+        assert!(!listed.contains("seq_len") && listing("xyzzy").is_empty());
+        let refused = |key: &str| check_names([key.to_owned()].iter()).unwrap_err().to_string();
+        assert!(refused("bach_size").contains("but there is batch_size"));
+        assert!(
+            refused("learning_rate").contains("but there is lr, muon_lr"),
+            "{}",
+            refused("learning_rate")
+        );
+        assert!(refused("xyzzy").contains("'xyzzy' ("), "{}", refused("xyzzy"));
+        assert!(check_names(["lr".to_owned()].iter()).is_ok());
+    }
+
+    /// `BONSAI_WRITE_SETTINGS=1 cargo test -p bonsai-trainer --lib reference` writes it.
+    #[test]
+    fn the_document_is_what_the_code_says() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/settings.md");
+        if std::env::var_os("BONSAI_WRITE_SETTINGS").is_some() {
+            std::fs::write(path, document()).unwrap();
+        }
+        assert!(std::fs::read_to_string(path).unwrap() == document(), "write it again: see this test");
+    }
+}
