@@ -315,13 +315,13 @@ fn write_rows(out: &mut [f32], rows: [f32; 8]) {
 }
 
 /// Groups of 128 in a block of that many bytes.
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_feature = "simd128"))]
 const fn parts(block: usize) -> usize {
     if block == 54 || block == 66 { 2 } else { 1 }
 }
 
 /// The half group that a row of an odd number of 64s ends in: a scale of zero for the upper lanes.
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_feature = "simd128"))]
 fn half_block<const BLOCK: usize>(row: &[u8]) -> [u8; BLOCK] {
     let half = row.as_chunks::<BLOCK>().1;
     let mut padded = [0; BLOCK];

@@ -47,7 +47,8 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    fn array<const N: usize>(&mut self, what: &str) -> Result<[u8; N]> {
+    /// The next `N` bytes.
+    pub fn array<const N: usize>(&mut self, what: &str) -> Result<[u8; N]> {
         let mut number = [0; N];
         number.copy_from_slice(self.take(N as u64, what)?);
         Ok(number)
@@ -87,24 +88,11 @@ impl<'a> Cursor<'a> {
     }
 
     pub fn value(&mut self, what: &str) -> Result<Value> {
-        Ok(match self.value_type(what)? {
-            ValueType::U8 => Value::U8(u8::from_le_bytes(self.array(what)?)),
-            ValueType::I8 => Value::I8(i8::from_le_bytes(self.array(what)?)),
-            ValueType::U16 => Value::U16(u16::from_le_bytes(self.array(what)?)),
-            ValueType::I16 => Value::I16(i16::from_le_bytes(self.array(what)?)),
-            ValueType::U32 => Value::U32(u32::from_le_bytes(self.array(what)?)),
-            ValueType::I32 => Value::I32(i32::from_le_bytes(self.array(what)?)),
-            ValueType::F32 => Value::F32(f32::from_le_bytes(self.array(what)?)),
-            ValueType::Bool => Value::Bool(self.bool(what)?),
-            ValueType::Str => Value::Str(self.str(what)?.into()),
-            ValueType::Array => Value::Array(self.values(what)?),
-            ValueType::U64 => Value::U64(u64::from_le_bytes(self.array(what)?)),
-            ValueType::I64 => Value::I64(i64::from_le_bytes(self.array(what)?)),
-            ValueType::F64 => Value::F64(f64::from_le_bytes(self.array(what)?)),
-        })
+        let of = self.value_type(what)?;
+        Value::read(of, self, what)
     }
 
-    fn bool(&mut self, what: &str) -> Result<bool> {
+    pub fn bool(&mut self, what: &str) -> Result<bool> {
         match self.array(what)? {
             [0] => Ok(false),
             [1] => Ok(true),
@@ -113,7 +101,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Checks an array and keeps its bytes where they are.
-    fn values(&mut self, what: &str) -> Result<Array> {
+    pub fn values(&mut self, what: &str) -> Result<Array> {
         let element = self.value_type(what)?;
         let least = element
             .least_bytes()

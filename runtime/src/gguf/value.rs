@@ -1,120 +1,152 @@
 //! Metadata values. Numbers and strings are copied out of the file; an array stays where it lies, checked once,
 //! and is decoded as it is walked: a vocabulary of 150,000 strings costs nothing until somebody asks for it.
 
+use super::cursor::Cursor;
+use crate::error::Result;
 use crate::tensor::Bytes;
 
-/// The type of a value, as the u32 in the file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names say it all")]
-#[repr(u32)]
-pub enum ValueType {
-    U8 = 0,
-    I8 = 1,
-    U16 = 2,
-    I16 = 3,
-    U32 = 4,
-    I32 = 5,
-    F32 = 6,
-    Bool = 7,
-    Str = 8,
-    Array = 9,
-    U64 = 10,
-    I64 = 11,
-    F64 = 12,
+/// A row for each type, in the order of their numbers in the file: variant, what it holds, name for people, bytes of a value
+/// (of the shortest string: its length field; none for an array, which holds no arrays).
+macro_rules! value_types {
+    ($($name:ident($holds:ty) $text:literal $least:expr;)*) => {
+        /// The type of a value, as the u32 in the file.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[expect(missing_docs, reason = "the names say it all")]
+        #[repr(u32)]
+        pub enum ValueType {
+            $($name,)*
+        }
+
+        impl ValueType {
+            const ALL: &[Self] = &[$(Self::$name),*];
+
+            /// Bytes of a value; for a string, of the shortest one (its length field); `None` for an array.
+            pub fn least_bytes(self) -> Option<usize> {
+                match self {
+                    $(Self::$name => $least,)*
+                }
+            }
+
+            /// Name for people.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)*
+                }
+            }
+        }
+
+        /// A metadata value.
+        #[derive(Debug, Clone, PartialEq)]
+        #[expect(missing_docs, reason = "the names say it all")]
+        pub enum Value {
+            $($name($holds),)*
+        }
+
+        impl Value {
+            /// The type of this value.
+            pub fn value_type(&self) -> ValueType {
+                match self {
+                    $(Self::$name(_) => ValueType::$name,)*
+                }
+            }
+
+            /// Reads a value of this type.
+            pub(super) fn read(of: ValueType, cursor: &mut Cursor<'_>, what: &str) -> Result<Self> {
+                Ok(match of {
+                    $(ValueType::$name => Self::$name(InFile::read(cursor, what)?),)*
+                })
+            }
+
+            /// Appends the value as it stands in a file, without its type.
+            pub(super) fn write(&self, out: &mut Vec<u8>) {
+                match self {
+                    $(Self::$name(x) => x.write(out),)*
+                }
+            }
+        }
+    };
+}
+
+value_types! {
+    U8(u8) "u8" Some(1);
+    I8(i8) "i8" Some(1);
+    U16(u16) "u16" Some(2);
+    I16(i16) "i16" Some(2);
+    U32(u32) "u32" Some(4);
+    I32(i32) "i32" Some(4);
+    F32(f32) "f32" Some(4);
+    Bool(bool) "bool" Some(1);
+    Str(String) "string" Some(8);
+    Array(Array) "array" None;
+    U64(u64) "u64" Some(8);
+    I64(i64) "i64" Some(8);
+    F64(f64) "f64" Some(8);
+}
+
+/// What stands in a file as the value of some type.
+trait InFile: Sized {
+    /// Reads it; `what` names it in an error.
+    fn read(cursor: &mut Cursor<'_>, what: &str) -> Result<Self>;
+    /// Appends it.
+    fn write(&self, out: &mut Vec<u8>);
+}
+
+macro_rules! numbers {
+    ($($number:ty)*) => {$(
+        impl InFile for $number {
+            fn read(cursor: &mut Cursor<'_>, what: &str) -> Result<Self> {
+                Ok(Self::from_le_bytes(cursor.array(what)?))
+            }
+
+            fn write(&self, out: &mut Vec<u8>) {
+                out.extend(self.to_le_bytes());
+            }
+        }
+    )*};
+}
+
+numbers!(u8 i8 u16 i16 u32 i32 f32 u64 i64 f64);
+
+impl InFile for bool {
+    fn read(cursor: &mut Cursor<'_>, what: &str) -> Result<Self> {
+        cursor.bool(what)
+    }
+
+    fn write(&self, out: &mut Vec<u8>) {
+        out.push((*self).into());
+    }
+}
+
+impl InFile for String {
+    fn read(cursor: &mut Cursor<'_>, what: &str) -> Result<Self> {
+        Ok(cursor.str(what)?.into())
+    }
+
+    fn write(&self, out: &mut Vec<u8>) {
+        write_str(self, out);
+    }
+}
+
+impl InFile for Array {
+    fn read(cursor: &mut Cursor<'_>, what: &str) -> Result<Self> {
+        cursor.values(what)
+    }
+
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend((self.element as u32).to_le_bytes());
+        out.extend((self.count as u64).to_le_bytes());
+        out.extend_from_slice(&self.bytes);
+    }
 }
 
 impl ValueType {
-    const ALL: [Self; 13] = [
-        Self::U8,
-        Self::I8,
-        Self::U16,
-        Self::I16,
-        Self::U32,
-        Self::I32,
-        Self::F32,
-        Self::Bool,
-        Self::Str,
-        Self::Array,
-        Self::U64,
-        Self::I64,
-        Self::F64,
-    ];
-
     /// The type with this number.
     pub fn from_id(id: u32) -> Option<Self> {
         Self::ALL.get(id as usize).copied()
     }
-
-    /// Bytes of a value; for a string, of the shortest one (its length field); `None` for an array.
-    pub fn least_bytes(self) -> Option<usize> {
-        match self {
-            Self::U8 | Self::I8 | Self::Bool => Some(1),
-            Self::U16 | Self::I16 => Some(2),
-            Self::U32 | Self::I32 | Self::F32 => Some(4),
-            Self::U64 | Self::I64 | Self::F64 | Self::Str => Some(8),
-            Self::Array => None,
-        }
-    }
-
-    /// Name for people.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::U8 => "u8",
-            Self::I8 => "i8",
-            Self::U16 => "u16",
-            Self::I16 => "i16",
-            Self::U32 => "u32",
-            Self::I32 => "i32",
-            Self::F32 => "f32",
-            Self::Bool => "bool",
-            Self::Str => "string",
-            Self::Array => "array",
-            Self::U64 => "u64",
-            Self::I64 => "i64",
-            Self::F64 => "f64",
-        }
-    }
-}
-
-/// A metadata value.
-#[derive(Debug, Clone, PartialEq)]
-#[expect(missing_docs, reason = "the names say it all")]
-pub enum Value {
-    U8(u8),
-    I8(i8),
-    U16(u16),
-    I16(i16),
-    U32(u32),
-    I32(i32),
-    F32(f32),
-    Bool(bool),
-    Str(String),
-    Array(Array),
-    U64(u64),
-    I64(i64),
-    F64(f64),
 }
 
 impl Value {
-    /// The type of this value.
-    pub fn value_type(&self) -> ValueType {
-        match self {
-            Self::U8(_) => ValueType::U8,
-            Self::I8(_) => ValueType::I8,
-            Self::U16(_) => ValueType::U16,
-            Self::I16(_) => ValueType::I16,
-            Self::U32(_) => ValueType::U32,
-            Self::I32(_) => ValueType::I32,
-            Self::F32(_) => ValueType::F32,
-            Self::Bool(_) => ValueType::Bool,
-            Self::Str(_) => ValueType::Str,
-            Self::Array(_) => ValueType::Array,
-            Self::U64(_) => ValueType::U64,
-            Self::I64(_) => ValueType::I64,
-            Self::F64(_) => ValueType::F64,
-        }
-    }
-
     /// The number of any integer type.
     pub fn integer(&self) -> Option<i128> {
         Some(match *self {
@@ -128,25 +160,6 @@ impl Value {
             Self::I64(x) => x.into(),
             _ => return None,
         })
-    }
-
-    /// Appends the value as it stands in a file, without its type.
-    pub(super) fn write(&self, out: &mut Vec<u8>) {
-        match self {
-            Self::U8(x) => out.push(*x),
-            Self::I8(x) => out.extend(x.to_le_bytes()),
-            Self::U16(x) => out.extend(x.to_le_bytes()),
-            Self::I16(x) => out.extend(x.to_le_bytes()),
-            Self::U32(x) => out.extend(x.to_le_bytes()),
-            Self::I32(x) => out.extend(x.to_le_bytes()),
-            Self::F32(x) => out.extend(x.to_le_bytes()),
-            Self::Bool(x) => out.push((*x).into()),
-            Self::Str(x) => write_str(x, out),
-            Self::Array(x) => x.write(out),
-            Self::U64(x) => out.extend(x.to_le_bytes()),
-            Self::I64(x) => out.extend(x.to_le_bytes()),
-            Self::F64(x) => out.extend(x.to_le_bytes()),
-        }
     }
 }
 
@@ -224,12 +237,6 @@ impl Array {
     pub fn as_f32s(&self) -> Option<Vec<f32>> {
         let words = self.bytes.as_chunks::<4>().0.iter();
         (self.element == ValueType::F32).then(|| words.map(|&word| f32::from_le_bytes(word)).collect())
-    }
-
-    fn write(&self, out: &mut Vec<u8>) {
-        out.extend((self.element as u32).to_le_bytes());
-        out.extend((self.count as u64).to_le_bytes());
-        out.extend_from_slice(&self.bytes);
     }
 }
 

@@ -51,17 +51,70 @@ pub(super) const ADAMW: Shader =
 pub(super) const MUON: Shader =
     behind!("rounding", "muon", [Write, Write, Read, Write, Write, Write, Read], UPDATES);
 pub(super) const PROJECT: Shader = behind!("rounding", "project", [Write, Write, Read], ROUNDINGS);
-pub(super) const ATTENTION: Shader =
-    behind!("attention_slices", "attention", [Write, Write, Read, Read, Read], HEADS);
 pub(super) const ATTENTION_SHIFT: Shader =
     behind!("attention_slices", "attention_shift", [Write, Read, Read], HEADS);
-pub(super) const ATTENTION_BACKWARD_Q: Shader =
-    behind!("attention_slices", "attention_backward_q", [Write, Read, Read, Read, Read, Read, Read], HEADS);
-pub(super) const ATTENTION_BACKWARD_KV: Shader = behind!(
-    "attention_slices",
+
+/// `load_BUFFER`: a thread's slice of a row of that buffer, which begins at vector `at`.
+#[rustfmt::skip]
+macro_rules! load {
+    ($buffer:literal) => {
+        concat!(
+            "fn load_", $buffer, "(at: u32, slice: u32) -> Slice {\n",
+            "    let none = vec4<f32>(0.0);\n",
+            "    var x = Slice(", $buffer, "[at], none, none, none);\n",
+            "    if inside(slice, 1u) {\n        x[1] = ", $buffer, "[at + 1u];\n    }\n",
+            "    if inside(slice, 2u) {\n        x[2] = ", $buffer, "[at + 2u];\n    }\n",
+            "    if inside(slice, 3u) {\n        x[3] = ", $buffer, "[at + 3u];\n    }\n",
+            "    return x;\n}\n"
+        )
+    };
+}
+
+/// `store_BUFFER`: the way back.
+#[rustfmt::skip]
+macro_rules! store {
+    ($buffer:literal) => {
+        concat!(
+            "fn store_", $buffer, "(at: u32, slice: u32, value: Slice) {\n",
+            "    ", $buffer, "[at] = value[0];\n",
+            "    if inside(slice, 1u) {\n        ", $buffer, "[at + 1u] = value[1];\n    }\n",
+            "    if inside(slice, 2u) {\n        ", $buffer, "[at + 2u] = value[2];\n    }\n",
+            "    if inside(slice, 3u) {\n        ", $buffer, "[at + 3u] = value[3];\n    }\n",
+            "}\n"
+        )
+    };
+}
+
+/// An attention kernel, and which of its buffers it reads and writes in slices.
+macro_rules! attention {
+    ($name:literal, [$($loaded:literal),*], [$($stored:literal),*], [$($access:ident),*]) => {
+        Shader {
+            name: $name,
+            source: concat!(
+                include_str!("wgsl/attention_slices.wgsl"),
+                $(load!($loaded),)*
+                $(store!($stored),)*
+                include_str!(concat!("wgsl/", $name, ".wgsl"))
+            ),
+            bindings: &[$($access),*],
+            variants: HEADS,
+        }
+    };
+}
+
+pub(super) const ATTENTION: Shader =
+    attention!("attention", ["q", "k", "v"], ["out"], [Write, Write, Read, Read, Read]);
+pub(super) const ATTENTION_BACKWARD_Q: Shader = attention!(
+    "attention_backward_q",
+    ["q", "k", "v", "d_out"],
+    ["dq"],
+    [Write, Read, Read, Read, Read, Read, Read]
+);
+pub(super) const ATTENTION_BACKWARD_KV: Shader = attention!(
     "attention_backward_kv",
-    [Write, Write, Read, Read, Read, Read, Read, Read],
-    HEADS
+    ["q", "k", "v", "d_out"],
+    ["dk", "dv"],
+    [Write, Write, Read, Read, Read, Read, Read, Read]
 );
 
 /// Constants of the products: forward, gradient of the input, gradient of the weights; dense and ternary.

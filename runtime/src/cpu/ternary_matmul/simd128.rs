@@ -13,10 +13,10 @@ mod dots;
 
 use std::arch::wasm32::*;
 
-use super::{Activations, RoundedGroup, Rows};
+use super::{Activations, RoundedGroup, Rows, half_block, parts};
 use crate::ternary::Packing;
 pub(in crate::cpu) use blocks::widen_f16;
-use blocks::{Unpacked, half_block, parts, unpack};
+use blocks::{Unpacked, unpack};
 use dots::{Spread, lanes};
 
 /// Rows that one token meets together.

@@ -11,64 +11,6 @@
 var<workgroup> parts: array<f32, BLOCK * SLICES * ROWS>;
 var<workgroup> scores: array<f32, BLOCK * ROWS>;
 
-fn load_q(at: u32, slice: u32) -> Slice {
-    let none = vec4<f32>(0.0);
-    var x = Slice(q[at], none, none, none);
-    if inside(slice, 1u) {
-        x[1] = q[at + 1u];
-    }
-    if inside(slice, 2u) {
-        x[2] = q[at + 2u];
-    }
-    if inside(slice, 3u) {
-        x[3] = q[at + 3u];
-    }
-    return x;
-}
-
-fn load_k(at: u32, slice: u32) -> Slice {
-    let none = vec4<f32>(0.0);
-    var x = Slice(k[at], none, none, none);
-    if inside(slice, 1u) {
-        x[1] = k[at + 1u];
-    }
-    if inside(slice, 2u) {
-        x[2] = k[at + 2u];
-    }
-    if inside(slice, 3u) {
-        x[3] = k[at + 3u];
-    }
-    return x;
-}
-
-fn load_v(at: u32, slice: u32) -> Slice {
-    let none = vec4<f32>(0.0);
-    var x = Slice(v[at], none, none, none);
-    if inside(slice, 1u) {
-        x[1] = v[at + 1u];
-    }
-    if inside(slice, 2u) {
-        x[2] = v[at + 2u];
-    }
-    if inside(slice, 3u) {
-        x[3] = v[at + 3u];
-    }
-    return x;
-}
-
-fn store_out(at: u32, slice: u32, value: Slice) {
-    out[at] = value[0];
-    if inside(slice, 1u) {
-        out[at + 1u] = value[1];
-    }
-    if inside(slice, 2u) {
-        out[at + 2u] = value[2];
-    }
-    if inside(slice, 3u) {
-        out[at + 3u] = value[3];
-    }
-}
-
 @compute @workgroup_size(ROWS * SLICES)
 fn attention(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
     let r = thread % ROWS;

@@ -1,6 +1,7 @@
 // Put in front of the attention kernels. A workgroup has ROWS rows of one head, and SLICES threads to a row: each has 16
 // numbers of it in registers. The products of a row with BLOCK others are added up across its threads by way of workgroup
-// memory, in order.
+// memory, in order. Between this file and a kernel stand the functions that read and write slices of its buffers: load_q,
+// store_out and so on, made in shaders.rs, since a function cannot be given a buffer.
 
 const ROWS: u32 = 16;
 override HEAD_DIM: u32 = 128;

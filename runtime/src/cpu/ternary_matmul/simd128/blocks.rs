@@ -19,19 +19,6 @@ impl Unpacked {
     }
 }
 
-/// Groups of 128 in a block of that many bytes.
-pub(super) const fn parts(block: usize) -> usize {
-    if block == 54 || block == 66 { 2 } else { 1 }
-}
-
-/// The half group that a row of an odd number of 64s ends in: a scale of zero for the upper lanes.
-pub(super) fn half_block<const BLOCK: usize>(row: &[u8]) -> [u8; BLOCK] {
-    let half = row.as_chunks::<BLOCK>().1;
-    let mut padded = [0; BLOCK];
-    padded[..half.len()].copy_from_slice(half);
-    padded
-}
-
 /// Codes and scales of the 128 weights `part` of a block. Its length tells the packing: 28 PTQ1_0, 34 Q2_0 and 36 two
 /// blocks of its groups of 64, 54 TQ1_0, 66 TQ2_0.
 #[inline(always)]
