@@ -1,4 +1,4 @@
-//! What can go wrong, as one sentence for people and one number for programs.
+//! What can go wrong, as one sentence for people and one number or word for programs.
 
 use std::path::{Path, PathBuf};
 
@@ -65,7 +65,7 @@ pub enum Error {
     Cancelled,
 }
 
-/// The number of an [`Error`] for C, JavaScript and shells. Numbers are never reused.
+/// The kind of an [`Error`], whose number is for C: numbers are never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum ErrorCode {
@@ -95,6 +95,26 @@ pub enum ErrorCode {
     Gpu = 12,
 }
 
+impl ErrorCode {
+    /// A word for JavaScript.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Io => "io",
+            Self::Format => "format",
+            Self::Unsupported => "unsupported",
+            Self::Tokenizer => "tokenizer",
+            Self::Argument => "argument",
+            Self::Token => "token",
+            Self::ContextFull => "context-full",
+            Self::Memory => "memory",
+            Self::Cancelled => "cancelled",
+            Self::Check => "check",
+            Self::Template => "template",
+            Self::Gpu => "gpu",
+        }
+    }
+}
+
 impl Error {
     /// An [`Error::Format`] about `path`.
     pub fn format(path: impl AsRef<Path>, message: impl Into<String>) -> Self {
@@ -112,7 +132,7 @@ impl Error {
         move |source| Self::Io { path, source }
     }
 
-    /// The number of this error.
+    /// The kind of this error.
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::Io { .. } => ErrorCode::Io,

@@ -22,10 +22,21 @@ fn quoted(prose: &str) -> impl Iterator<Item = &str> {
     prose.split('`').skip(1).step_by(2)
 }
 
-/// Targets of links within the repository.
-fn links(prose: &str) -> impl Iterator<Item = &str> {
-    let targets = prose.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
-    targets.filter(|target| !target.is_empty() && !target.contains("://"))
+/// Targets of links within the repository: a file, nothing for the same one, and a heading in it.
+fn links(prose: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
+    let targets = prose.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    let inside = targets.filter(|target| !target.contains("://"));
+    inside
+        .map(|target| target.split_once('#').map_or((target, None), |(file, heading)| (file, Some(heading))))
+}
+
+/// The headings of a document as links name them: letters, digits and hyphens, in lower case.
+fn headings(document: &str) -> Vec<String> {
+    let kept = |c: char| c.is_alphanumeric() || "-_ ".contains(c);
+    let slug =
+        |text: &str| text.to_lowercase().chars().filter(|&c| kept(c)).collect::<String>().replace(' ', "-");
+    let lines = document.lines().filter(|line| line.starts_with('#'));
+    lines.map(|line| slug(line.trim_start_matches('#').trim())).collect()
 }
 
 /// `a/b`, `a.rs` and the like; no commands, types, or files of a run (which have no slash).
@@ -64,12 +75,24 @@ fn every_path_in_the_documents_exists() {
 
 #[test]
 fn every_link_in_the_documents_leads_somewhere() {
-    for name in ["README.md", "docs/architecture.md", "docs/formats.md"] {
-        let folder = root().join(name).parent().unwrap().to_path_buf();
-        let document = prose(&read(name));
-        let broken: Vec<&str> = links(&document).filter(|target| !folder.join(target).exists()).collect();
-        assert_eq!(broken, [""; 0], "{name} has broken links");
+    let docs = std::fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let pages = docs.filter(|path| path.extension().is_some_and(|end| end == "md"));
+    let tops =
+        ["README.md", "CHANGELOG.md", "ffi/README.md", "wasm/npm/README.md"].map(|name| root().join(name));
+    for page in pages.chain(tops) {
+        let document = prose(&std::fs::read_to_string(&page).unwrap());
+        let broken: Vec<_> = links(&document).filter(|&link| !leads_somewhere(&page, link)).collect();
+        assert!(broken.is_empty(), "{} has broken links: {broken:?}", page.display());
     }
+}
+
+fn leads_somewhere(page: &Path, (file, heading): (&str, Option<&str>)) -> bool {
+    let target = if file.is_empty() { page.to_path_buf() } else { page.with_file_name(file) };
+    let found = |heading: &str| {
+        let document = prose(&std::fs::read_to_string(&target).unwrap_or_default());
+        headings(&document).iter().any(|name| name == heading)
+    };
+    target.exists() && heading.is_none_or(found)
 }
 
 #[test]
@@ -86,4 +109,12 @@ fn a_wrong_path_is_found() {
     let document =
         "`runtime/src/` holds `model.rs` and `nothing.rs`; see `runtim/src/model.rs`, `Config`, `--data`";
     assert_eq!(missing(document), ["nothing.rs", "runtim/src/model.rs"]);
+    let found: Vec<_> =
+        links("[a](#at-a-glance), [b](docs/training.md#defaults) [c](https://d.e#f)").collect();
+    assert_eq!(found, [("", Some("at-a-glance")), ("docs/training.md", Some("defaults"))]);
+    assert_eq!(headings("## `fit`, and: What else?"), ["fit-and-what-else"]);
+    let page = root().join("README.md");
+    let leads =
+        [("docs/training.md", Some("defaults")), ("docs/training.md", Some("default")), ("no.md", None)];
+    assert_eq!(leads.map(|link| leads_somewhere(&page, link)), [true, false, false]);
 }

@@ -71,7 +71,7 @@ export class Conversation {
     try {
       id = await this.#session.next();
     } catch (error) {
-      if (error.code !== 7) throw error; // ContextFull
+      if (error.code !== 'context-full') throw error;
       return this.#end('context');
     }
     if (id === undefined) return this.#end('end');

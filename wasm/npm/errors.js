@@ -1,11 +1,5 @@
 // Errors as programs see them: one class, and a word for each kind.
 
-// By the numbers of `ErrorCode` in the runtime.
-const CODES = [
-  'internal', 'io', 'format', 'unsupported', 'tokenizer', 'argument', 'token', 'context-full', 'memory', 'cancelled',
-  'check', 'template', 'gpu',
-];
-
 /** What goes wrong in this package. `code` says what kind it is; the list is in index.d.ts. */
 export class BonsaiError extends Error {
   constructor(code, message, options) {
@@ -17,8 +11,7 @@ export class BonsaiError extends Error {
 
 /** An error as a message between threads can carry it. */
 export function toWire(error) {
-  if (error instanceof BonsaiError) return { code: error.code, message: error.message };
-  if (error?.name === 'BonsaiError') return { code: CODES[error.code] ?? 'internal', message: error.message };
+  if (error?.name === 'BonsaiError') return { code: error.code, message: error.message }; // a module's, too
   if (error instanceof WebAssembly.RuntimeError) {
     // Memory that ran out and bugs look alike from here. What is in its memory cannot be relied on any more.
     return { code: 'internal', fatal: true, message: `the WebAssembly module stopped (${error.message}); load the model again` };

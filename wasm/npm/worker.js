@@ -93,11 +93,11 @@ async function open(file) {
     try {
       text = new textApi.Text(model.header(), info.vocab);
     } catch (error) {
-      if (error.code !== 3) throw error; // without a tokenizer there is still model.info
+      if (error.code !== 'unsupported') throw error; // without a tokenizer there is still model.info
       noText = toWire(error);
     }
   } catch (error) {
-    await file.keep([2, 3].includes(error.code) ? false : undefined);
+    await file.keep(['format', 'unsupported'].includes(error.code) ? false : undefined);
     throw error;
   }
 }

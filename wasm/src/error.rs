@@ -6,7 +6,7 @@ use wasm_bindgen::JsValue;
 /// A result whose error JavaScript throws.
 pub(crate) type Result<T> = std::result::Result<T, Thrown>;
 
-/// An error on its way to JavaScript, where it becomes an `Error` with a number `code`.
+/// An error on its way to JavaScript, where it becomes an `Error` with a word `code`.
 #[derive(Debug)]
 pub struct Thrown(Error);
 
@@ -20,7 +20,7 @@ impl From<Thrown> for JsValue {
     fn from(Thrown(error): Thrown) -> Self {
         let thrown = js_sys::Error::new(&error.to_string());
         thrown.set_name("BonsaiError");
-        let code = Self::from(error.code() as u32);
+        let code = Self::from(error.code().name());
         // It fails on frozen objects only, and this one is new.
         let _ = js_sys::Reflect::set(&thrown, &"code".into(), &code);
         thrown.into()
