@@ -56,6 +56,7 @@ impl Conversation {
     /// [`Session::keep_common`]: what is left to feed of these tokens, once the rest of the conversation is forgotten.
     pub fn keep_common<'a>(&mut self, ids: &'a [u32]) -> Result<&'a [u32]> {
         let left = self.session.keep_common(ids)?;
+        self.session.answered = false; // what comes next is an answer to all of these
         self.chosen = None;
         self.sampler.recall(self.session.tokens());
         Ok(left)
