@@ -273,7 +273,16 @@ impl Session {
     /// [`Session::read`] that is over when the tokens have been fed, and not when they are recorded for a GPU.
     pub async fn read_async(&mut self, tokens: &[u32]) -> Result<()> {
         self.read(tokens)?;
-        self.engine.await_logits(&mut self.logits[..1]).await // whatever they are: they come behind the tokens
+        self.wait_async().await
+    }
+
+    /// Waits until the tokens have been fed.
+    fn wait(&mut self) -> Result<()> {
+        self.engine.read_logits(&mut self.logits[..1]) // whatever they are: they come behind the tokens
+    }
+
+    async fn wait_async(&mut self) -> Result<()> {
+        self.engine.await_logits(&mut self.logits[..1]).await
     }
 
     /// Feeds one token and returns the logits (`[vocab]`) that follow it.

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 
 use bonsai_runtime::config::Config;
-use bonsai_runtime::tensor::Format;
+use bonsai_runtime::tensor::{Format, StoredTensor};
 use bonsai_runtime::{Conversation, Error, Model, Sampler, SamplerOptions, SessionOptions};
 use support::*;
 
@@ -74,7 +74,7 @@ fn a_token_that_waits_is_fed_before_what_comes_next() {
     assert_eq!(bits(told.logits().unwrap()), bits(spoken.logits().unwrap()));
 }
 
-/// The penalty knew tokens that had been forgotten, and the new ones of a failed prompt it did not.
+/// The penalty once knew tokens that had been forgotten.
 #[test]
 fn the_penalty_is_on_the_tokens_that_are_there() {
     let model = model();
@@ -121,6 +121,66 @@ fn after_a_failure_what_was_fed_is_there_and_nothing_is_fed_twice() {
     assert!(matches!(stopped.prompt(&[8, 97]), Err(Error::Token { .. })));
     assert_eq!(stopped.session().position(), 5);
     assert!(stopped.next_token().unwrap().is_some());
+}
+
+/// Chunks of a prompt that were fed before it was stopped are there, the token that waited among them. Where it stops is
+/// chance; what is missing can follow anywhere.
+#[test]
+fn a_stopped_prompt_leaves_a_beginning() {
+    let model = model();
+    let ids = Random(25).ids(300, 97);
+    let begun = || {
+        let mut begun = conversation(&model, &penalised());
+        begun.prompt(&[1, 2]).unwrap();
+        let said = take(&mut begun, 1)[0];
+        (begun, said)
+    };
+    let (mut whole, said) = begun();
+    whole.prompt(&ids).unwrap();
+    let tokens = [&[1, 2, said], &ids[..]].concat();
+    assert_eq!(whole.session().tokens(), tokens);
+    let expected = take(&mut whole, 30);
+    for microseconds in [0, 200, 500, 1000, 2000, 4000, 8000] {
+        let (mut stopped, _) = begun();
+        let cancel = stopped.session().cancel_flag();
+        let result = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(std::time::Duration::from_micros(microseconds));
+                cancel.store(true, Ordering::Relaxed);
+            });
+            stopped.prompt(&ids)
+        });
+        cancel.store(false, Ordering::Relaxed);
+        let fed = stopped.session().position();
+        assert_eq!(stopped.session().tokens(), &tokens[..fed]);
+        match result {
+            Ok(()) => assert_eq!(fed, tokens.len()),
+            Err(_) => stopped.prompt(&tokens[fed.max(3)..]).unwrap(), // the one that waits goes by itself
+        }
+        assert_eq!(stopped.session().tokens(), tokens);
+        assert_eq!(take(&mut stopped, 30), expected, "{fed} tokens were fed");
+    }
+}
+
+#[test]
+fn where_nothing_can_be_chosen_nothing_is_fed_twice() {
+    let mut embedding = Random(26).normals(97 * 192);
+    let with = |embedding: &[f32]| {
+        let mut file = model_file(&Config { tied: false, ..tiny() }, Format::F32, 21);
+        file.tensors.insert("model.embed_tokens.weight".into(), StoredTensor::from_f32(97, 192, embedding));
+        let mut conversation = conversation(&Model::from_file(file).unwrap(), &SamplerOptions::greedy());
+        conversation.prompt(&[1, 2]).unwrap();
+        conversation
+    };
+    let said = take(&mut with(&embedding), 1)[0];
+    assert!(said > 2);
+    embedding[192 * said as usize..][..192].fill(f32::NAN); // so that what follows the token is no number
+    let mut damaged = with(&embedding);
+    assert_eq!(damaged.next_token().unwrap(), Some(said));
+    for _ in 0..2 {
+        assert!(matches!(damaged.next_token(), Err(Error::Format { .. })));
+        assert_eq!(damaged.session().tokens(), [1, 2, said]);
+    }
 }
 
 #[test]

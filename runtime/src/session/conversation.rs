@@ -7,20 +7,19 @@ use crate::sampler::{Sampler, SamplerOptions};
 /// A conversation with a model, token by token.
 ///
 /// The sampler remembers what the session has seen, and nothing else: a repeat penalty is the same however the tokens came
-/// to be there. Each `..._async` does the same without waiting, for a GPU in a browser.
+/// to be there. Each `..._async` does the same without waiting, for a GPU in a browser; dropped halfway, its tokens count as
+/// fed.
 pub struct Conversation {
     session: Session,
     sampler: Sampler,
-    /// Chosen, but not fed yet.
-    chosen: Option<u32>,
+    /// The token chosen last, and where it belongs. Once the session is further, it was fed.
+    chosen: Option<(usize, u32)>,
 }
 
 impl Conversation {
     /// Goes on with a session, and begins the sampler's random numbers.
     pub fn new(session: Session, sampling: SamplerOptions) -> Self {
-        let mut new = Self { session, sampler: Sampler::new(SamplerOptions::default()), chosen: None };
-        new.set_sampling(sampling);
-        new
+        Self { session, sampler: Sampler::new(sampling), chosen: None }
     }
 
     /// What was fed, and where it computes.
@@ -30,27 +29,20 @@ impl Conversation {
 
     /// Feeds tokens, behind those that are there. What [`next_token`](Self::next_token) gave last comes before them.
     pub fn prompt(&mut self, ids: &[u32]) -> Result<()> {
-        let position = self.session.position();
-        let fed = self.session.prompt(&self.behind_chosen(ids)).map(drop);
-        self.settle(position);
-        fed
+        self.session.feed_prompt(&self.behind_waiting(ids))?;
+        self.session.wait()
     }
 
     /// [`prompt`](Self::prompt) without waiting.
     pub async fn prompt_async(&mut self, ids: &[u32]) -> Result<()> {
-        let position = self.session.position();
-        let fed = self.session.prompt_async(&self.behind_chosen(ids)).await.map(drop);
-        self.settle(position);
-        fed
+        self.session.feed_prompt(&self.behind_waiting(ids))?;
+        self.session.wait_async().await
     }
 
     /// Feeds tokens as [`prompt`](Self::prompt) does, without working out what follows them: a long prompt in short pieces,
     /// the last of which goes to `prompt`.
     pub async fn read_async(&mut self, ids: &[u32]) -> Result<()> {
-        let position = self.session.position();
-        let fed = self.session.read_async(&self.behind_chosen(ids)).await;
-        self.settle(position);
-        fed
+        self.session.read_async(&self.behind_waiting(ids)).await
     }
 
     /// [`Session::keep_common`]: what is left to feed of these tokens, once the rest of the conversation is forgotten.
@@ -58,7 +50,6 @@ impl Conversation {
         let left = self.session.keep_common(ids)?;
         self.session.answered = false; // what comes next is an answer to all of these
         self.chosen = None;
-        self.sampler.recall(self.session.tokens());
         Ok(left)
     }
 
@@ -71,16 +62,16 @@ impl Conversation {
 
     /// Chooses the next token; `None` where the model ends its answer.
     pub fn next_token(&mut self) -> Result<Option<u32>> {
-        let position = self.session.position();
-        let chosen = self.session.choose(self.chosen.as_slice(), &mut self.sampler);
-        self.settle_choice(position, chosen)
+        let waiting = self.remember();
+        let id = self.session.choose(waiting.as_slice(), &mut self.sampler)?;
+        Ok(self.choose(id))
     }
 
     /// [`next_token`](Self::next_token) without waiting.
     pub async fn next_token_async(&mut self) -> Result<Option<u32>> {
-        let position = self.session.position();
-        let chosen = self.session.choose_async(self.chosen.as_slice(), &mut self.sampler).await;
-        self.settle_choice(position, chosen)
+        let waiting = self.remember();
+        let id = self.session.choose_async(waiting.as_slice(), &mut self.sampler).await?;
+        Ok(self.choose(id))
     }
 
     /// Logits (`[vocab]`) of the token behind the last one that was fed; none before a prompt. What
@@ -102,8 +93,6 @@ impl Conversation {
     /// Says how tokens are chosen from now on, and begins the random numbers again.
     pub fn set_sampling(&mut self, options: SamplerOptions) {
         self.sampler = Sampler::new(options);
-        self.sampler.recall(self.session.tokens());
-        self.chosen.into_iter().for_each(|id| self.sampler.accept(id));
     }
 
     /// Forgets the conversation, and begins the random numbers again.
@@ -127,26 +116,27 @@ impl Conversation {
         self.set_sampling(self.sampler.options().clone());
     }
 
+    /// The token that was chosen, but not fed yet.
+    fn waiting(&self) -> Option<u32> {
+        self.chosen.filter(|&(position, _)| position == self.session.position()).map(|(_, id)| id)
+    }
+
     /// These tokens, and before them the one that waits.
-    fn behind_chosen(&self, ids: &[u32]) -> Vec<u32> {
-        self.chosen.iter().chain(ids).copied().collect()
+    fn behind_waiting(&self, ids: &[u32]) -> Vec<u32> {
+        self.waiting().iter().chain(ids).copied().collect()
     }
 
-    /// If anything was fed, though not all, then first of all what was waiting.
-    fn settle(&mut self, position: usize) {
-        if self.session.position() > position {
-            self.chosen = None;
-            self.sampler.recall(self.session.tokens());
-        }
+    /// Tells the sampler what is there; gives the token that waits.
+    fn remember(&mut self) -> Option<u32> {
+        let waiting = self.waiting();
+        self.sampler.recall(self.session.tokens());
+        waiting.into_iter().for_each(|id| self.sampler.accept(id));
+        waiting
     }
 
-    /// What was waiting may be fed though nothing was chosen behind it.
-    fn settle_choice(&mut self, position: usize, chosen: Result<u32>) -> Result<Option<u32>> {
-        if self.session.position() > position {
-            self.chosen = None;
-        }
-        let id = chosen?;
-        self.chosen = Some(id);
-        Ok((!self.session.model.config().eos.contains(&id)).then_some(id))
+    /// The token waits; none where it ends the answer.
+    fn choose(&mut self, id: u32) -> Option<u32> {
+        self.chosen = Some((self.session.position(), id));
+        (!self.session.model.config().eos.contains(&id)).then_some(id)
     }
 }
