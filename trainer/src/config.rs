@@ -58,7 +58,8 @@ pub struct RunConfig {
     pub preset: String,
 
     // Text
-    /// Training text: files or directories of .txt, .jsonl and .parquet, or a directory that `prepare` wrote.
+    /// Training text: files or directories of .txt, .jsonl and .parquet (.gz and .zst are unpacked), or a directory that
+    /// `prepare` wrote.
     pub data: Vec<PathBuf>,
     /// Where .jsonl and .parquet have the text: the name of a field or column. Without it, `messages` or `conversations`.
     pub text_column: String,
@@ -86,7 +87,7 @@ pub struct RunConfig {
     pub seq_len: usize,
     /// Seed of the weights and of the order of the data.
     pub seed: u64,
-    /// cpu, gpu, or auto: a GPU where there is a real one, else the CPU.
+    /// cpu, gpu, or auto: a GPU where there is a real one that can do what the run asks for, else the CPU.
     pub device: String,
     /// Processes that share each batch: no setting, but what started them says so.
     #[serde(skip)]
@@ -138,7 +139,7 @@ pub struct RunConfig {
     /// adamw or muon.
     pub optimizer: OptimizerKind,
     /// Peak learning rate of AdamW. 0: 3e-3 from scratch; for conversion a hundredth of the weights' mean scale, or less in
-    /// a run so long that they would go further than 0.2 scales.
+    /// a run so long that they would go further than 0.2 scales, and with Muon 2e-4 (for embedding, head and norms).
     pub lr: f64,
     /// Peak learning rate of Muon.
     pub muon_lr: f64,
@@ -174,7 +175,7 @@ pub struct RunConfig {
     /// How latent weights of matrices are held: f32, or bf16 with stochastic rounding (2 bytes a weight less). On the CPU.
     pub latents: LatentFormat,
     /// How the optimizer's moments of matrices are held: f32, or 8bit (a quarter of the memory: 6 bytes a weight less with
-    /// AdamW, whose beta2 must then be at most 0.99). On the CPU.
+    /// AdamW; beta2 must then be at most 0.99). On the CPU.
     pub optimizer_state: StateFormat,
     /// Update each tensor inside the backward pass, as soon as its gradient is whole, and drop the gradient: saves 4 bytes a
     /// weight. Needs the whole batch in memory (micro_batch 0); each tensor is then clipped by its own norm.
@@ -202,7 +203,7 @@ pub struct RunConfig {
     // Trouble
     /// A loss this many nats above its running mean is a spike: the step is skipped. Not while a ramp rises.
     pub spike: f64,
-    /// Skipped steps in a row after which the run stops.
+    /// Steps in a row, skipped whole or in part, after which the run stops.
     pub max_bad_steps: u32,
 }
 

@@ -8,11 +8,13 @@ use crate::config::RunConfig;
 use crate::cpu::CpuBackend;
 use crate::error::{Error, Result};
 use crate::formats::{Compute, LatentFormat, StateFormat};
-#[cfg(feature = "gpu")]
-use crate::gpu::GpuBackend;
 use crate::run::Watch;
 use crate::timed::Timed;
 
+#[cfg(feature = "gpu")]
+use crate::{gpu::GpuBackend, loss};
+#[cfg(feature = "gpu")]
+use bonsai_runtime::ModelFile;
 #[cfg(feature = "gpu")]
 use bonsai_runtime::gpu::device::{Adapter, Gpu, GpuOptions};
 
@@ -48,10 +50,10 @@ impl Device {
         }
     }
 
-    /// The same device once the model's shape is known, or under `auto` the CPU for a shape that the GPU's kernels do not
-    /// know.
-    pub fn for_shape(self, run: &RunConfig, model: &Config, watch: &Watch<'_>) -> Result<Self> {
-        match self.check_shape(model, run.seq_len) {
+    /// The same device once the student's shape is known, or under `auto` the CPU where the GPU's kernels do not know it or
+    /// its teacher's.
+    pub fn for_models(self, run: &RunConfig, student: &Config, watch: &Watch<'_>) -> Result<Self> {
+        match self.check_models(run, student) {
             Err(error) if run.device == "auto" => {
                 watch.say(&format!("training on the CPU after all ({error})"));
                 Ok(Self::Cpu)
@@ -60,12 +62,17 @@ impl Device {
         }
     }
 
-    fn check_shape(&self, _model: &Config, _seq: usize) -> Result<()> {
-        match self {
-            Self::Cpu => Ok(()),
-            #[cfg(feature = "gpu")]
-            Self::Gpu(gpu) => GpuBackend::check_shape(gpu, _model, _seq),
-        }
+    #[cfg(feature = "gpu")]
+    fn check_models(&self, run: &RunConfig, student: &Config) -> Result<()> {
+        let Self::Gpu(gpu) = self else { return Ok(()) };
+        GpuBackend::check_shape(gpu, student, run.seq_len)?;
+        let Some(path) = loss::teacher_path(run)? else { return Ok(()) };
+        GpuBackend::check_shape(gpu, &ModelFile::open(&path)?.config, run.seq_len)
+    }
+
+    #[cfg(not(feature = "gpu"))]
+    fn check_models(&self, _: &RunConfig, _: &Config) -> Result<()> {
+        Ok(())
     }
 
     /// The device that a run's setting means, one of [`NAMES`]. `gpu` is strict, and takes a program that does as a GPU

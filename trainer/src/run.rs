@@ -81,7 +81,7 @@ pub fn start_among(
     }
     world.barrier();
     let prepared = ready.map_or_else(|| prepared(&config), Ok)?;
-    let device = device.for_shape(&config, &prepared.model, watch)?;
+    let device = device.for_models(&config, &prepared.model, watch)?;
     device.run(&config.clone(), Start { world, config, prepared, watch })
 }
 
@@ -253,7 +253,7 @@ pub fn resume_among(
     let other_text = saved.run.data != old.data;
     (saved.run.out, saved.run.ranks) = (dir.to_path_buf(), world.size());
     saved.run.check()?;
-    let device = Device::choose(&saved.run, watch)?.for_shape(&saved.run, &saved.model.config, watch)?;
+    let device = Device::choose(&saved.run, watch)?.for_models(&saved.run, &saved.model.config, watch)?;
     device.run(&saved.run.clone(), Resume { world, saved, other_text, watch })
 }
 

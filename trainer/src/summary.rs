@@ -178,7 +178,7 @@ fn hints(config: &RunConfig, lines: &[Value], valid: &[&Value]) -> Vec<String> {
     }
     let skipped = lines.iter().filter(|line| line["skipped"].is_string()).count();
     if skipped > 0 {
-        hints.push(format!("{skipped} steps were skipped: a lower lr or a longer warmup."));
+        hints.push(format!("{skipped} steps were skipped, whole or in part: a lower lr or a longer warmup."));
     }
     if config.precision == Precision::Ternary {
         hints.push("The same run with --precision fp shows what rounding costs; ablate with several seeds shows what chance does.".into());

@@ -53,7 +53,7 @@ pub struct State {
     pub tokens: u64,
     /// Running mean of the loss, nats per token, over about 20 steps.
     pub mean_loss: f64,
-    /// Steps skipped in a row.
+    /// Steps in a row that were skipped, whole or in part.
     pub bad_steps: u32,
 }
 
@@ -74,7 +74,7 @@ pub struct Step {
     pub codes: Codes,
     /// Why the step, or with `optimizer_in_backward` a tensor, was skipped, if it was.
     pub skipped: Option<&'static str>,
-    /// Weights were changed.
+    /// It counts as an update: every tensor whose gradient is a number was updated.
     pub updated: bool,
 }
 

@@ -108,13 +108,19 @@ pub(super) fn check_names<'a>(mut names: impl Iterator<Item = &'a String>) -> Re
     )))
 }
 
-/// What was mistyped, likeliest first; else what has to do with it.
+/// What may have been meant, likeliest first: names that hold the stranger's words or are one of them, or are spelt alike;
+/// for several words that find nothing, what has to do with them.
 fn near(stranger: &str, known: &[Setting]) -> Vec<&'static str> {
-    let score = |setting: &Setting| (strsim::jaro_winkler(setting.name, stranger), setting.name);
-    let mut slips: Vec<_> = known.iter().map(score).filter(|(score, _)| *score >= SIMILAR).collect();
+    let holds = |long: &str, short: &str| format!("_{long}_").contains(&format!("_{short}_"));
+    let score = |name: &str| match holds(name, stranger) || holds(stranger, name) {
+        true => 1.0,
+        false => strsim::jaro_winkler(name, stranger),
+    };
+    let mut slips: Vec<_> = known.iter().map(|setting| (score(setting.name), setting.name)).collect();
+    slips.retain(|&(score, _)| score >= SIMILAR);
     slips.sort_by(|a, b| b.0.total_cmp(&a.0));
     let mut near: Vec<_> = slips.into_iter().map(|(_, name)| name).collect();
-    if near.is_empty() {
+    if near.is_empty() && stranger.contains(['_', '-']) {
         near =
             known.iter().filter(|setting| setting.is_about(stranger)).map(|setting| setting.name).collect();
     }
@@ -155,7 +161,19 @@ mod tests {
         let mut expected: Vec<&str> = table.keys().map(String::as_str).collect();
         expected.sort_unstable();
         assert_eq!(names, expected);
-        assert!(all.iter().all(|setting| setting.meaning.ends_with('.')), "{all:?}");
+        let (_, fields) = include_str!("../config.rs").split_once("pub struct RunConfig {").unwrap();
+        let fields =
+            fields.lines().take_while(|&line| line != "}").filter(|line| line.starts_with("    pub "));
+        assert_eq!(
+            names.len(),
+            fields.count() - 1,
+            "a setting needs a default that TOML can write; ranks is none"
+        );
+        assert!(
+            all.iter().all(|setting| setting.meaning.ends_with('.') && !setting.meaning.contains('|')),
+            "{all:?}"
+        );
+        assert!(super::all().iter().all(|section| !section.settings.is_empty()));
         let micro = all.iter().find(|setting| setting.name == "micro_batch").unwrap();
         assert_eq!((micro.default.as_str(), &micro.meaning[..22]), ("0", "Sequences in memory at"));
     }
@@ -172,7 +190,11 @@ mod tests {
             "{}",
             refused("learning_rate")
         );
-        assert!(refused("xyzzy").contains("'xyzzy' ("), "{}", refused("xyzzy"));
+        assert!(refused("max_steps").contains("but there is steps"), "{}", refused("max_steps"));
+        assert!(refused("top_k").contains("but there is teacher_top_k ("), "{}", refused("top_k"));
+        for stranger in ["xyzzy", "bs", ""] {
+            assert!(refused(stranger).contains(&format!("'{stranger}' (")), "{}", refused(stranger));
+        }
         assert!(check_names(["lr".to_owned()].iter()).is_ok());
     }
 

@@ -139,11 +139,14 @@ impl<'a> Report<'a> {
         Ok(())
     }
 
-    /// Step `at` changed no weights, for `reason`.
+    /// Step `at`, or a tensor in it, was skipped, for `reason`.
     pub fn skipped(&mut self, at: u64, step: &Step, reason: &str) -> Result<()> {
-        let Step { loss, grad_norm, .. } = step;
-        self.log(&json!({"step": at, "skipped": reason, "loss": loss, "grad_norm": grad_norm}))?;
-        self.say(&format!("step {at} skipped: {reason} (loss {loss:.3})"));
+        let Step { loss, grad_norm, updated, .. } = step;
+        self.log(
+            &json!({"step": at, "skipped": reason, "updated": updated, "loss": loss, "grad_norm": grad_norm}),
+        )?;
+        let what = if *updated { "" } else { " skipped" };
+        self.say(&format!("step {at}{what}: {reason} (loss {loss:.3})"));
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use bonsai_trainer::data::Dataset;
+use bonsai_trainer::device::Device;
 
 use super::*;
 
@@ -152,4 +153,18 @@ fn without_an_adapter_gpu_is_an_error_and_auto_the_cpu() {
     let (code, printed, said) = train("auto");
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("training on the CPU (") && printed.starts_with("step 1: "), "{printed}{said}");
+}
+
+/// `auto` has promised a device that can do all; where that turns out wrong, it takes the CPU, and `gpu` says why not.
+#[test]
+fn a_shape_that_no_kernel_knows_goes_to_the_cpu_if_that_is_left_open() {
+    let watch = Watch { cancelled: &AtomicBool::new(false), quiet: true };
+    let choose = |device: &str, model: &Config| {
+        let run = RunConfig { device: device.into(), seq_len: SEQ, ..RunConfig::default() };
+        Device::Gpu(shared_gpu()).for_models(&run, model, &watch)
+    };
+    let odd = Config { head_dim: 30, ..shape() };
+    assert!(matches!(choose("auto", &shape()), Ok(Device::Gpu(_))));
+    assert!(matches!(choose("auto", &odd), Ok(Device::Cpu)));
+    assert!(choose("gpu", &odd).err().unwrap().to_string().contains("a width of 30"));
 }
