@@ -46,7 +46,7 @@ pub enum OptimizerKind {
 }
 
 /// Settings of a run, as `run.toml` and `--set key=value` spell them. Zero or an empty text means "choose for me"
-/// where the comment says so. [`reference`] reads these comments, and the headings between them, for people who run the
+/// where the comment says so. [`mod@reference`] reads these comments, and the headings between them, for people who run the
 /// program: `bonsai-trainer settings` and docs/settings.md.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
