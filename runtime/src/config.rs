@@ -3,7 +3,11 @@
 //! The network is Qwen3 (dense): grouped-query attention, per-head RMSNorm on q and k, RoPE, SwiGLU. A
 //! Llama-shaped checkpoint is the same network without the q/k norm ([`Config::qk_norm_eps`] is `None`).
 
+mod rope;
+
 use serde::{Deserialize, Serialize};
+
+pub use rope::{Llama3, Rope, Scaling, Yarn};
 
 /// Shape and constants of a model. Sizes count elements; `head_dim` is independent of `hidden / heads`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,24 +40,6 @@ pub struct Config {
     pub bos: Option<u32>,
     /// Tokens that end a generation.
     pub eos: Vec<u32>,
-}
-
-/// Rotary position embedding: pairs (i, i + head_dim/2), angle = position * theta^(-2i/head_dim).
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Rope {
-    /// Base of the frequencies.
-    pub theta: f64,
-    /// Context extension, when the model was trained with it.
-    pub yarn: Option<Yarn>,
-}
-
-/// YaRN context extension (Peng et al., arXiv 2309.00071), with beta 32 and 1 as every known file has them.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Yarn {
-    /// How many times longer the context became.
-    pub factor: f64,
-    /// Context before the extension, in tokens.
-    pub original_context: usize,
 }
 
 /// What a tensor is for; decides rounding (everything but norms is ternary) and the optimizer's group.
@@ -170,34 +156,10 @@ impl Config {
         if !positive(self.norm_eps) || !self.qk_norm_eps.is_none_or(positive) {
             return Err("the epsilon of a norm must be a positive number".into());
         }
-        let yarn_ok =
-            self.rope.yarn.is_none_or(|y| y.factor.is_finite() && y.factor >= 1.0 && y.original_context > 0);
-        if !(self.rope.theta.is_finite() && self.rope.theta > 1.0 && yarn_ok) {
+        if !self.rope.is_sensible() {
             return Err("the rotary embedding's base or scaling is not a sensible number".into());
         }
         Ok(())
-    }
-}
-
-impl Rope {
-    /// Angle per position of each pair, `[head_dim / 2]`, in f64, and the factor on cos and sin.
-    ///
-    /// Plain: theta^(-2i/d), 1. YaRN: arXiv 2309.00071 section 3.2 with `truncate`, as transformers computes it.
-    pub fn frequencies(&self, head_dim: usize) -> (Vec<f64>, f64) {
-        let d = head_dim as f64;
-        let plain = (0..head_dim / 2).map(|i| libm::pow(self.theta, -2.0 * i as f64 / d));
-        let Some(yarn) = self.yarn.filter(|y| y.factor > 1.0) else { return (plain.collect(), 1.0) };
-        let correction = |rotations: f64| {
-            let l0 = yarn.original_context as f64;
-            d * libm::log(l0 / (2.0 * std::f64::consts::PI * rotations)) / (2.0 * libm::log(self.theta))
-        };
-        let low = correction(32.0).floor().max(0.0);
-        let high = correction(1.0).ceil().min(d - 1.0);
-        let blend = |(i, f): (usize, f64)| {
-            let keep = 1.0 - ((i as f64 - low) / (high - low).max(0.001)).clamp(0.0, 1.0);
-            f / yarn.factor * (1.0 - keep) + f * keep
-        };
-        (plain.enumerate().map(blend).collect(), 0.1 * libm::log(yarn.factor) + 1.0)
     }
 }
 
@@ -221,7 +183,7 @@ mod tests {
             context: 40_960,
             norm_eps: 1e-6,
             qk_norm_eps: Some(1e-6),
-            rope: Rope { theta: 1e6, yarn: None },
+            rope: Rope::plain(1e6),
             tied: true,
             bos: None,
             eos: vec![151_645],
@@ -232,22 +194,6 @@ mod tests {
     fn qwen3_0_6b_has_310_tensors_and_596_million_weights() {
         assert_eq!(qwen3_0_6b().tensors().len(), 28 * 11 + 2);
         assert_eq!(qwen3_0_6b().parameters(), 596_049_920);
-    }
-
-    #[test]
-    fn yarn_frequencies_match_the_table_of_formats_md() {
-        let rope = Rope { theta: 1e6, yarn: Some(Yarn { factor: 4.0, original_context: 8192 }) };
-        let (inv, m) = rope.frequencies(128);
-        for (i, expected) in [
-            (17, 0.0254829675),
-            (18, 0.0196292833),
-            (25, 0.00293220118),
-            (34, 1.62345408e-4),
-            (63, 3.1023444e-7),
-        ] {
-            assert!((inv[i] / expected - 1.0).abs() < 1e-7, "{i}: {} {expected}", inv[i]);
-        }
-        assert!((m - 1.138629436).abs() < 1e-9);
     }
 
     #[test]

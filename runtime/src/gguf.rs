@@ -15,10 +15,12 @@
 mod architecture;
 mod cursor;
 mod export;
+mod keys;
 mod layout;
 mod metadata;
 mod model;
 mod read;
+mod rope;
 mod value;
 mod vocabulary;
 mod write;

@@ -51,7 +51,7 @@ fn qwen3(hidden: usize, intermediate: usize, layers: usize, heads: usize, tied: 
         context: 40_960,
         norm_eps: 1e-6,
         qk_norm_eps: Some(1e-6),
-        rope: Rope { theta: 1e6, yarn: None },
+        rope: Rope::plain(1e6),
         tied,
         bos: None,
         eos: vec![],

@@ -27,6 +27,7 @@ use settings::Settings;
 
 pub use decoder::{Characters, Decoder};
 pub use lazy::{LazyTokenizer, TokenizerFacts};
+pub(crate) use vocabulary::adds_bos;
 pub use vocabulary::{Vocabulary, token_type};
 
 type HfDecodeStream<'t> = tokenizers::DecodeStream<

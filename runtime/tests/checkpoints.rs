@@ -4,7 +4,7 @@
 mod tiny;
 
 use bonsai_runtime::checkpoint::{check_finite, config_json, parse_config};
-use bonsai_runtime::config::{Config, Rope, Yarn};
+use bonsai_runtime::config::{Config, Llama3, Rope, Scaling, Yarn};
 use bonsai_runtime::{Error, ErrorCode, ModelFile};
 use half::{bf16, f16};
 use safetensors::Dtype;
@@ -232,13 +232,13 @@ fn v4(changes: serde_json::Value) -> Result<Config, String> {
 #[test]
 fn both_spellings_mean_the_same() {
     let plain = v4(serde_json::json!({})).unwrap();
-    assert_eq!((plain.rope.theta, plain.rope.yarn, plain.qk_norm_eps), (1e6, None, Some(1e-6)));
+    assert_eq!((plain.rope, plain.qk_norm_eps), (Rope::plain(1e6), Some(1e-6)));
     assert_eq!((plain.bos, plain.eos.clone()), (Some(151_643), vec![151_645]));
     let v5 = serde_json::json!({
         "rope_theta": null, "rope_parameters": { "rope_theta": 1e6, "rope_type": "default" }, "dtype": "bfloat16"
     });
     assert_eq!(v4(v5).unwrap(), plain);
-    let yarn = Some(Yarn { factor: 4.0, original_context: 16384 });
+    let yarn = Some(Scaling::Yarn(Yarn { factor: 4.0, original_context: 16384 }));
     let scaling = serde_json::json!({
         "rope_type": "yarn", "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16384,
         "attention_factor": 1.1386294, "beta_fast": 32, "beta_slow": 1.0
@@ -247,9 +247,30 @@ fn both_spellings_mean_the_same() {
     parameters["rope_theta"] = 1e6.into();
     let old = v4(serde_json::json!({ "rope_scaling": scaling })).unwrap();
     let new = v4(serde_json::json!({ "rope_theta": null, "rope_parameters": parameters })).unwrap();
-    assert_eq!(old.rope, Rope { theta: 1e6, yarn });
+    assert_eq!(old.rope, Rope { theta: 1e6, scaling: yarn });
     assert_eq!(new, old);
     assert_eq!(parse_config(&config_json(&old).to_string()).unwrap(), old);
+}
+
+#[test]
+fn every_way_to_stretch_the_rotary_embedding_comes_back() {
+    use serde_json::json;
+    let plain = v4(json!({})).unwrap();
+    let scaled = |scaling| Rope { theta: 1e6, scaling: Some(scaling) };
+    let llama3 = Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_context: 8192 };
+    for (json, rope) in [
+        (json!({ "type": "linear", "factor": 1.0 }), plain.rope),
+        (json!({ "type": "linear", "factor": 2.5 }), scaled(Scaling::Linear(2.5))),
+        (
+            json!({ "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                    "original_max_position_embeddings": 8192 }),
+            scaled(Scaling::Llama3(llama3)),
+        ),
+    ] {
+        let config = v4(json!({ "rope_scaling": json })).unwrap();
+        assert_eq!(config, Config { rope, ..plain.clone() });
+        assert_eq!(parse_config(&config_json(&config).to_string()).unwrap(), config);
+    }
 }
 
 #[test]
@@ -281,8 +302,16 @@ fn configs_of_other_networks_are_refused_by_name() {
             "layers of type 'sliding_attention'",
         ),
         (json!({ "quantization": { "bits": 2 } }), "packed weights"),
-        (json!({ "rope_scaling": { "rope_type": "llama3", "factor": 8.0 } }), "rope_type 'llama3'"),
-        (json!({ "rope_scaling": { "type": "linear", "factor": 2.0 } }), "rope_type 'linear'"),
+        (json!({ "rope_scaling": { "rope_type": "dynamic", "factor": 8.0 } }), "rope_type 'dynamic'"),
+        (json!({ "rope_scaling": { "rope_type": "linear" } }), "the factor of linear is missing"),
+        (
+            json!({ "rope_scaling": { "rope_type": "llama3", "factor": 8.0, "high_freq_factor": 4.0 } }),
+            "the low_freq_factor of llama3 is missing",
+        ),
+        (
+            json!({ "rope_scaling": { "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0, "high_freq_factor": 4.0 } }),
+            "scaling is not a sensible number",
+        ),
         (json!({ "rope_scaling": { "type": "yarn" } }), "the factor of yarn is missing"),
         (json!({ "rope_scaling": { "type": "yarn", "factor": 4.0, "beta_fast": 16 } }), "beta_fast 16"),
         (

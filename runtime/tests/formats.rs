@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::path::Path;
 
 use bonsai_runtime::checkpoint::{config_json, parse_config};
-use bonsai_runtime::config::{Config, Rope, Yarn};
+use bonsai_runtime::config::{Config, Llama3, Rope, Scaling, Yarn};
 use bonsai_runtime::gguf::{
     Array, Evidence, Gguf, ModelTensor, NewTensor, PackedFormat, TensorType, Value, write, write_model,
 };
@@ -35,12 +35,12 @@ fn refused<T>(result: Result<T, Error>, expected: &str) {
 
 #[test]
 fn a_model_written_in_each_format_opens_as_the_same() {
-    let yarn = Some(Yarn { factor: 4.0, original_context: 24 });
+    let yarn = Some(Scaling::Yarn(Yarn { factor: 4.0, original_context: 24 }));
     let untied = Config {
         tied: false,
         bos: Some(7),
         eos: vec![256, 255, 3],
-        rope: Rope { theta: 5e6, yarn },
+        rope: Rope { theta: 5e6, scaling: yarn },
         kv_heads: 4,
         ..tiny::wide()
     };
@@ -151,8 +151,17 @@ fn what_a_gguf_file_cannot_say_is_refused_on_writing() {
     refused(out(&tiny::wide(), PackedFormat::Q2_0, 64), "use groups of 64");
     let other_eps = Config { qk_norm_eps: Some(1e-5), ..tiny::config() };
     refused(out(&other_eps, PackedFormat::Q2_0G64, 64), "q/k norm epsilon");
-    let theta = Config { rope: Rope { theta: 1e6 + 1e-6, yarn: None }, ..tiny::config() };
+    let theta = Config { rope: Rope::plain(1e6 + 1e-6), ..tiny::config() };
     refused(out(&theta, PackedFormat::Q2_0G64, 64), "it is no f32");
+    let llama3 = Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_context: 8192 };
+    let with = |llama3, qk_norm_eps| Config {
+        rope: Rope { theta: 1e6, scaling: Some(Scaling::Llama3(llama3)) },
+        qk_norm_eps,
+        ..tiny::config()
+    };
+    refused(out(&with(llama3, Some(1e-6)), PackedFormat::Q2_0G64, 64), "llama.cpp has it for llama only");
+    let other = Llama3 { original_context: 4096, ..llama3 };
+    refused(out(&with(other, None), PackedFormat::Q2_0G64, 64), "it holds a table");
     let few = Config { vocab: 200, eos: vec![], ..tiny::config() };
     let tokenizer = Tokenizer::from_vocabulary(tiny::vocabulary()).unwrap();
     let tensor = |spec: &_| tiny::ternary(spec, 64);
@@ -174,8 +183,10 @@ fn keys_have_the_defaults_of_llama_cpp() {
     let config = |key, value| changed(key, value).unwrap().config;
     assert_eq!(config("qwen3.rope.freq_base", None).rope.theta, 10_000.0);
     assert_eq!(config("qwen3.vocab_size", Some(Value::U32(9))).vocab, 260);
-    assert_eq!(config("qwen3.rope.scaling.factor", Some(Value::F32(1.0))).rope.yarn, None);
-    assert_eq!(config("qwen3.rope.scaling.type", Some("none".into())).rope.yarn, None);
+    assert_eq!(config("qwen3.rope.scaling.factor", Some(Value::F32(1.0))).rope.scaling, None);
+    assert_eq!(config("qwen3.rope.scaling.type", Some("none".into())).rope.scaling, None);
+    let doubled = config("qwen3.rope.scaling.factor", Some(Value::F32(2.0))).rope.scaling;
+    assert_eq!(doubled, Some(Scaling::Linear(2.0)));
     assert_eq!(config("qwen3.context_length", Some(Value::I64(96))).context, 96);
     assert_eq!(config("qwen3.rope.freq_base", Some(Value::F64(5e5))).rope.theta, 5e5);
     // Without head_count_kv there are as many as heads, without key_length heads share the width: other shapes.
@@ -202,7 +213,6 @@ fn contradictions_in_the_metadata_are_refused() {
     refused(changed("qwen3.attention.layer_norm_rms_epsilon", Some(Value::F32(f32::NAN))), "epsilon");
     refused(changed("qwen3.embedding_length", Some(Value::U32(128))), "has shape [64, 260]");
     refused(changed("qwen3.rope.scaling.type", Some("longrope".into())), "RoPE scaling 'longrope'");
-    refused(changed("qwen3.rope.scaling.factor", Some(Value::F32(2.0))), "linear RoPE scaling by 2");
     refused(
         changed("qwen3.rope.scaling.type", Some("yarn".into())),
         "'qwen3.rope.scaling.factor' is missing",
@@ -420,7 +430,7 @@ proptest! {
     fn small_models_come_back(
         (vocab, heads, kv_heads, layers) in (1usize..40, 1usize..3, 1usize..3, 1usize..4),
         (hidden, intermediate, tied) in (1usize..3, 1usize..4, any::<bool>()),
-        yarn in prop::option::of((1u32..40, 1usize..4096)),
+        (by, factor, original_context) in (0..3, 1u32..40, 1usize..4096),
         ends in 0usize..3,
     ) {
         let config = Config {
@@ -433,7 +443,11 @@ proptest! {
             eos: (0..ends.min(vocab) as u32).collect(),
             rope: Rope {
                 theta: 1e6,
-                yarn: yarn.map(|(factor, original_context)| Yarn { factor: factor.into(), original_context }),
+                scaling: match by {
+                    0 => None,
+                    1 => Some(Scaling::Linear(f64::from(factor) + 0.5)),
+                    _ => Some(Scaling::Yarn(Yarn { factor: factor.into(), original_context })),
+                },
             },
             ..tiny::config()
         };

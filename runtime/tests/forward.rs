@@ -2,7 +2,7 @@
 
 mod support;
 
-use bonsai_runtime::config::{Config, Rope, Yarn};
+use bonsai_runtime::config::{Config, Llama3, Rope, Scaling, Yarn};
 use bonsai_runtime::cpu::isa::Isa;
 use bonsai_runtime::tensor::{Format, StoredTensor};
 use bonsai_runtime::ternary::Packing;
@@ -17,7 +17,9 @@ fn f32_cache() -> SessionOptions {
 }
 
 fn variants() -> Vec<(&'static str, Config)> {
-    let yarn = Some(Yarn { factor: 4.0, original_context: 100 });
+    let yarn = Scaling::Yarn(Yarn { factor: 4.0, original_context: 100 });
+    let llama3 = Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_context: 100 };
+    let scaled = |scaling| Config { rope: Rope { theta: 1e4, scaling: Some(scaling) }, ..tiny() };
     vec![
         ("as Qwen3", tiny()),
         ("untied", Config { tied: false, ..tiny() }),
@@ -25,7 +27,9 @@ fn variants() -> Vec<(&'static str, Config)> {
         ("heads narrower than hidden / heads", Config { head_dim: 16, ..tiny() }),
         ("one head of an odd half", Config { heads: 1, kv_heads: 1, head_dim: 6, ..tiny() }),
         ("every head its own key", Config { kv_heads: 4, ..tiny() }),
-        ("YaRN", Config { rope: Rope { theta: 1e4, yarn }, ..tiny() }),
+        ("YaRN", scaled(yarn)),
+        ("linear scaling", scaled(Scaling::Linear(3.0))),
+        ("Llama 3's scaling", scaled(Scaling::Llama3(llama3))),
         ("another q/k epsilon", Config { qk_norm_eps: Some(0.3), ..tiny() }),
     ]
 }

@@ -7,6 +7,7 @@
 blocks.gguf  random blocks of each quantised type that is read, and beside each what gguf.dequantize gives for them
 llama.gguf   a random model of architecture llama, rows of q and k sorted as convert_hf_to_gguf.py does
 llama.json   llama.cpp's ids of some texts, and its logits
+llama3.gguf, llama3.json   the same with Llama 3's tokenizer and its table of RoPE factors, and a longer prompt
 """
 import argparse
 import json
@@ -18,6 +19,7 @@ from gguf import GGMLQuantizationType as Type
 
 COLS, ROWS = 512, 2
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM, FFN, LAYERS = 64, 2, 1, 32, 64, 1
+THETA = 1e5
 MERGES = ["1 2", "Ġ 1", "h e", "he r", "Ġ t", "Ġt he", "! !"]
 TEXTS = ["there, 12 herd", "in 2024: the 123rd!!", "x12 12x", " the\n\n 1", "<|im_start|>the<|im_end|>", "½ Ⅻ ٣٤ é"]
 
@@ -62,26 +64,34 @@ def permute(weights, heads):
     return weights.reshape(heads, 2, -1, weights.shape[1]).swapaxes(1, 2).reshape(weights.shape)
 
 
-def write_model(path):
+def llama3_factors():
+    """`rope_freqs.weight` as convert_hf_to_gguf.py makes it for Llama 3.2: factor 32, bounds 1 and 4, 8192 tokens before."""
+    turns = 8192 * THETA ** -(np.arange(0, HEAD_DIM, 2) / HEAD_DIM) / (2 * np.pi)
+    keep = np.clip((turns - 1) / (4 - 1), 0, 1)
+    return (1 / ((1 - keep) / 32 + keep)).astype(np.float32)
+
+
+def write_model(path, context, pre, factors):
     tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *spelling(), *(m.replace(" ", "") for m in MERGES)]
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_block_count(LAYERS)
-    writer.add_context_length(64)
+    writer.add_context_length(context)
     writer.add_embedding_length(HIDDEN)
     writer.add_feed_forward_length(FFN)
     writer.add_head_count(HEADS)
     writer.add_head_count_kv(KV_HEADS)
     writer.add_rope_dimension_count(HEAD_DIM)
-    writer.add_rope_freq_base(1e5)
+    writer.add_rope_freq_base(THETA)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
+    writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
     writer.add_token_types([3] * 3 + [1] * (len(tokens) - 3))
     writer.add_token_merges(MERGES)
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
-    writer.add_add_bos_token(False)
+    if factors is None:
+        writer.add_add_bos_token(False)
     rng = np.random.default_rng(2)
 
     def add(name, *shape, heads=None):
@@ -101,15 +111,17 @@ def write_model(path):
         add(f"blk.{n}.ffn_up", FFN, HIDDEN)
         add(f"blk.{n}.ffn_down", HIDDEN, FFN)
     add("output_norm", HIDDEN)
+    if factors is not None:
+        writer.add_tensor("rope_freqs.weight", factors)
     finish(writer)
 
 
-def ask_llama_cpp(path):
+def ask_llama_cpp(path, context, prompt_text):
     import llama_cpp
 
-    model = llama_cpp.Llama(str(path), n_ctx=64, logits_all=True, type_k=0, type_v=0, verbose=False, n_threads=1)
+    model = llama_cpp.Llama(str(path), n_ctx=context, logits_all=True, type_k=0, type_v=0, verbose=False, n_threads=1)
     ids = lambda text: model.tokenize(text.encode(), add_bos=False, special=True)
-    prompt = ids(TEXTS[1])
+    prompt = ids(prompt_text)
     model.eval(prompt)
     last = model.scores[len(prompt) - 1]
     return {
@@ -126,8 +138,13 @@ def main():
     out = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
     write_blocks(out / "blocks.gguf")
-    write_model(out / "llama.gguf")
-    (out / "llama.json").write_text(json.dumps(ask_llama_cpp(out / "llama.gguf"), ensure_ascii=False, indent=1) + "\n")
+    for name, context, pre, factors, prompt in [
+        ("llama", 64, "smollm", None, TEXTS[1]),
+        ("llama3", 512, "llama-bpe", llama3_factors(), 8 * TEXTS[1]),
+    ]:
+        write_model(out / f"{name}.gguf", context, pre, factors)
+        answers = ask_llama_cpp(out / f"{name}.gguf", context, prompt)
+        (out / f"{name}.json").write_text(json.dumps(answers, ensure_ascii=False, indent=1) + "\n")
 
 
 if __name__ == "__main__":

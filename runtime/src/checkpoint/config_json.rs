@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::config::{Config, Rope, Yarn};
+use crate::config::{Config, Llama3, Rope, Scaling, Yarn};
 use crate::error::Error;
 
 /// Why a config is not used.
@@ -105,6 +105,8 @@ struct RopeFields {
     mscale: Option<f64>,
     mscale_all_dim: Option<f64>,
     truncate: Option<bool>,
+    low_freq_factor: Option<f64>,
+    high_freq_factor: Option<f64>,
     partial_rotary_factor: Option<f64>,
 }
 
@@ -187,22 +189,36 @@ fn rope(fields: &Fields) -> Result<Rope, Refusal> {
     let parameters = fields.rope_parameters.as_ref().or(fields.rope_scaling.as_ref());
     let nested = fields.rope_parameters.as_ref().and_then(|p| p.rope_theta);
     let theta = nested.or(fields.rope_theta).unwrap_or(10_000.0);
-    let Some(parameters) = parameters else { return Ok(Rope { theta, yarn: None }) };
+    let Some(parameters) = parameters else { return Ok(Rope::plain(theta)) };
     if let Some(part) = parameters.partial_rotary_factor.filter(|part| *part != 1.0) {
         return Err(Refusal::Unsupported(format!(
             "config.json with partial_rotary_factor {part}: only 1 is"
         )));
     }
-    match parameters.rope_type.as_deref().or(parameters.old_type.as_deref()).unwrap_or("default") {
-        "default" => Ok(Rope { theta, yarn: None }),
-        "linear" if parameters.factor.is_none_or(|factor| factor == 1.0) => Ok(Rope { theta, yarn: None }),
-        "yarn" => Ok(Rope { theta, yarn: Some(yarn(parameters, fields.max_position_embeddings)?) }),
-        other => Err(Refusal::Unsupported(format!("config.json with rope_type '{other}': only yarn is"))),
-    }
+    let context = fields.max_position_embeddings;
+    let scaling =
+        match parameters.rope_type.as_deref().or(parameters.old_type.as_deref()).unwrap_or("default") {
+            "default" => None,
+            "linear" => Some(Scaling::Linear(number("factor", parameters.factor, "linear")?))
+                .filter(|s| *s != Scaling::Linear(1.0)),
+            "yarn" => Some(Scaling::Yarn(yarn(parameters, context)?)),
+            "llama3" => Some(Scaling::Llama3(llama3(parameters, context)?)),
+            other => {
+                return Err(Refusal::Unsupported(format!(
+                    "config.json with rope_type '{other}': only linear, yarn and llama3 are"
+                )));
+            }
+        };
+    Ok(Rope { theta, scaling })
+}
+
+/// A number that a rope_type cannot do without.
+fn number(key: &str, value: Option<f64>, rope_type: &str) -> Result<f64, Refusal> {
+    value.ok_or_else(|| Refusal::Format(format!("the {key} of {rope_type} is missing")))
 }
 
 fn yarn(fields: &RopeFields, context: usize) -> Result<Yarn, Refusal> {
-    let factor = fields.factor.ok_or_else(|| Refusal::Format("the factor of yarn is missing".into()))?;
+    let factor = number("factor", fields.factor, "yarn")?;
     let usual_attention = 0.1 * libm::log(factor) + 1.0;
     let usual = [
         ("attention_factor", fields.attention_factor, usual_attention),
@@ -221,6 +237,16 @@ fn yarn(fields: &RopeFields, context: usize) -> Result<Yarn, Refusal> {
     }
     let original_context = fields.original_max_position_embeddings.unwrap_or(context);
     Ok(Yarn { factor, original_context })
+}
+
+fn llama3(fields: &RopeFields, context: usize) -> Result<Llama3, Refusal> {
+    let number = |key, value| number(key, value, "llama3");
+    Ok(Llama3 {
+        factor: number("factor", fields.factor)?,
+        low_freq_factor: number("low_freq_factor", fields.low_freq_factor)?,
+        high_freq_factor: number("high_freq_factor", fields.high_freq_factor)?,
+        original_context: fields.original_max_position_embeddings.unwrap_or(context),
+    })
 }
 
 /// Takes over the special tokens of generation_config.json: its ends come first, those of config.json follow.
@@ -282,12 +308,8 @@ pub fn config_json(config: &Config) -> Value {
         "use_cache": true,
         "vocab_size": config.vocab,
     });
-    if let Some(yarn) = config.rope.yarn {
-        let scaling = json!({
-            "rope_type": "yarn",
-            "factor": yarn.factor,
-            "original_max_position_embeddings": yarn.original_context,
-        });
+    if let Some(scaling) = config.rope.scaling {
+        let scaling = scaling_json(scaling);
         json["rope_parameters"] = scaling.clone();
         json["rope_parameters"]["rope_theta"] = json!(theta);
         json["rope_scaling"] = scaling;
@@ -303,6 +325,24 @@ pub fn config_json(config: &Config) -> Value {
         None => json["mlp_bias"] = json!(false),
     }
     json
+}
+
+fn scaling_json(scaling: Scaling) -> Value {
+    match scaling {
+        Scaling::Linear(factor) => json!({ "rope_type": "linear", "factor": factor }),
+        Scaling::Yarn(Yarn { factor, original_context }) => json!({
+            "rope_type": "yarn",
+            "factor": factor,
+            "original_max_position_embeddings": original_context,
+        }),
+        Scaling::Llama3(llama3) => json!({
+            "rope_type": "llama3",
+            "factor": llama3.factor,
+            "low_freq_factor": llama3.low_freq_factor,
+            "high_freq_factor": llama3.high_freq_factor,
+            "original_max_position_embeddings": llama3.original_context,
+        }),
+    }
 }
 
 /// The f32 as people write it: 1e-6, not 9.999999974752427e-7. Reads back as the same f32.

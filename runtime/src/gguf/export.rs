@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use super::architecture::Architecture;
 use super::layout::TensorType;
+use super::rope;
 use super::value::Value;
 use super::vocabulary;
 use super::write::{NewTensor, Source, write};
@@ -140,7 +141,7 @@ fn write_shape(
     architecture: Architecture,
     entries: &mut Vec<(String, Value)>,
 ) -> Result<()> {
-    let mut add = |key: &str, value| entries.push((format!("{}.{key}", architecture.name()), value));
+    let mut add = |key: &str, value: Value| entries.push((format!("{}.{key}", architecture.name()), value));
     // Config::check keeps every size below 2^24.
     let sizes = [
         ("block_count", config.layers),
@@ -156,19 +157,11 @@ fn write_shape(
     ];
     sizes.into_iter().for_each(|(key, size)| add(key, Value::U32(size as u32)));
     add("attention.layer_norm_rms_epsilon", Value::F32(config.norm_eps));
-    add("rope.freq_base", Value::F32(exact(config.rope.theta, "RoPE base")?));
-    if let Some(yarn) = config.rope.yarn {
-        let original = u32::try_from(yarn.original_context)
-            .map_err(|_| Error::Argument(format!("a context of {} before YaRN", yarn.original_context)))?;
-        add("rope.scaling.type", "yarn".into());
-        add("rope.scaling.factor", Value::F32(exact(yarn.factor, "YaRN factor")?));
-        add("rope.scaling.original_context_length", Value::U32(original));
-    }
-    Ok(())
+    rope::write_keys(config.rope, &mut add)
 }
 
 /// GGUF keeps these numbers as f32: one that is not would come back changed.
-fn exact(x: f64, what: &str) -> Result<f32> {
+pub(super) fn exact(x: f64, what: &str) -> Result<f32> {
     let narrow = x as f32;
     let lossless = f64::from(narrow) == x;
     lossless.then_some(narrow).ok_or_else(|| {
@@ -193,7 +186,8 @@ pub fn write_model<'a>(
         check_shape(&spec, &tensor)?;
         plan(&spec, architecture.rows_to_file(&spec, config.head_dim, tensor), format)
     };
-    let tensors = config.tensors().into_iter().map(plan).collect::<Result<Vec<_>>>()?;
+    let mut tensors = config.tensors().into_iter().map(plan).collect::<Result<Vec<_>>>()?;
+    tensors.extend(rope::factors(config)?);
     let metadata = metadata_for(config, name, tokenizer, file_type(&tensors))?;
     write(out, &metadata, &tensors)
 }

@@ -4,17 +4,16 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use super::architecture::Architecture;
+use super::keys::Keys;
 use super::layout::{TensorInfo, TensorType};
 use super::metadata::Metadata;
 use super::read::Gguf;
+use super::rope;
 use super::vocabulary;
-use crate::config::{Config, Rope, TensorSpec, Yarn};
+use crate::config::{Config, TensorSpec};
 use crate::error::{Error, Result};
 use crate::model_file::ModelFile;
 use crate::tensor::Bytes;
-
-/// A table of RoPE factors that converters may add. Qwen3 does not use it; Llama does, where the file has it.
-const ROPE_FACTORS: &str = "rope_freqs.weight";
 
 /// Layers hold at least this many tensors each.
 const LEAST_TENSORS_PER_LAYER: usize = 9;
@@ -38,17 +37,16 @@ pub fn open_without_tokenizer(bytes: &Bytes, name: &Path) -> Result<(ModelFile, 
 }
 
 /// Like [`open_without_tokenizer`], of a file of which only the first [`Gguf::header_bytes`] need be here, as `header`; of
-/// `bytes`, the whole file, no tensor is read before it is used.
+/// `bytes`, the whole file, no tensor but a small one is read before it is used.
 pub fn open_parts(header: &Bytes, bytes: &Bytes, name: &Path) -> Result<(ModelFile, Gguf)> {
     let gguf = Gguf::parse(header, bytes, name, refuse_foreign)?;
     let metadata = gguf.metadata();
     let architecture = Architecture::of(metadata)?;
     let mut directory: HashMap<&str, &TensorInfo> =
         gguf.tensors().iter().map(|info| (info.name.as_str(), info)).collect();
-    if directory.remove(ROPE_FACTORS).is_some() && architecture == Architecture::Llama {
-        return Err(Error::Unsupported(format!("RoPE scaling by a table ('{ROPE_FACTORS}'): only yarn is")));
-    }
-    let config = read_config(&Keys { metadata, architecture }, &directory)?;
+    let factors = directory.remove(rope::FACTORS).filter(|_| architecture == Architecture::Llama);
+    let factors = factors.map(|info| gguf.stored(info).to_f32());
+    let config = read_config(&Keys { metadata, architecture }, &directory, factors)?;
     let mut tensors = HashMap::new();
     for spec in config.tensors() {
         let info = directory.remove(spec.gguf_name.as_str()).ok_or_else(|| {
@@ -85,7 +83,11 @@ fn refuse_foreign(metadata: &Metadata) -> Result<()> {
 }
 
 /// The shape, from keys and from the tensors themselves where these know better. Checked.
-fn read_config(keys: &Keys, directory: &HashMap<&str, &TensorInfo>) -> Result<Config> {
+fn read_config(
+    keys: &Keys,
+    directory: &HashMap<&str, &TensorInfo>,
+    rope_factors: Option<Vec<f32>>,
+) -> Result<Config> {
     let metadata = keys.metadata;
     refuse_features(keys)?;
     let layers = keys.size("block_count")?;
@@ -114,7 +116,7 @@ fn read_config(keys: &Keys, directory: &HashMap<&str, &TensorInfo>) -> Result<Co
         context,
         norm_eps,
         qk_norm_eps: (keys.architecture == Architecture::Qwen3).then_some(norm_eps),
-        rope: read_rope(keys, context)?,
+        rope: rope::read(keys, context, head_dim, rope_factors)?,
         tied: !directory.contains_key("output.weight"),
         bos: vocabulary::bos(metadata)?,
         eos: vocabulary::eos(metadata)?,
@@ -125,49 +127,6 @@ fn read_config(keys: &Keys, directory: &HashMap<&str, &TensorInfo>) -> Result<Co
 }
 
 const NORM_EPS: &str = "attention.layer_norm_rms_epsilon";
-
-/// The keys of the architecture, which begin with its name.
-struct Keys<'a> {
-    metadata: &'a Metadata,
-    architecture: Architecture,
-}
-
-impl Keys<'_> {
-    fn full(&self, key: &str) -> String {
-        format!("{}.{key}", self.architecture.name())
-    }
-
-    fn optional(&self, key: &str) -> Result<Option<usize>> {
-        let number = self.metadata.u32(&self.full(key))?;
-        Ok(number.map(|n| n as usize))
-    }
-
-    fn required<T>(&self, key: &str, value: Option<T>) -> Result<T> {
-        self.metadata.required(&self.full(key), value)
-    }
-
-    fn size(&self, key: &str) -> Result<usize> {
-        self.required(key, self.optional(key)?)
-    }
-
-    fn f32(&self, key: &str) -> Result<Option<f32>> {
-        self.metadata.f32(&self.full(key))
-    }
-
-    fn str(&self, key: &str) -> Result<Option<&str>> {
-        self.metadata.str(&self.full(key))
-    }
-
-    /// Refuses a key unless it is missing or has the one value that changes nothing.
-    fn neutral(&self, key: &str, neutral: f32) -> Result<()> {
-        match self.f32(key)? {
-            Some(x) if x != neutral => {
-                Err(Error::Unsupported(format!("'{}' = {x}: only {neutral} is", self.full(key))))
-            }
-            _ => Ok(()),
-        }
-    }
-}
 
 fn refuse_features(keys: &Keys) -> Result<()> {
     for key in ["attention.sliding_window", "expert_count"] {
@@ -198,34 +157,6 @@ fn read_head_dim(keys: &Keys, hidden: usize, heads: usize) -> Result<usize> {
         }
     }
     Ok(head_dim)
-}
-
-/// llama.cpp's reading of the keys: no type means linear, no factor means 1.
-fn read_rope(keys: &Keys, context: usize) -> Result<Rope> {
-    let theta = f64::from(keys.f32("rope.freq_base")?.unwrap_or(10_000.0));
-    let scaling = keys.str("rope.scaling.type")?.unwrap_or("linear");
-    let factor = match keys.f32("rope.scaling.factor")? {
-        Some(factor) => Some(factor),
-        None => keys.f32("rope.scale_linear")?,
-    };
-    match (scaling, factor) {
-        ("none", _) | ("linear", None | Some(0.0 | 1.0)) => Ok(Rope { theta, yarn: None }),
-        ("yarn", factor) => {
-            let factor = keys.required("rope.scaling.factor", factor)?;
-            // Other programs disagree about these keys, so only the values that all agree on pass.
-            keys.neutral("rope.scaling.attn_factor", 1.0)?;
-            keys.neutral("rope.scaling.yarn_ext_factor", 1.0)?;
-            keys.neutral("rope.scaling.yarn_attn_factor", 1.0)?;
-            keys.neutral("rope.scaling.yarn_beta_fast", 32.0)?;
-            keys.neutral("rope.scaling.yarn_beta_slow", 1.0)?;
-            let original_context = keys.optional("rope.scaling.original_context_length")?.unwrap_or(context);
-            Ok(Rope { theta, yarn: Some(Yarn { factor: factor.into(), original_context }) })
-        }
-        ("linear", Some(factor)) => {
-            Err(Error::Unsupported(format!("linear RoPE scaling by {factor}: only yarn is")))
-        }
-        (other, _) => Err(Error::Unsupported(format!("RoPE scaling '{other}': only yarn is"))),
-    }
 }
 
 /// Compares dimensions; ones at the end mean nothing.

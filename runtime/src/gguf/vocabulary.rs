@@ -4,12 +4,14 @@ use super::metadata::Metadata;
 use super::value::{Array, Value};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::tokenizer::{LazyTokenizer, Tokenizer, TokenizerFacts, Vocabulary, token_type};
+use crate::tokenizer::{LazyTokenizer, Tokenizer, TokenizerFacts, Vocabulary, adds_bos, token_type};
 
 const BOS: &str = "tokenizer.ggml.bos_token_id";
 const EOS: &str = "tokenizer.ggml.eos_token_id";
 /// End of a turn and end of a message: further ends of a generation.
 const MORE_ENDS: [&str; 2] = ["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
+/// Tokens that end a text, a turn or a message, whatever file they are in.
+const ENDS: [&str; 5] = ["<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>"];
 const PADDING: &str = "tokenizer.ggml.padding_token_id";
 const TOKENS: &str = "tokenizer.ggml.tokens";
 const MERGES: &str = "tokenizer.ggml.merges";
@@ -38,8 +40,7 @@ pub(super) fn eos(metadata: &Metadata) -> Result<Vec<u32>> {
     }
     if !named {
         let tokens = metadata.strings(TOKENS)?.into_iter().flatten();
-        let is_end = |text: &str| text == "<|im_end|>" || text == "<|endoftext|>";
-        let found = (0u32..).zip(tokens).filter(|(_, text)| is_end(text));
+        let found = (0u32..).zip(tokens).filter(|(_, text)| ENDS.contains(text));
         found.for_each(|(id, _)| add(id));
     }
     Ok(ends)
@@ -98,15 +99,17 @@ pub(super) fn read(metadata: &Metadata, rows: usize) -> Result<Option<LazyTokeni
                 .error(format!("'{key}' is {id}, but there are {tokens} tokens: the file is damaged")));
         }
     }
+    let pre = metadata.str("tokenizer.ggml.pre")?.unwrap_or("default");
+    let by_default = bos(metadata)?.is_some() && adds_bos(pre);
     let without_lists = Vocabulary {
-        pre: metadata.str("tokenizer.ggml.pre")?.unwrap_or("default").into(),
+        pre: pre.into(),
         tokens: vec![],
         token_types,
         merges: vec![],
         bos: bos(metadata)?,
         eos: metadata.u32(EOS)?,
         padding: metadata.u32(PADDING)?.filter(|&id| (id as usize) < tokens), // nobody here pads
-        add_bos: metadata.bool("tokenizer.ggml.add_bos_token")?.unwrap_or(false),
+        add_bos: metadata.bool("tokenizer.ggml.add_bos_token")?.unwrap_or(by_default),
         chat_template: metadata.str(TEMPLATE)?.map(str::to_string),
     };
     let Vocabulary { bos, eos, .. } = without_lists;

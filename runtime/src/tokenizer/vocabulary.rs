@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 /// A byte-level BPE vocabulary, as GGUF metadata stores it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Vocabulary {
-    /// How text is cut into words before merging: "qwen2", "gpt-2" or "smollm".
+    /// How text is cut into words before merging: "qwen2", "llama-bpe", "gpt-2" or "smollm".
     pub pre: String,
     /// Every token, by id: normal ones in byte-level spelling, the others as their text.
     pub tokens: Vec<String>,
@@ -154,7 +154,7 @@ impl Tokenizer {
         let pre = Pre::named(&vocabulary.pre)?;
         let ids = vocabulary.ids()?;
         let merges = vocabulary.merge_pairs(&ids)?;
-        let model = BPE::builder().vocab_and_merges(ids, merges);
+        let model = BPE::builder().vocab_and_merges(ids, merges).ignore_merges(pre.ignores_merges());
         let model =
             model.build().map_err(|e| wrong(format!("a merge needs a token that is missing: {e}")))?;
         let mut inner = tokenizers::Tokenizer::new(model);
@@ -180,7 +180,7 @@ impl Tokenizer {
         let pre = Pre::of(&self.inner)?;
         let (tokens, token_types) = self.table()?.into_iter().unzip();
         let Settings { bos, eos, padding, add_bos, chat_template } = self.settings.clone();
-        let (pre, merges) = (pre.name().to_owned(), self.merges()?);
+        let (pre, merges) = (pre.name().to_owned(), self.merges(pre)?);
         Ok(Vocabulary { pre, tokens, token_types, merges, bos, eos, padding, add_bos, chat_template })
     }
 
@@ -205,7 +205,7 @@ impl Tokenizer {
     }
 
     /// The merges, best first. Only a model that merges bytes, and nothing else, has a place in GGUF.
-    fn merges(&self) -> Result<Vec<String>> {
+    fn merges(&self, pre: Pre) -> Result<Vec<String>> {
         let ModelWrapper::BPE(model) = self.inner.get_model() else {
             return Err(unsupported(
                 "this tokenizer is not byte-level BPE, the only kind that can be exported",
@@ -214,7 +214,8 @@ impl Tokenizer {
         let affix = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
         let odd = affix(&model.continuing_subword_prefix)
             || affix(&model.end_of_word_suffix)
-            || (model.byte_fallback || model.ignore_merges || model.unk_token.is_some())
+            || (model.byte_fallback || model.unk_token.is_some())
+            || model.ignore_merges != pre.ignores_merges()
             || model.dropout.is_some_and(|p| p > 0.0);
         if odd {
             return Err(unsupported(
@@ -231,6 +232,11 @@ impl Tokenizer {
 #[derive(Deserialize)]
 struct Merges {
     merges: Vec<(String, String)>,
+}
+
+/// Whether texts begin with a bos token in a file that names its pre-tokenizer `pre` and does not say.
+pub(crate) fn adds_bos(pre: &str) -> bool {
+    Pre::named(pre).is_ok_and(Pre::adds_bos)
 }
 
 /// Puts bos in front where the vocabulary asks for it, so that other programs do so too.

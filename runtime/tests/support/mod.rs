@@ -26,7 +26,7 @@ pub fn tiny() -> Config {
         context: 400,
         norm_eps: 1e-6,
         qk_norm_eps: Some(1e-6),
-        rope: Rope { theta: 1e4, yarn: None },
+        rope: Rope::plain(1e4),
         tied: true,
         bos: None,
         eos: vec![],

@@ -21,7 +21,7 @@ pub fn config() -> Config {
         context: 96,
         norm_eps: 1e-6,
         qk_norm_eps: Some(1e-6),
-        rope: Rope { theta: 1e6, yarn: None },
+        rope: Rope::plain(1e6),
         tied: true,
         bos: None,
         eos: vec![256],

@@ -1,19 +1,21 @@
-"""Makes tokenizer.json and cases.json beside this file with Hugging Face's `tokenizers` (0.23).
+"""Makes tokenizer.json and cases.json, and llama3.json and llama3_cases.json, beside this file with Hugging Face's
+`tokenizers` (0.23).
 
     pip install tokenizers==0.23.*
     python generate.py
 
-The tokenizer is a small byte-level BPE of Qwen2's kind, learned from the text below.
+The tokenizers are small byte-level BPEs of Qwen2's and of Llama 3's kind, learned from the text below.
 """
 import json
 from pathlib import Path
 
 import tokenizers
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 HERE = Path(__file__).parent
 QWEN2 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
          r"|\s*[\r\n]+|\s+(?!\S)|\s+")
+LLAMA3 = QWEN2.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 PLAIN = ["<think>", "</think>", "<tool_call>", "<|木|>"]
 TEXT = [
@@ -40,18 +42,37 @@ CASES = [
 ]
 
 
-def learned():
+def learned(words, normalizer):
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(QWEN2), "isolated"),
+        pre_tokenizers.Split(Regex(words), "isolated"),
         pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(vocab_size=700, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
                                   show_progress=False)
     tokenizer.train_from_iterator(TEXT, trainer)
+    return tokenizer
+
+
+def qwen2():
+    tokenizer = learned(QWEN2, normalizers.NFC())
     tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in SPECIAL])
     tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in PLAIN])
+    return tokenizer
+
+
+def llama3():
+    """Its last hundred tokens come about by no merge: only a word that is one of them becomes it."""
+    tokenizer = learned(LLAMA3, None)
+    model = json.loads(tokenizer.to_str())["model"]
+    merges = [tuple(merge) for merge in model["merges"][:-100]]
+    tokenizer.model = models.BPE(vocab=model["vocab"], merges=merges, ignore_merges=True)
+    tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in SPECIAL])
+    bos = SPECIAL[1]
+    template = processors.TemplateProcessing(
+        single=f"{bos} $A", pair=f"{bos} $A {bos}:1 $B:1", special_tokens=[(bos, tokenizer.token_to_id(bos))])
+    tokenizer.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), template])
     return tokenizer
 
 
@@ -61,7 +82,7 @@ def case(tokenizer, text):
             "decoded_skip_special": tokenizer.decode(ids, skip_special_tokens=True)}
 
 
-tokenizer = learned()
-tokenizer.save(str(HERE / "tokenizer.json"), pretty=False)
-cases = {"produced_with": f"tokenizers {tokenizers.__version__}", "cases": [case(tokenizer, text) for text in CASES]}
-(HERE / "cases.json").write_text(json.dumps(cases, ensure_ascii=True, indent=0) + "\n", encoding="utf-8")
+for name, cases_name, tokenizer in [("tokenizer", "cases", qwen2()), ("llama3", "llama3_cases", llama3())]:
+    tokenizer.save(str(HERE / f"{name}.json"), pretty=False)
+    cases = {"produced_with": f"tokenizers {tokenizers.__version__}", "cases": [case(tokenizer, text) for text in CASES]}
+    (HERE / f"{cases_name}.json").write_text(json.dumps(cases, ensure_ascii=True, indent=0) + "\n", encoding="utf-8")

@@ -36,7 +36,7 @@ pub fn preset(name: &str, vocab: usize, context: usize) -> Result<Config> {
         context: context.max(512),
         norm_eps: 1e-6,
         qk_norm_eps: Some(1e-6),
-        rope: Rope { theta: if name == "0.6b" { 1e6 } else { 1e4 }, yarn: None },
+        rope: Rope::plain(if name == "0.6b" { 1e6 } else { 1e4 }),
         tied: true,
         bos: None,
         eos: Vec::new(),

@@ -81,8 +81,7 @@ fn as_text(file: &ModelFile, formats: &BTreeMap<&str, Total>, tokenizer: Option<
     let c = &file.config;
     let millions = |n: u64| format!("{:.1} M", n as f64 / 1e6);
     let mebibytes = |n: usize| format!("{:.1} MiB", n as f64 / f64::from(1 << 20));
-    let yarn =
-        c.rope.yarn.map_or(String::new(), |y| format!(", YaRN x{} of {}", y.factor, y.original_context));
+    let scaling = c.rope.scaling.map_or(String::new(), |scaling| format!(", {scaling}"));
     let norm = if c.qk_norm_eps.is_some() { "with" } else { "without" };
     let mut lines = vec![
         file.description.clone(),
@@ -97,7 +96,7 @@ fn as_text(file: &ModelFile, formats: &BTreeMap<&str, Total>, tokenizer: Option<
             c.heads, c.head_dim, c.kv_heads
         ),
         format!("vocabulary    {}, {} head", c.vocab, if c.tied { "tied" } else { "untied" }),
-        format!("context       {} tokens, rope theta {}{yarn}", c.context, c.rope.theta),
+        format!("context       {} tokens, rope theta {}{scaling}", c.context, c.rope.theta),
     ];
     for (name, t) in formats {
         let (weights, bytes) = (millions(t.weights as u64), mebibytes(t.bytes));
