@@ -24,6 +24,9 @@ const IGNORED_ENDING: &str = ".rotary_emb.inv_freq";
 /// Opens a Hugging Face directory.
 pub fn open(directory: &Path) -> Result<ModelFile> {
     let path = directory.join("config.json");
+    if !path.exists() {
+        return Err(Error::format(directory, "a directory without a model: config.json is missing"));
+    }
     let Parsed { mut config, model_type } =
         config_json::parse(&read_text(&path)?).map_err(|e| e.about(&path))?;
     read_generation_config(&directory.join("generation_config.json"), &mut config)?;

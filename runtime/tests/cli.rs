@@ -159,6 +159,21 @@ fn info_says_what_is_inside() {
     assert_eq!(object["bits_per_weight"], 32.0);
 }
 
+/// A file is written where its name leads: a link, or a device, stays what it is.
+#[cfg(unix)]
+#[test]
+fn logits_are_written_through_a_link() {
+    let (model, place) = (model(false), tempfile::tempdir().unwrap());
+    let (link, file) = (place.path().join("link"), place.path().join("file"));
+    std::fs::write(&file, "old").unwrap();
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    stdout(&bonsai(&["logits", "-m", path(model.path()), "--tokens", "5,6", "-o", path(&link)]));
+    assert!(link.is_symlink() && std::fs::read(&file).unwrap().len() > 8);
+    let output = bonsai(&["info", "-m", path(place.path())]);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("a directory without a model"));
+}
+
 #[test]
 fn logits_are_those_of_the_library() {
     let model = model(false);

@@ -15,6 +15,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use bonsai_runtime::config::{Kind, TensorSpec};
+use bonsai_runtime::tensor::Format;
 use bonsai_runtime::{Config, Error as RuntimeError, ModelFile};
 use safetensors::tensor::{Dtype, View};
 
@@ -178,6 +179,31 @@ pub fn settings(dir: &Path) -> Result<RunConfig> {
 pub fn ternary_run(dir: &Path) -> Result<Option<RunConfig>> {
     let run = exists(dir).then(|| settings(dir)).transpose()?;
     Ok(run.filter(|run| run.precision != Precision::Fp))
+}
+
+/// Whether a model file, other than a run's latent weights, holds ternary weights: packed, or as numbers of which a few
+/// rows tell, for no dense model has groups of one magnitude and zeros.
+pub fn is_ternary(path: &Path) -> Result<bool> {
+    let file = ModelFile::open(path)?;
+    let linear = file.config.tensors().into_iter().find(|spec| spec.kind == Kind::Linear);
+    let Some(tensor) = linear.map(|spec| &file.tensors[&spec.name]) else { return Ok(false) };
+    if let Format::Ternary(_) = tensor.format {
+        return Ok(true);
+    }
+    let (mut row, mut zeros) = (vec![0.0; tensor.cols], false);
+    for n in 0..tensor.rows.min(8) {
+        tensor.read_row(n, &mut row);
+        zeros |= row.contains(&0.0);
+        let least_group = 64;
+        for group in row.chunks(least_group) {
+            let mut magnitudes = group.iter().map(|x: &f32| x.abs()).filter(|x| *x > 0.0);
+            let first = magnitudes.next().unwrap_or(0.0);
+            if magnitudes.any(|x| x != first) {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(zeros)
 }
 
 /// Parameters whose latent weights are those of a model file.

@@ -17,7 +17,7 @@ use crate::corpus::Input;
 use crate::error::{Error, Result};
 use crate::run::{self, Watch};
 use crate::{
-    ablate, checkpoint, convert, device, eval, export, fit, loss, lr_find, plot, preview, quickstart,
+    ablate, checkpoint, convert, device, eval, export, fit, loss, lr_find, output, plot, preview, quickstart,
     summary, verify,
 };
 use help::{ABLATE_HELP, PREPARE_HELP, SETTINGS_HELP, TRAIN_HELP};
@@ -207,6 +207,31 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// Whether something would be lost if the program just ended when somebody stops it: a run's last steps, half of a file.
+    pub fn saves_when_stopped(&self) -> bool {
+        match self {
+            Self::Quickstart { .. }
+            | Self::Prepare { .. }
+            | Self::Train(_)
+            | Self::Ablate { .. }
+            | Self::LrFind { .. }
+            | Self::Export { .. }
+            | Self::Convert { .. } => true,
+            Self::Tokenizer { .. }
+            | Self::Preview(_)
+            | Self::Eval { .. }
+            | Self::Verify { .. }
+            | Self::Sample { .. }
+            | Self::Plot { .. }
+            | Self::Report { .. }
+            | Self::Settings { .. }
+            | Self::Fit(_)
+            | Self::Devices { .. } => false,
+        }
+    }
+}
+
 /// Runs one command.
 pub fn run(command: Command, quiet: bool, cancelled: &AtomicBool) -> Result<()> {
     let watch = Watch { cancelled, quiet };
@@ -233,14 +258,10 @@ pub fn run(command: Command, quiet: bool, cancelled: &AtomicBool) -> Result<()> 
             print(&convert::convert(&source, &out, format)?, json)
         }
         Command::Sample { model, prompt, tokens, seed } => {
-            println!("{}", eval::sample(&eval::open(&model)?, &prompt, tokens, seed)?);
-            Ok(())
+            output::line(eval::sample(&eval::open(&model)?, &prompt, tokens, seed)?)
         }
         Command::Plot { runs, out } => draw(&runs, &out),
-        Command::Ablate { file } => {
-            print!("{}", ablate::ablate(&file, &watch)?);
-            Ok(())
-        }
+        Command::Ablate { file } => output::print(&ablate::ablate(&file, &watch)?.to_string()),
         Command::LrFind { train, from, to, json } => {
             if train.resume.is_some() {
                 return Err(Error::Config(
@@ -251,8 +272,7 @@ pub fn run(command: Command, quiet: bool, cancelled: &AtomicBool) -> Result<()> 
         }
         Command::Report { run } => {
             summary::write(&run)?;
-            println!("{}", run.join(summary::FILE).display());
-            Ok(())
+            output::line(run.join(summary::FILE).display())
         }
         Command::Settings { about, json } => explain_settings(&about.join(" "), json),
         Command::Fit(args) => forecast(&args),
@@ -261,19 +281,13 @@ pub fn run(command: Command, quiet: bool, cancelled: &AtomicBool) -> Result<()> 
 }
 
 fn print<T: serde::Serialize + std::fmt::Display>(result: &T, json: bool) -> Result<()> {
-    if json {
-        println!("{}", serde_json::to_string_pretty(result).expect("numbers and texts"));
-    } else {
-        println!("{result}");
-    }
-    Ok(())
+    if json { output::json(result) } else { output::line(result) }
 }
 
 fn learn_tokenizer(input: &Input, vocab_size: usize, out: &Path, watch: &Watch<'_>) -> Result<()> {
     let tokenizer = run::learn_tokenizer(vocab_size, watch, |sink| input.each(sink))?;
     std::fs::write(out, tokenizer.to_json()?).map_err(RuntimeError::io(out))?;
-    println!("{}: {} tokens", out.display(), tokenizer.vocab_size());
-    Ok(())
+    output::line(format_args!("{}: {} tokens", out.display(), tokenizer.vocab_size()))
 }
 
 fn prepare(
@@ -286,13 +300,8 @@ fn prepare(
     let mut tokenizer = bonsai_runtime::Tokenizer::from_file(tokenizer)?;
     let corpus = run::scan(text, share, watch)?;
     let dataset = run::tokenize(&corpus, &mut tokenizer, out, watch)?;
-    println!(
-        "{}: {} training and {} validation tokens",
-        out.display(),
-        dataset.train.len(),
-        dataset.valid.len()
-    );
-    Ok(())
+    let (train, valid) = (dataset.train.len(), dataset.valid.len());
+    output::line(format_args!("{}: {train} training and {valid} validation tokens", out.display()))
 }
 
 /// Trains, alone or among the processes that `mpirun` started.
@@ -321,13 +330,8 @@ fn tell(outcome: &run::Outcome) -> Result<()> {
         eprintln!("stopped at step {}: saved; go on with --resume", outcome.step);
         return Err(RuntimeError::Cancelled.into());
     }
-    println!(
-        "step {}: valid loss {:.4}, perplexity {:.2}",
-        outcome.step,
-        outcome.last_loss,
-        outcome.last_loss.exp()
-    );
-    Ok(())
+    let (step, loss) = (outcome.step, outcome.last_loss);
+    output::line(format_args!("step {step}: valid loss {loss:.4}, perplexity {:.2}", loss.exp()))
 }
 
 fn evaluate(model: &Path, file: &Path, reading: eval::Reading, json: bool, quiet: bool) -> Result<()> {
@@ -350,7 +354,7 @@ fn export_run(dir: &Path, format: &str, out: &Path, json: bool) -> Result<()> {
         )?,
     };
     if !json {
-        println!("{}: {:.2} MB", out.display(), proof.bytes as f64 / 1e6);
+        output::line(format_args!("{}: {:.2} MB", out.display(), proof.bytes as f64 / 1e6))?;
     }
     print(&proof, json)
 }
@@ -362,27 +366,20 @@ fn explain_settings(about: &str, json: bool) -> Result<()> {
         )));
     }
     match json {
-        true => println!("{}", serde_json::to_string_pretty(&reference::sections(about)).expect("texts")),
-        false => print!("{}", reference::listing(about)),
+        true => output::json(&reference::sections(about)),
+        false => output::print(&reference::listing(about).to_string()),
     }
-    Ok(())
 }
 
 fn list_devices(json: bool) -> Result<()> {
     let all = device::list();
-    if json {
-        println!("{}", serde_json::to_string_pretty(&all).expect("numbers and texts"));
-    } else {
-        all.iter().for_each(|device| println!("{device}"));
-    }
-    Ok(())
+    if json { output::json(&all) } else { all.iter().try_for_each(output::line) }
 }
 
 fn draw(runs: &[PathBuf], out: &Path) -> Result<()> {
     let curves: Vec<(String, PathBuf)> = runs.iter().map(|run| (plot::label(run), run.clone())).collect();
     plot::plot(&curves, out)?;
-    println!("{}", out.display());
-    Ok(())
+    output::line(out.display())
 }
 
 fn forecast(args: &TrainArgs) -> Result<()> {
@@ -400,6 +397,5 @@ fn forecast(args: &TrainArgs) -> Result<()> {
         None => preset(&config.preset, run::vocabulary(&config)?, config.seq_len)?,
     };
     let teacher = loss::teacher_path(&config)?.map(|path| open(&path)).transpose()?;
-    println!("{}", fit::Forecast::with_teacher(&model, teacher.as_ref(), &config)?);
-    Ok(())
+    output::line(fit::Forecast::with_teacher(&model, teacher.as_ref(), &config)?)
 }

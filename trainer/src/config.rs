@@ -101,7 +101,8 @@ pub struct RunConfig {
     /// absmean, refit, twn, least_squares or absmax. Empty: absmean from scratch, refit for conversion, that of the run for a
     /// ternary run to start from.
     pub scale_rule: String,
-    /// How a conversion under absmean makes its latents: plain, gain (starts as refit would) or warp (as least_squares would).
+    /// How a conversion under absmean makes its latents: plain, gain (starts as refit would; also what plain becomes for a
+    /// ternary file to start from, so that it keeps its codes and scales) or warp (as least_squares would).
     pub import: Import,
     /// Another basis for a conversion's weights: none, residual (the residual stream; unties the head) or full (the values of
     /// each head, too).
@@ -114,7 +115,7 @@ pub struct RunConfig {
 
     // Teacher and loss
     /// Model to distil from: a Hugging Face directory, a GGUF file or a run (rounded as it was trained), or none. Empty: a
-    /// conversion learns from the checkpoint that it starts from.
+    /// conversion learns from the checkpoint that it starts from, unless that is ternary already.
     pub teacher: String,
     /// Weight of the divergence KL(teacher, student), when there is a teacher.
     pub kl_weight: f32,

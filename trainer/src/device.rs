@@ -180,7 +180,7 @@ impl std::fmt::Display for Listed {
 pub fn list() -> Vec<Listed> {
     let mut all = gpus();
     let threads = rayon::current_num_threads();
-    let name = format!("{threads} threads, {:?}", bonsai_runtime::cpu::isa::Isa::detect());
+    let name = format!("{threads} threads, {}", bonsai_runtime::cpu::isa::Isa::detect().name());
     let auto = !all.iter().any(|gpu| gpu.auto);
     all.push(Listed { device: "cpu", name, largest_buffer: 0, refused: None, auto });
     all

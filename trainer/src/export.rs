@@ -158,6 +158,11 @@ pub(crate) fn write_atomically(
     out: &Path,
     write: impl FnOnce(&mut BufWriter<File>) -> Result<()>,
 ) -> Result<()> {
+    let out = &std::fs::canonicalize(out).unwrap_or_else(|_| out.to_path_buf()); // a link stays one
+    if std::fs::metadata(out).is_ok_and(|there| !there.is_file()) {
+        let message = "is there already, and no file: choose another name";
+        return Err(Error::Config(format!("{}: {message}", out.display())));
+    }
     let mut name = out.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let temporary = out.with_file_name(name);

@@ -33,6 +33,7 @@ pub mod model;
 #[cfg(feature = "mpi")]
 pub mod mpi;
 pub mod optimizer;
+pub mod output;
 pub mod params;
 pub mod plot;
 pub mod preview;

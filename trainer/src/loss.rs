@@ -91,7 +91,7 @@ impl<B: Backend> Teacher<B> {
 }
 
 /// Where the run's teacher lies, if it has one: unless `teacher` names it or says `none`, a ternary conversion learns from
-/// the checkpoint that it starts from. A ternary run to start from is none: it is what the student is, too.
+/// the checkpoint that it starts from. A ternary run or file to start from is none: it is what the student is, too.
 pub fn teacher_path(run: &RunConfig) -> Result<Option<PathBuf>> {
     let named = named_teacher(run)?;
     if named.is_none() && !run.teacher_cache.as_os_str().is_empty() {
@@ -106,7 +106,7 @@ fn named_teacher(run: &RunConfig) -> Result<Option<PathBuf>> {
         "" if !run.converts() || run.precision == Precision::Fp => Ok(None),
         "" => {
             let init = Path::new(&run.init);
-            let dense = checkpoint::ternary_run(init)?.is_none();
+            let dense = checkpoint::ternary_run(init)?.is_none() && !checkpoint::is_ternary(init)?;
             Ok(dense.then(|| init.to_path_buf()))
         }
         named => Ok(Some(PathBuf::from(named))),

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bonsai_trainer::commands::{self, Command};
-use bonsai_trainer::communicator;
+use bonsai_trainer::{communicator, output};
 use clap::Parser;
 
 /// Trains language models whose every weight is -1, 0 or +1.
@@ -30,9 +30,10 @@ static CANCELLED: AtomicBool = AtomicBool::new(false);
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let _ = ctrlc::set_handler(|| {
-        if CANCELLED.swap(true, Ordering::Relaxed) {
-            std::process::exit(130); // asked twice: do not wait for the step to end
+    let saves = arguments.command.saves_when_stopped();
+    let _ = ctrlc::set_handler(move || {
+        if CANCELLED.swap(true, Ordering::Relaxed) || !saves {
+            std::process::exit(130); // asked twice, or nothing is lost: do not wait
         }
         match communicator::launched() {
             (1, _) => eprintln!("\nstopping after this step (once more: at once)"),
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
     match rayon::scope(|_| commands::run(arguments.command, arguments.quiet, &CANCELLED)) {
         Ok(()) if CANCELLED.load(Ordering::Relaxed) => ExitCode::from(130),
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS, // the reader has seen enough
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::from(error.exit_code())

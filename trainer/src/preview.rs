@@ -12,6 +12,7 @@ use crate::config::RunConfig;
 use crate::corpus::{Document, Input};
 use crate::data::{Dataset, Encoder, IGNORE, Order, Piece};
 use crate::error::{Error, Result};
+use crate::output;
 use crate::{checkpoint, dialogue, run, train};
 
 /// What `preview` is asked for.
@@ -89,11 +90,10 @@ pub fn preview(arguments: &Arguments) -> Result<()> {
         _ => documents(arguments)?,
     };
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&samples).expect("numbers and texts"));
+        output::json(&samples)
     } else {
-        print!("{}", show::show(&samples, arguments.ids, show::colored()));
+        output::print(&show::show(&samples, arguments.ids, show::colored()).to_string())
     }
-    Ok(())
 }
 
 /// Shards with the settings of the run that reads them.

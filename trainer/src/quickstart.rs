@@ -9,7 +9,7 @@ use crate::config::{OptimizerKind, RunConfig};
 use crate::corpus::{END_OF_TEXT, Side, Source};
 use crate::error::{Error, Result};
 use crate::run::{self, Outcome, Watch};
-use crate::{checkpoint, data, eval, export, metrics, stories, summary, verify};
+use crate::{checkpoint, data, eval, export, metrics, output, stories, summary, verify};
 
 /// Training steps: about seven minutes of processor time, shared by all cores.
 pub const STEPS: u64 = 440;
@@ -75,11 +75,8 @@ pub fn quickstart(out: &Path, steps: u64, watch: &Watch<'_>) -> Result<()> {
     crate::plot::plot(&[("quickstart".into(), run_dir.join(metrics::FILE))], &plot)?;
     let samples = PROMPTS.iter().zip(1..).map(|(prompt, seed)| eval::sample(&model, prompt, 150, seed));
     let samples: Vec<String> = samples.collect::<Result<_>>()?;
-    println!(
-        "{}",
-        summary(&Files { gguf, run: run_dir, plot }, outcome, &scores, &report.summary(), &proof, &samples)
-    );
-    Ok(())
+    let files = Files { gguf, run: run_dir, plot };
+    output::line(summary(&files, outcome, &scores, &report.summary(), &proof, &samples))
 }
 
 /// Removes the run of an earlier quickstart. A directory that holds anything else is somebody's: it stays.

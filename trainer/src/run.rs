@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use bonsai_runtime::config::TensorSpec;
+use bonsai_runtime::ternary::ScaleRule;
 use bonsai_runtime::tokenizer::LazyTokenizer;
 use bonsai_runtime::{Config, Error as RuntimeError, Tokenizer};
 
@@ -20,6 +21,7 @@ use crate::data::Dataset;
 use crate::device::{Device, Work};
 use crate::error::{Error, Result};
 use crate::formats::Latents;
+use crate::import::Import;
 use crate::loss::{self, Teacher};
 use crate::optimizer::Optimizer;
 use crate::params::{self, Params};
@@ -87,7 +89,9 @@ pub fn start_among(
 
 /// A ternary run to start from goes on being rounded as it was: another rule would change every scale of it at once.
 fn inherit_rounding(config: &mut RunConfig, watch: &Watch<'_>) -> Result<()> {
-    let Some(before) = checkpoint::ternary_run(Path::new(&config.init))? else { return Ok(()) };
+    let Some(before) = checkpoint::ternary_run(Path::new(&config.init))? else {
+        return keep_ternary(config, watch);
+    };
     if config.scale_rule.is_empty() {
         config.scale_rule = before.rule()?.name().into();
     }
@@ -97,6 +101,25 @@ fn inherit_rounding(config: &mut RunConfig, watch: &Watch<'_>) -> Result<()> {
             "{init} was trained in groups of {old} and will be rounded in groups of {new} (--set group={old} keeps them)"
         ));
     }
+    Ok(())
+}
+
+/// A ternary file to start from keeps its codes and scales: under a rule whose scale is the mean of all weights, zeros
+/// included, each group is first made larger by as much as they make that mean smaller (`import = "gain"`).
+fn keep_ternary(config: &mut RunConfig, watch: &Watch<'_>) -> Result<()> {
+    let ternary = config.converts() && config.precision != Precision::Fp;
+    if !ternary || !checkpoint::is_ternary(Path::new(&config.init))? {
+        return Ok(());
+    }
+    if config.rule()? == ScaleRule::Absmean && config.import == Import::Plain {
+        config.import = Import::Gain;
+    }
+    let learns = if config.teacher.is_empty() {
+        ", and learns from the text (--set teacher=FILE names a teacher)"
+    } else {
+        ""
+    };
+    watch.say(&format!("{} is ternary already: it keeps its codes and scales{learns}", config.init));
     Ok(())
 }
 
@@ -252,6 +275,15 @@ pub fn resume_among(
     saved.run.check_changes(&old)?;
     let other_text = saved.run.data != old.data;
     (saved.run.out, saved.run.ranks) = (dir.to_path_buf(), world.size());
+    let (step, steps) = (saved.state.step, saved.run.steps);
+    if steps < step {
+        return Err(Error::Config(format!(
+            "steps is {steps}, but the run is at step {step} already: set more"
+        )));
+    }
+    if steps == step {
+        watch.say(&format!("step {step} of {steps}: nothing is left to do (--steps sets more)"));
+    }
     saved.run.check()?;
     let device = Device::choose(&saved.run, watch)?.for_models(&saved.run, &saved.model.config, watch)?;
     device.run(&saved.run.clone(), Resume { world, saved, other_text, watch })
@@ -336,7 +368,9 @@ pub fn train<B: Backend>(
             validated = Some((at, losses.cross_entropy));
             report.validation(at, losses, time, &mut trainer)?;
         }
+        let sound = validated.is_none_or(|(_, loss)| loss.is_finite());
         if writes
+            && sound
             && due(config.sample_every)
             && let Some(text) = sample(&trainer, tokenizer, &config.sample_prompt)?
         {

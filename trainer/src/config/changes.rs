@@ -1,8 +1,12 @@
 //! What a run that goes on may change, and what was decided when it began.
 
+use std::path::Path;
+
 use super::RunConfig;
+use crate::checkpoint;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
+use crate::import::Import;
 use crate::schedule::RampSteps;
 
 /// Settings of how a run begins: its weights, their shape, its vocabulary. Later they would change nothing, or not fit.
@@ -35,11 +39,16 @@ impl RunConfig {
     }
 
     /// Whether a run that was begun with these settings has `saved` in its directory: what they left to the program, the
-    /// learning rate of a conversion and `ramp = auto`, was settled as it began.
+    /// learning rate of a conversion, `ramp = auto`, and the rounding of a ternary start, was settled as it began.
     pub fn became(&self, saved: &Self) -> bool {
         let lr = if self.lr == 0.0 { saved.lr } else { self.lr };
         let ramp = if self.ramp == RampSteps::Auto { saved.ramp } else { self.ramp };
-        Self { lr, ramp, ..self.clone() } == *saved
+        let rule = if self.scale_rule.is_empty() { &saved.scale_rule } else { &self.scale_rule };
+        let gained = self.import == Import::Plain
+            && saved.import == Import::Gain
+            && checkpoint::is_ternary(Path::new(&self.init)).unwrap_or(false);
+        let import = if gained { saved.import } else { self.import };
+        Self { lr, ramp, scale_rule: rule.clone(), import, ..self.clone() } == *saved
     }
 
     fn table(&self) -> toml::Table {

@@ -59,6 +59,15 @@ impl RunConfig {
         if rates.iter().any(|x| !x.is_finite() || *x < 0.0) {
             return wrong("learning rates, weight decay and clip must be zero or positive numbers".into());
         }
+        let shares = [self.beta1, self.beta2, self.muon_momentum];
+        if shares.iter().any(|x| !(0.0..1.0).contains(x)) || !(self.eps > 0.0 && self.eps.is_finite()) {
+            return wrong(
+                "beta1, beta2 and muon_momentum must be at least 0 and below 1, and eps positive".into(),
+            );
+        }
+        if self.muon_iterations == 0 || self.max_bad_steps == 0 || self.spike.is_nan() || self.spike <= 0.0 {
+            return wrong("muon_iterations and max_bad_steps must be at least 1, and spike positive".into());
+        }
         crate::device::check(&self.device)?;
         if self.rotation != Rotation::None && !self.converts() {
             return wrong("rotation is for conversions: weights from scratch have no basis yet".into());

@@ -7,7 +7,7 @@ use bonsai_runtime::{Config, Error as RuntimeError, ModelFile, Tokenizer};
 
 use super::Watch;
 use crate::config::{RunConfig, preset};
-use crate::corpus::{Corpus, Document, Facts, Side, Sink, Source};
+use crate::corpus::{Corpus, Document, END_OF_TEXT, Facts, Side, Sink, Source};
 use crate::data::{Dataset, Progress};
 use crate::dialogue::Dialogue;
 use crate::error::{Error, Result};
@@ -106,10 +106,12 @@ fn shape(
         None => preset(&config.preset, data.meta.vocab, config.seq_len)?,
     };
     if let (None, Some(tokenizer)) = (start, tokenizer) {
-        model.eos = tokenizer.eos().into_iter().collect();
+        // A tokenizer.json alone does not say which token ends a text; documents end with this one then.
+        let end = tokenizer.eos().or_else(|| tokenizer.token_id(END_OF_TEXT));
+        model.eos = end.into_iter().collect();
         if data.meta.dtype.is_masked() {
             let turn = Dialogue::of(tokenizer)?.end_of_turn(tokenizer);
-            model.eos.extend(turn.filter(|&id| Some(id) != tokenizer.eos()));
+            model.eos.extend(turn.filter(|&id| Some(id) != end));
         }
         model.bos = tokenizer.bos();
     }
@@ -150,7 +152,7 @@ pub fn scan(text: Text<'_>, share: (f64, u64), watch: &Watch<'_>) -> Result<Corp
     let aside = valid_bytes as f64 / bytes as f64;
     if valid.is_empty() && corpus.cut().is_none() && aside > 2.0 * share.0 {
         watch.say(&format!(
-            "{:.1}% of the text are set aside for validation instead of {:.1}%, since it has few documents and they are large \
+            "{:.1}% of the text is set aside for validation instead of {:.1}%, since it has few documents and they are large \
              (--valid names another text)",
             100.0 * aside,
             100.0 * share.0

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use bonsai_runtime::{Error, Result, SessionOptions};
-use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
+use safetensors::tensor::{Dtype, TensorView, serialize};
 
 use crate::input::{ModelArgs, PromptArgs};
 
@@ -34,8 +34,11 @@ pub fn run(args: &Args) -> Result<()> {
     let shape = vec![ids.len(), model.config().vocab];
     let failed = |e: safetensors::SafeTensorError| Error::format(&args.output, e.to_string());
     let bytes: Vec<u8> = logits.iter().flat_map(|x| x.to_le_bytes()).collect();
+    drop(logits);
     let view = TensorView::new(Dtype::F32, shape.clone(), &bytes).map_err(failed)?;
-    serialize_to_file([("logits", view)], None, &args.output).map_err(failed)?;
+    let file = serialize([("logits", view)], None).map_err(failed)?;
+    // Written where it is, so that a device or a link stays what it is.
+    std::fs::write(&args.output, file).map_err(Error::io(&args.output))?;
     args.model.status(&format!("logits {shape:?} written to {}", args.output.display()));
     Ok(())
 }
