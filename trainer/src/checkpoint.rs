@@ -181,29 +181,24 @@ pub fn ternary_run(dir: &Path) -> Result<Option<RunConfig>> {
     Ok(run.filter(|run| run.precision != Precision::Fp))
 }
 
-/// Whether a model file, other than a run's latent weights, holds ternary weights: packed, or as numbers of which a few
-/// rows tell, for no dense model has groups of one magnitude and zeros.
-pub fn is_ternary(path: &Path) -> Result<bool> {
+/// In groups of how many weights a model file is ternary, if it is; a run's latent weights are not. Of numbers that are not
+/// packed a few rows tell, for no dense model has groups of zeros and one magnitude.
+pub fn ternary_group(path: &Path) -> Result<Option<usize>> {
     let file = ModelFile::open(path)?;
     let linear = file.config.tensors().into_iter().find(|spec| spec.kind == Kind::Linear);
-    let Some(tensor) = linear.map(|spec| &file.tensors[&spec.name]) else { return Ok(false) };
-    if let Format::Ternary(_) = tensor.format {
-        return Ok(true);
+    let Some(tensor) = linear.map(|spec| &file.tensors[&spec.name]) else { return Ok(None) };
+    if let Format::Ternary(packing) = tensor.format {
+        return Ok(Some(packing.group()));
     }
-    let (mut row, mut zeros) = (vec![0.0; tensor.cols], false);
-    for n in 0..tensor.rows.min(8) {
-        tensor.read_row(n, &mut row);
-        zeros |= row.contains(&0.0);
-        let least_group = 64;
-        for group in row.chunks(least_group) {
-            let mut magnitudes = group.iter().map(|x: &f32| x.abs()).filter(|x| *x > 0.0);
-            let first = magnitudes.next().unwrap_or(0.0);
-            if magnitudes.any(|x| x != first) {
-                return Ok(false);
-            }
-        }
-    }
-    Ok(zeros)
+    let mut rows = vec![0.0; tensor.rows.min(8) * tensor.cols];
+    rows.chunks_mut(tensor.cols).enumerate().for_each(|(n, row)| tensor.read_row(n, row));
+    let one_magnitude = |group: &[f32]| {
+        let mut magnitudes = group.iter().map(|x| x.abs()).filter(|x| *x > 0.0);
+        magnitudes.next().is_none_or(|first| magnitudes.all(|x| x == first))
+    };
+    let fits = |group: &usize| tensor.cols.is_multiple_of(*group) && rows.chunks(*group).all(one_magnitude);
+    let mixed = rows.contains(&0.0) && rows.iter().any(|x| *x != 0.0);
+    Ok([256, 128, 64].into_iter().find(fits).filter(|_| mixed))
 }
 
 /// Parameters whose latent weights are those of a model file.

@@ -106,7 +106,8 @@ fn named_teacher(run: &RunConfig) -> Result<Option<PathBuf>> {
         "" if !run.converts() || run.precision == Precision::Fp => Ok(None),
         "" => {
             let init = Path::new(&run.init);
-            let dense = checkpoint::ternary_run(init)?.is_none() && !checkpoint::is_ternary(init)?;
+            let dense =
+                checkpoint::ternary_run(init)?.is_none() && checkpoint::ternary_group(init)?.is_none();
             Ok(dense.then(|| init.to_path_buf()))
         }
         named => Ok(Some(PathBuf::from(named))),

@@ -96,31 +96,40 @@ fn inherit_rounding(config: &mut RunConfig, watch: &Watch<'_>) -> Result<()> {
         config.scale_rule = before.rule()?.name().into();
     }
     if config.precision != Precision::Fp && config.group != before.group {
-        let (init, old, new) = (&config.init, before.group, config.group);
-        watch.say(&format!(
-            "{init} was trained in groups of {old} and will be rounded in groups of {new} (--set group={old} keeps them)"
-        ));
+        warn_of_groups(config, before.group, watch);
     }
     Ok(())
 }
 
-/// A ternary file to start from keeps its codes and scales: under a rule whose scale is the mean of all weights, zeros
-/// included, each group is first made larger by as much as they make that mean smaller (`import = "gain"`).
+/// A ternary file to start from keeps its codes and scales, in groups that are not larger: under a rule whose scale is the
+/// mean of all weights, zeros included, each group is first made larger by as much as they make that mean smaller
+/// (`import = "gain"`).
 fn keep_ternary(config: &mut RunConfig, watch: &Watch<'_>) -> Result<()> {
-    let ternary = config.converts() && config.precision != Precision::Fp;
-    if !ternary || !checkpoint::is_ternary(Path::new(&config.init))? {
+    if !config.converts() || config.precision == Precision::Fp {
         return Ok(());
     }
+    let Some(group) = checkpoint::ternary_group(Path::new(&config.init))? else { return Ok(()) };
     if config.rule()? == ScaleRule::Absmean && config.import == Import::Plain {
         config.import = Import::Gain;
     }
-    let learns = if config.teacher.is_empty() {
-        ", and learns from the text (--set teacher=FILE names a teacher)"
-    } else {
-        ""
-    };
-    watch.say(&format!("{} is ternary already: it keeps its codes and scales{learns}", config.init));
+    if config.teacher.is_empty() {
+        watch.say(&format!(
+            "{} is ternary already: it has no teacher and learns from the text (--set teacher=FILE names one)",
+            config.init
+        ));
+    }
+    if config.group > group {
+        warn_of_groups(config, group, watch);
+    }
     Ok(())
+}
+
+/// Says that weights in groups of `group` will be rounded in others.
+fn warn_of_groups(config: &RunConfig, group: usize, watch: &Watch<'_>) {
+    let (init, new) = (&config.init, config.group);
+    watch.say(&format!(
+        "{init} is in groups of {group} and will be rounded in groups of {new} (--set group={group} keeps them)"
+    ));
 }
 
 /// A run about to begin.

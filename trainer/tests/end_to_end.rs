@@ -197,7 +197,15 @@ fn a_ternary_file_to_start_from_stays_what_it_is_and_learns_from_the_text() {
     let gguf = place.export(&base, "q2_0", "base.gguf");
     let values = |file: &str| bonsai_runtime::ModelFile::open(Path::new(file)).unwrap().tensors;
     let expected = values(&gguf);
-    for file in [&gguf, &place.export(&base, "hf", "hf")] {
+    let numbers = place.export(&base, "hf", "hf");
+    let group = |file: &str| checkpoint::ternary_group(Path::new(file)).unwrap();
+    let dense = place.train("dense", &["--precision", "fp"]);
+    assert_eq!(
+        [group(&gguf), group(&numbers), group(&base), group(&dense)],
+        [Some(128), Some(128), None, None]
+    );
+    assert_eq!(group(&place.export(&base, "q2_0_g64", "g64.gguf")), Some(64));
+    for file in [&gguf, &numbers] {
         for rule in ["refit", "absmean"] {
             let name = format!("{rule} of {}", Path::new(file).file_name().unwrap().display());
             let rule = format!("scale_rule={rule}");

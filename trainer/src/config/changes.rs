@@ -46,7 +46,7 @@ impl RunConfig {
         let rule = if self.scale_rule.is_empty() { &saved.scale_rule } else { &self.scale_rule };
         let gained = self.import == Import::Plain
             && saved.import == Import::Gain
-            && checkpoint::is_ternary(Path::new(&self.init)).unwrap_or(false);
+            && matches!(checkpoint::ternary_group(Path::new(&self.init)), Ok(Some(_)));
         let import = if gained { saved.import } else { self.import };
         Self { lr, ramp, scale_rule: rule.clone(), import, ..self.clone() } == *saved
     }
