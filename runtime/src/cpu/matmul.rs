@@ -13,7 +13,7 @@ use crate::vectorized;
 /// Bytes of weights that a task should at least read, so that handing it out pays.
 const TASK_BYTES: usize = 16 << 10;
 /// Tokens of a task of a long prompt: their rounded activations stay in the second-level cache.
-const TASK_TOKENS: usize = 64;
+const TASK_TOKENS: usize = 128;
 
 /// Memory that outlives one product.
 #[derive(Default)]

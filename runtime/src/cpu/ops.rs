@@ -76,17 +76,28 @@ pub fn add(out: &mut [f32], x: &[f32]) {
 /// `store(index, integer)`. Returns what to multiply them by, absmax / `most`: not a number if any of the row is not.
 #[inline(always)]
 pub fn round(x: &[f32], most: f32, mut store: impl FnMut(usize, i32)) -> f32 {
-    // Bit patterns of magnitudes are ordered like the magnitudes, with the non-numbers above all.
-    let largest = f32::from_bits(x.iter().fold(0, |max, x| max.max(x.to_bits() & 0x7fff_ffff)));
-    let (scale, inverse) = rounding(largest, most);
+    let (scale, inverse) = rounding(largest(x), most);
     if scale.is_nan() {
         (0..x.len()).for_each(|i| store(i, 0));
         return scale;
     }
     for (i, x) in x.iter().enumerate() {
-        store(i, (x * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32);
+        store(i, to_integer(x * inverse));
     }
     scale
+}
+
+/// The largest magnitude; not a number if any is not.
+#[inline(always)]
+pub fn largest(x: &[f32]) -> f32 {
+    // Bit patterns of magnitudes are ordered like the magnitudes, with the non-numbers above all.
+    f32::from_bits(x.iter().fold(0, |max, x| max.max(x.to_bits() & 0x7fff_ffff)))
+}
+
+/// The nearest integer, half to even, of a float below 2^22.
+#[inline(always)]
+pub fn to_integer(x: f32) -> i32 {
+    (x + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32
 }
 
 /// Multiplies `x` by a Hadamard matrix of entries 1 and -1, block after block: its size is the largest power of two that

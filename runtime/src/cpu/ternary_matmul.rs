@@ -1,18 +1,26 @@
 //! Matrix product with ternary weights: the arithmetic, the choice of kernel, and what the kernels share.
 //!
 //! A weight is `(q - 1) * s` with the code `q` in 0..=3 and one scale `s` per group. Activations are rounded to
-//! `a = round(x / s_a)`, i8, with one f32 scale per 32 of them, so over 32 weights that share both scales
-//! `sum(w * x) = s * s_a * (sum(q * a) - sum(a))`, where the sums are integers and exact in any order.
+//! `a = round(x / (m * s_x))`, i8, with one f32 scale `s_x` per token and one integer multiplier `m` in 1..=1024 per 32 of
+//! them (scales in two levels, as in ggml's K-quants; here the finer level makes integers stay integers). So over 64 weights,
+//! which share `s`,
+//!
+//! ```text
+//! sum(w * x) = s_x * s * (sum(m * q * a) - sum(m * a))
+//! ```
+//!
+//! where the sums are integers below 2^24: exact in any order, in i32 as in f32. A row has two float accumulators, for even
+//! and for odd 64s: `acc[u % 2] += s * sum[u]`, multiplied and added separately, one 64 after the other. The product is
+//! `(acc[0] + acc[1]) * s_x`.
 //!
 //! Byte j of a group of 128 holds the codes of weights 4j..4j+3. Shifting the 32 code bytes by 0, 2, 4, 6 bits
 //! and masking gives four planes of codes. The activations lie in the same four planes (element 4j+k at plane
-//! k, byte j), so four byte-wise products add up so that i32 lane l of 8 holds exactly weights 16l..16l+15.
-//! Float lane l then takes `acc[l] += (s * s_a[l / 2]) * lane[l]`, multiplied and added separately, group after
-//! group, and at the end of the row the eight lanes are added in one fixed tree ([`crate::cpu::ops::tree`]).
+//! k, byte j), so four byte-wise products add up so that i32 lane l of 8 holds exactly weights 16l..16l+15: half of those
+//! that share a multiplier.
 //!
-//! The other packings are the same thing once their codes lie in the four planes: groups of 64 have two scales (lanes
-//! 0-3 take the first, lanes 4-7 the second, and a row of an odd number of 64s ends in half a group, whose upper lanes
-//! add zero), groups of 256 are two groups that share a scale. The same weights give the same bits in any packing.
+//! The other packings are the same thing once their codes lie in the four planes: groups of 64 have a scale for each
+//! accumulator (and a row of an odd number of 64s ends in half a group), groups of 256 are two groups that share a scale. The
+//! same weights give the same bits in any packing.
 //!
 //! `scalar.rs` defines the result; every other kernel must give its bits.
 
@@ -25,6 +33,8 @@ mod neon;
 mod scalar;
 #[cfg(target_feature = "simd128")]
 mod simd128;
+#[cfg(target_arch = "x86_64")]
+mod tile;
 #[cfg(target_feature = "simd128")]
 pub(super) use simd128::widen_f16;
 
@@ -46,8 +56,13 @@ const GROUP: usize = 128;
 const CODE_BYTES: usize = GROUP / 4;
 /// Tokens that a thread rounds at a time.
 const ROUND_TOKENS: usize = 16;
-/// Float accumulators of a row; each takes 16 consecutive weights of a group.
-const LANES: usize = 8;
+/// Weights of a sum that is exact: those of a float accumulator's step.
+const UNIT: usize = GROUP / 2;
+/// Activations that share a multiplier.
+const PART: usize = UNIT / 2;
+/// Largest multiplier: the sums of a unit of weights of -1 to +2 stay below 2^24. It makes rounding errors at most a
+/// hundredth larger than a float scale for every 32 would (of 3072 activations, at worst; mostly by far less).
+const MULTIPLIERS: f32 = 1024.0;
 
 /// The activations of one group of 128, rounded.
 #[derive(Clone, Copy)]
@@ -55,37 +70,83 @@ const LANES: usize = 8;
 struct RoundedGroup {
     /// Element 4j+k at plane k, byte j; -127..=127.
     planes: [[i8; CODE_BYTES]; 4],
-    /// Minus the sum of the 16 activations of each lane.
-    minus_sums: [i32; LANES],
-    /// Scale of each lane's activations; two lanes share one.
-    scales: [f32; LANES],
+    /// Multiplier of each 32, twice: for instructions that multiply pairs.
+    multipliers: [[i16; 2]; 4],
+    /// Minus the sum of the activations of each 64, multiplied.
+    minus_sums: [i32; 2],
 }
 
 /// Activations `[tokens, cols]` rounded to i8, ready for the kernels.
 #[derive(Default)]
 pub struct Rounded {
     groups: Vec<RoundedGroup>,
+    /// Of each token.
+    scales: Vec<f32>,
     groups_per_token: usize,
+    /// Whether the planes are in the order of `avx2::blocks::parts_side_by_side`: for prefill at the level that multiplies so.
+    #[cfg(target_arch = "x86_64")]
+    side_by_side: bool,
     /// The groups of two tokens together, in the same order: for prefill at the level that multiplies so.
     #[cfg(target_arch = "aarch64")]
     pairs: Vec<neon::i8mm::TwoTokens>,
 }
 
 impl RoundedGroup {
-    const ZERO: Self = Self { planes: [[0; CODE_BYTES]; 4], minus_sums: [0; LANES], scales: [0.0; LANES] };
+    const ZERO: Self = Self { planes: [[0; CODE_BYTES]; 4], multipliers: [[0; 2]; 4], minus_sums: [0; 2] };
+
+    /// Of values of `part` 32: their multiplier, and what they must be multiplied by.
+    fn multiplier(&mut self, part: usize, largest: f32, scale: Scale) -> f32 {
+        let exact = (largest * scale.multipliers).min(MULTIPLIERS);
+        let below = exact as i16;
+        let multiplier = (below + i16::from(f32::from(below) < exact)).max(1);
+        self.multipliers[part] = [multiplier; 2];
+        scale.inverse / f32::from(multiplier)
+    }
+}
+
+/// How a token is rounded.
+#[derive(Clone, Copy)]
+struct Scale {
+    /// Of an activation of 1 and a multiplier of 1.
+    scale: f32,
+    /// 1 / `scale`.
+    inverse: f32,
+    /// The multiplier that a value of 1 needs.
+    multipliers: f32,
+}
+
+impl Scale {
+    /// From the largest magnitude.
+    fn new(largest: f32) -> Self {
+        let (scale, inverse) = ops::rounding(largest, 127.0 * MULTIPLIERS);
+        Self { scale, inverse, multipliers: inverse / 127.0 }
+    }
 }
 
 impl Rounded {
-    /// Rounds `x` (`[tokens, cols]`), reusing the memory. Half to even, scale = largest magnitude / 127 of each 32.
+    /// Rounds `x` (`[tokens, cols]`), reusing the memory: a token's scale is its largest magnitude / (127 * 1024), the
+    /// multiplier of 32 values the least that keeps them within 127; half to even.
     pub fn fill(&mut self, isa: Isa, x: &[f32], cols: usize) {
         assert!(cols > 0 && cols.is_multiple_of(64), "{cols} columns in groups of 64 or 128");
         let per_token = cols.div_ceil(GROUP);
         self.groups_per_token = per_token;
         self.groups.resize(x.len() / cols * per_token, RoundedGroup::ZERO);
-        let tokens = x.chunks(cols * ROUND_TOKENS).zip(self.groups.chunks_mut(per_token * ROUND_TOKENS));
-        threads::for_each(tokens.collect(), |(x, out)| {
-            for (x, out) in x.chunks_exact(cols).zip(out.chunks_exact_mut(per_token)) {
-                round_token(isa, x, out);
+        self.scales.resize(x.len() / cols, 0.0);
+        #[cfg(target_arch = "x86_64")]
+        {
+            self.side_by_side = isa.level() == Level::Avx2 && x.len() > cols;
+        }
+        let out = self.groups.chunks_mut(per_token * ROUND_TOKENS).zip(self.scales.chunks_mut(ROUND_TOKENS));
+        threads::for_each(x.chunks(cols * ROUND_TOKENS).zip(out).collect(), |(x, (out, scales))| {
+            let tokens = x.chunks_exact(cols).zip(out.chunks_exact_mut(per_token));
+            tokens.zip(scales).for_each(|((x, out), scale)| *scale = round_token(isa, x, out));
+            #[cfg(target_arch = "x86_64")]
+            if self.side_by_side {
+                #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
+                // SAFETY: an `Isa` of this level exists only where AVX2 was detected.
+                unsafe {
+                    avx2::round::side_by_side(out);
+                }
             }
         });
         #[cfg(target_arch = "aarch64")]
@@ -107,14 +168,17 @@ impl Rounded {
 
     /// Bytes that the rounded activations of so many tokens take.
     pub fn bytes(tokens: usize, cols: usize) -> usize {
-        tokens * cols.div_ceil(GROUP) * size_of::<RoundedGroup>()
+        tokens * (cols.div_ceil(GROUP) * size_of::<RoundedGroup>() + size_of::<f32>())
     }
 
     /// All of them.
     pub fn all(&self) -> Activations<'_> {
         Activations {
             groups: &self.groups,
+            scales: &self.scales,
             groups_per_token: self.groups_per_token,
+            #[cfg(target_arch = "x86_64")]
+            side_by_side: self.side_by_side,
             #[cfg(target_arch = "aarch64")]
             pairs: &self.pairs,
         }
@@ -125,7 +189,10 @@ impl Rounded {
 #[derive(Clone, Copy)]
 pub struct Activations<'a> {
     groups: &'a [RoundedGroup],
+    scales: &'a [f32],
     groups_per_token: usize,
+    #[cfg(target_arch = "x86_64")]
+    side_by_side: bool,
     #[cfg(target_arch = "aarch64")]
     pairs: &'a [neon::i8mm::TwoTokens],
 }
@@ -133,7 +200,7 @@ pub struct Activations<'a> {
 impl<'a> Activations<'a> {
     /// Number of tokens.
     pub fn tokens(self) -> usize {
-        self.groups.len() / self.groups_per_token.max(1)
+        self.scales.len()
     }
 
     /// Those of some of the tokens, from an even one on.
@@ -141,6 +208,7 @@ impl<'a> Activations<'a> {
         assert!(tokens.start.is_multiple_of(2), "tokens lie in pairs");
         Self {
             groups: &self.groups[tokens.start * self.groups_per_token..tokens.end * self.groups_per_token],
+            scales: &self.scales[tokens.clone()],
             #[cfg(target_arch = "aarch64")]
             pairs: match self.pairs {
                 [] => &[],
@@ -158,8 +226,14 @@ impl<'a> Activations<'a> {
     }
 }
 
-/// Rounds the activations of one token.
-fn round_token(isa: Isa, x: &[f32], out: &mut [RoundedGroup]) {
+/// Rounds the activations of one token and returns their scale. Non-numbers make it a non-number, so that they show in the
+/// result.
+fn round_token(isa: Isa, x: &[f32], out: &mut [RoundedGroup]) -> f32 {
+    let scale = Scale::new(vectorized!(isa, ops::largest(x)));
+    if scale.inverse == 0.0 {
+        out.fill(RoundedGroup::ZERO);
+        return scale.scale;
+    }
     let (whole, half) = x.as_chunks::<GROUP>();
     let mut padded = [0.0; GROUP];
     padded[..half.len()].copy_from_slice(half);
@@ -169,24 +243,25 @@ fn round_token(isa: Isa, x: &[f32], out: &mut [RoundedGroup]) {
         #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
         // SAFETY: an `Isa` of these levels exists only where AVX2 was detected.
         Level::Avx2 | Level::AvxVnni | Level::Avx512 | Level::Avx512Vbmi => unsafe {
-            avx2::round::groups(out, groups)
+            avx2::round::groups(out, groups, scale)
         },
-        _ => vectorized!(isa, out.iter_mut().zip(groups).for_each(|(out, x)| *out = round_group(x))),
+        _ => {
+            vectorized!(isa, out.iter_mut().zip(groups).for_each(|(out, x)| *out = round_group(x, scale)))
+        }
     }
+    scale.scale
 }
 
-/// Non-numbers make their scale a non-number, so that they show in the result.
 #[inline(always)]
-fn round_group(x: &[f32; GROUP]) -> RoundedGroup {
+fn round_group(x: &[f32; GROUP], scale: Scale) -> RoundedGroup {
     let mut rounded = [0i8; GROUP];
     let mut group = RoundedGroup::ZERO;
-    for (part, (x, out)) in x.as_chunks::<32>().0.iter().zip(rounded.as_chunks_mut::<32>().0).enumerate() {
-        let scale = ops::round(x, 127.0, |i, a| out[i] = a as i8);
-        group.scales[2 * part] = scale;
-        group.scales[2 * part + 1] = scale;
-    }
-    for (minus_sum, part) in group.minus_sums.iter_mut().zip(rounded.as_chunks::<16>().0) {
-        *minus_sum = -part.iter().map(|&a| i32::from(a)).sum::<i32>();
+    for (part, (x, out)) in x.as_chunks::<PART>().0.iter().zip(rounded.as_chunks_mut::<PART>().0).enumerate()
+    {
+        let inverse = group.multiplier(part, ops::largest(x), scale);
+        out.iter_mut().zip(x).for_each(|(out, x)| *out = ops::to_integer(x * inverse) as i8);
+        let sum: i32 = out.iter().map(|&a| i32::from(a)).sum();
+        group.minus_sums[part / 2] -= sum * i32::from(group.multipliers[part][0]);
     }
     for (j, four) in rounded.as_chunks::<4>().0.iter().enumerate() {
         for (plane, &a) in group.planes.iter_mut().zip(four) {
@@ -225,7 +300,7 @@ pub fn rows(isa: Isa, out: &mut [f32], w: &StoredTensor, first_row: usize, x: Ac
         #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]
         // SAFETY: an `Isa` of this level exists only where AVX-512 F, BW, DQ, VL, VNNI and VBMI were detected.
         Level::Avx512Vbmi if x.tokens() == 1 && !weights.neighbours() => unsafe {
-            avx512::vbmi::one_token(out, weights, x.token(0))
+            avx512::vbmi::one_token(out, weights, x)
         },
         #[cfg(target_arch = "x86_64")]
         #[expect(unsafe_code, reason = "the gate to code compiled for other instructions")]

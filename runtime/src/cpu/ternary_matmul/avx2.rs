@@ -2,24 +2,25 @@
 //!
 //! One token (decode): four rows at once, so that the chain of additions of one row hides behind the others, and
 //! codes are unpacked straight from the file's blocks. Many tokens (prefill): a tile of weights is unpacked once
-//! into the first-level cache and used for all tokens, four at a time with the weights in registers.
+//! into the first-level cache and used for all tokens, four at a time.
 
 #![expect(clippy::needless_range_loop, reason = "registers are numbered; closures are not compiled for AVX2")]
 
 mod base_3;
 pub(super) mod blocks;
-mod many_tokens;
+pub(super) mod many_tokens;
 mod natural;
 mod one_token;
 pub(super) mod round;
 
 use std::arch::asm;
 use std::arch::x86_64::*;
+use std::mem::offset_of;
 
+use super::tile::many_tokens;
 use super::{Activations, RoundedGroup, Rows};
 use crate::ternary::Packing;
-use blocks::Unpacked;
-use many_tokens::many_tokens;
+use many_tokens::{TOKENS, tile_products};
 use one_token::one_token;
 
 /// See [`super::rows`].
@@ -51,86 +52,20 @@ fn any_packing<const VNNI: bool>(out: &mut [f32], weights: Rows, x: Activations)
 #[target_feature(enable = "avx2,f16c")]
 fn packed_rows<const VNNI: bool, const BLOCK: usize>(out: &mut [f32], weights: Rows, x: Activations) {
     match x.tokens() {
-        1 => one_token::<VNNI, BLOCK>(out, weights, x.token(0)),
-        _ => many_tokens::<VNNI, BLOCK>(out, weights, x),
+        1 if !x.side_by_side => one_token::<VNNI, BLOCK>(out, weights, x),
+        #[expect(unsafe_code, reason = "the loop takes kernels of any level")]
+        // SAFETY: only `rows_vnni` asks for AVX-VNNI.
+        _ => unsafe { many_tokens::<BLOCK>(out, weights, x, tile_products::<VNNI>, TOKENS) },
     }
 }
 
-/// Adds the products of 128 weights with the activations of `T` tokens. Their instructions alternate, because those of one
-/// token wait for each other: 1.1 times as fast in a loop on Zen 1 (docs/optimisation-log.md).
-#[inline]
-#[target_feature(enable = "avx2,f16c")]
-fn add_products<const VNNI: bool, const T: usize>(
-    sums: &mut [__m256; T],
-    w: &Unpacked,
-    x: [&RoundedGroup; T],
-) {
-    let mut lanes = [_mm256_setzero_si256(); T];
-    if VNNI {
-        for t in 0..T {
-            lanes[t] = lanes_vnni(w, x[t]);
-        }
-    } else {
-        lanes = lanes_of_tokens(w, x);
-    }
-    let mut scales = [_mm256_setzero_ps(); T];
-    for t in 0..T {
-        scales[t] = _mm256_mul_ps(w.scales, _mm256_castsi256_ps(vector(x[t], SCALES)));
-    }
-    add_scaled(sums, lanes, scales);
-}
-
-/// Adds the integer sums of lanes, scaled.
-#[inline]
-#[target_feature(enable = "avx2,f16c")]
-fn add_scaled<const N: usize>(sums: &mut [__m256; N], lanes: [__m256i; N], scales: [__m256; N]) {
-    let mut scaled = [_mm256_setzero_ps(); N];
-    for n in 0..N {
-        scaled[n] = _mm256_cvtepi32_ps(lanes[n]);
-    }
-    for n in 0..N {
-        scaled[n] = _mm256_mul_ps(scales[n], scaled[n]);
-    }
-    for n in 0..N {
-        sums[n] = _mm256_add_ps(sums[n], scaled[n]);
-    }
-}
-
-/// Products of the codes with the activations of each token, less the sums of the activations.
+/// Sums of the products of `R` rows, whose codes are as they lie in the file, with one token: two 16-bit numbers of each lane.
+/// Planes 1 and 3 stay where they are in their bytes, four times too large, until their products are added up, which saves two
+/// of three shifts. Instructions of the rows alternate, because those of one row wait for each other: 1.1 times as fast in a
+/// loop on Zen 1 (docs/optimisation-log.md).
 #[inline]
 #[target_feature(enable = "avx2")]
-fn lanes_of_tokens<const T: usize>(w: &Unpacked, x: [&RoundedGroup; T]) -> [__m256i; T] {
-    // Pairs of products are at most 2 * 3 * 127, four of those fit i16 easily: nothing saturates.
-    let (mut pairs, mut more) = ([_mm256_setzero_si256(); T], [_mm256_setzero_si256(); T]);
-    for t in 0..T {
-        pairs[t] = _mm256_maddubs_epi16(w.planes[0], vector(x[t], 0));
-    }
-    for plane in 1..4 {
-        for t in 0..T {
-            more[t] = _mm256_maddubs_epi16(w.planes[plane], vector(x[t], plane));
-        }
-        in_order(&mut more);
-        for t in 0..T {
-            pairs[t] = _mm256_add_epi16(pairs[t], more[t]);
-        }
-        in_order(&mut pairs);
-    }
-    for t in 0..T {
-        pairs[t] = _mm256_madd_epi16(pairs[t], _mm256_set1_epi16(1));
-    }
-    in_order(&mut pairs);
-    for t in 0..T {
-        pairs[t] = _mm256_add_epi32(pairs[t], vector(x[t], MINUS_SUMS));
-    }
-    in_order(&mut pairs);
-    pairs
-}
-
-/// The same of one token with the codes of `R` rows as they lie in the file: planes 1 and 3 stay where they are in their
-/// bytes, four times too large, until their products are added up, which saves two of three shifts.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn lanes_of_packed<const R: usize>(codes: [__m256i; R], x: &RoundedGroup) -> [__m256i; R] {
+fn sums_of_packed<const R: usize>(codes: [__m256i; R], x: &RoundedGroup) -> [__m256i; R] {
     let (low, high) = (_mm256_set1_epi8(3), _mm256_set1_epi8(12));
     let mut own = [x; R];
     for x in &mut own {
@@ -138,7 +73,7 @@ fn lanes_of_packed<const R: usize>(codes: [__m256i; R], x: &RoundedGroup) -> [__
     }
     let x = own;
     let zero = [_mm256_setzero_si256(); R];
-    let (mut upper, mut once, mut four_times, mut lanes) = (zero, zero, zero, zero);
+    let (mut upper, mut once, mut four_times, mut sums) = (zero, zero, zero, zero);
     for r in 0..R {
         once[r] = _mm256_maddubs_epi16(_mm256_and_si256(codes[r], low), vector(x[r], 0));
         upper[r] = _mm256_srli_epi16::<4>(codes[r]);
@@ -159,14 +94,10 @@ fn lanes_of_packed<const R: usize>(codes: [__m256i; R], x: &RoundedGroup) -> [__
     }
     in_order(&mut four_times);
     for r in 0..R {
-        let pairs = _mm256_add_epi16(once[r], _mm256_srai_epi16::<2>(four_times[r]));
-        lanes[r] = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+        sums[r] = _mm256_add_epi16(once[r], _mm256_srai_epi16::<2>(four_times[r]));
     }
-    in_order(&mut lanes);
-    for r in 0..R {
-        lanes[r] = _mm256_add_epi32(lanes[r], vector(x[r], MINUS_SUMS));
-    }
-    lanes
+    in_order(&mut sums);
+    sums
 }
 
 /// Has these computed before what is computed of them, and in this order: left alone, the compiler puts the instructions of
@@ -189,7 +120,7 @@ fn in_order<const N: usize>(vectors: &mut [__m256i; N]) {
 /// The same reference, which the compiler takes for another one: so it loads what lies there again for each row, as an
 /// operand of the instruction that uses it, instead of keeping it in registers that the sums then lack.
 #[inline(always)]
-fn another(x: &RoundedGroup) -> &RoundedGroup {
+fn another<T>(x: &T) -> &T {
     let mut at = std::ptr::from_ref(x);
     #[expect(unsafe_code, clippy::pointers_in_nomem_asm_block, reason = "assembly that reads nothing")]
     // SAFETY: no instruction at all, so the pointer stays that of the reference.
@@ -199,44 +130,41 @@ fn another(x: &RoundedGroup) -> &RoundedGroup {
     }
 }
 
-/// [`lanes_of_tokens`] of one by AVX-VNNI. Assembly, because a function compiled for it would not be inlined into those
-/// for AVX2.
+/// Sums of the products of a row's four planes by AVX-VNNI, 32 bits a lane. Assembly, because a function compiled for it would
+/// not be inlined into those for AVX2.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn lanes_vnni(w: &Unpacked, x: &RoundedGroup) -> __m256i {
-    let mut lanes = vector(x, MINUS_SUMS);
+fn sums_vnni(planes: [__m256i; 4], x: &RoundedGroup) -> __m256i {
+    const { assert!(offset_of!(RoundedGroup, planes) == 0) };
+    let mut sums = _mm256_setzero_si256();
     #[expect(unsafe_code, reason = "assembly")]
     // SAFETY: only `rows_vnni` leads here, so the processor has AVX-VNNI. 128 readable bytes lie behind the pointer.
     unsafe {
         asm!(
-            "{{vex}} vpdpbusd {lanes}, {a}, ymmword ptr [{x}]",
-            "{{vex}} vpdpbusd {lanes}, {b}, ymmword ptr [{x} + 32]",
-            "{{vex}} vpdpbusd {lanes}, {c}, ymmword ptr [{x} + 64]",
-            "{{vex}} vpdpbusd {lanes}, {d}, ymmword ptr [{x} + 96]",
-            lanes = inout(ymm_reg) lanes,
-            a = in(ymm_reg) w.planes[0],
-            b = in(ymm_reg) w.planes[1],
-            c = in(ymm_reg) w.planes[2],
-            d = in(ymm_reg) w.planes[3],
-            x = in(reg) x.planes.as_ptr(),
+            "{{vex}} vpdpbusd {sums}, {a}, ymmword ptr [{x}]",
+            "{{vex}} vpdpbusd {sums}, {b}, ymmword ptr [{x} + 32]",
+            "{{vex}} vpdpbusd {sums}, {c}, ymmword ptr [{x} + 64]",
+            "{{vex}} vpdpbusd {sums}, {d}, ymmword ptr [{x} + 96]",
+            sums = inout(ymm_reg) sums,
+            a = in(ymm_reg) planes[0],
+            b = in(ymm_reg) planes[1],
+            c = in(ymm_reg) planes[2],
+            d = in(ymm_reg) planes[3],
+            x = in(reg) x,
             options(pure, readonly, nostack, preserves_flags),
         );
     }
-    lanes
+    sums
 }
 
-/// Vectors of a group of activations, behind its four planes.
-const MINUS_SUMS: usize = 4;
-const SCALES: usize = 5;
-
-/// Vector `n` of a group: aligned, so that it becomes an operand of the instruction that uses it.
+/// Plane `n` of a group: aligned, so that it becomes an operand of the instruction that uses it.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn vector(x: &RoundedGroup, n: usize) -> __m256i {
-    const { assert!(size_of::<RoundedGroup>() == 32 * (SCALES + 1) && align_of::<RoundedGroup>() == 32) };
-    assert!(n <= SCALES);
+    const { assert!(offset_of!(RoundedGroup, planes) == 0 && align_of::<RoundedGroup>() == 32) };
+    assert!(n < 4);
     #[expect(unsafe_code, reason = "a load takes a raw pointer")]
-    // SAFETY: a group is six vectors of 32 bytes in a row, aligned to 32, as asserted above.
+    // SAFETY: a group begins with four vectors of 32 bytes, aligned to 32, as asserted above.
     unsafe {
         _mm256_load_si256(std::ptr::from_ref(x).cast::<__m256i>().add(n))
     }

@@ -1,288 +1,154 @@
-//! NEON: a group of 128 in two halves of four lanes each; with `sdot` (`DOT`) a lane's four bytes of a plane are
-//! multiplied and added in one instruction.
+//! NEON: of a group of 128, a unit of 64 at a time, whose codes of a plane fill a register. Bytes are multiplied by
+//! `smull`; by `sdot` (`DOT`), which also adds the four products of a lane; or by `smmla` (`i8mm.rs`).
 //!
-//! One token (decode): four rows at once, so that the chain of additions of one row hides behind the others, and
-//! codes are unpacked straight from the file's blocks. Many tokens (prefill): a tile of weights is unpacked once
-//! into the first-level cache and used for all tokens, two rows and four tokens at a time with sums and weights in
-//! registers.
+//! One token (decode): four rows at once, whose sums come to lie in one vector, so that all that follows is done for
+//! four rows together; codes are unpacked straight from the file's blocks. Many tokens (prefill): `many_tokens.rs`.
 
 #![expect(clippy::needless_range_loop, reason = "registers are numbered")]
 
 mod blocks;
+mod dots;
 pub(super) mod i8mm;
+mod many_tokens;
 
 use std::arch::aarch64::*;
-use std::arch::asm;
 
 use super::{Activations, RoundedGroup, Rows, half_block, parts};
 use crate::cpu::isa::prefetch;
-use crate::cpu::ops;
 use crate::ternary::Packing;
-use blocks::{Unpacked, group, unpack, vector};
+use blocks::{codes, scales};
+use dots::{add_up, add_up_dotprod, multipliers, planes, products, products_dotprod};
+use many_tokens::{SDOT, SMULL, many_tokens};
 
-/// Rows that one token meets together.
+/// Rows that one token meets together: the lanes of a vector.
 const DECODE_ROWS: usize = 4;
 /// How early a decode asks for memory: as measured for AVX2.
 const EARLY: usize = 1280;
-/// A tile of unpacked weights is this many rows of this many groups: 10 KiB.
-const TILE_ROWS: usize = 8;
-const TILE_GROUPS: usize = 8;
-/// Rows and tokens that are computed together, half a group at a time: their sums take 8 registers, the weights 10,
-/// what is under way the rest.
-const ROWS: usize = 2;
-const TOKENS: usize = 4;
-/// Tokens whose sums wait in memory while a tile of weights is in use.
-const PANEL: usize = 64;
-
-/// Unpacked weights: `[row][half][group]`.
-type Tile = [[[Unpacked; TILE_GROUPS]; 2]; TILE_ROWS];
-/// Sums of each row of a tile with each token of a panel, four lanes each: `[row][half][token]`.
-type Sums = [[[float32x4_t; PANEL]; 2]; TILE_ROWS];
 
 /// See [`super::rows`].
 #[target_feature(enable = "neon")]
 pub(super) fn rows(out: &mut [f32], weights: Rows, x: Activations) {
-    any_packing::<false>(out, weights, x);
+    any_packing::<SMULL>(out, weights, x);
 }
 
 /// See [`super::rows`].
 #[target_feature(enable = "neon,dotprod")]
 pub(super) fn rows_dotprod(out: &mut [f32], weights: Rows, x: Activations) {
-    any_packing::<true>(out, weights, x);
+    any_packing::<SDOT>(out, weights, x);
 }
 
 #[inline]
 #[target_feature(enable = "neon")]
-fn any_packing<const DOT: bool>(out: &mut [f32], weights: Rows, x: Activations) {
+fn any_packing<const BY: u8>(out: &mut [f32], weights: Rows, x: Activations) {
     match weights.packing {
-        Packing::Q2_0 => packed_rows::<DOT, 34>(out, weights, x),
-        Packing::Q2_0G64 => packed_rows::<DOT, 36>(out, weights, x),
-        Packing::Tq2_0 => packed_rows::<DOT, 66>(out, weights, x),
-        Packing::Ptq1_0 => packed_rows::<DOT, 28>(out, weights, x),
-        Packing::Tq1_0 => packed_rows::<DOT, 54>(out, weights, x),
+        Packing::Q2_0 => packed_rows::<BY, 34>(out, weights, x),
+        Packing::Q2_0G64 => packed_rows::<BY, 36>(out, weights, x),
+        Packing::Tq2_0 => packed_rows::<BY, 66>(out, weights, x),
+        Packing::Ptq1_0 => packed_rows::<BY, 28>(out, weights, x),
+        Packing::Tq1_0 => packed_rows::<BY, 54>(out, weights, x),
     }
 }
 
 /// `BLOCK` bytes hold 128 weights (one block, or two of 64) or 256; each packing has a length of its own.
 #[inline]
 #[target_feature(enable = "neon")]
-fn packed_rows<const DOT: bool, const BLOCK: usize>(out: &mut [f32], weights: Rows, x: Activations) {
-    match x.tokens() {
-        1 => one_token::<DOT, BLOCK>(out, weights, x.token(0)),
-        _ => many_tokens::<DOT, BLOCK>(out, weights, x),
+fn packed_rows<const BY: u8, const BLOCK: usize>(out: &mut [f32], weights: Rows, x: Activations) {
+    match (x.tokens(), BY) {
+        (1, SMULL) => one_token::<false, BLOCK>(out, weights, x),
+        (1, _) => one_token::<true, BLOCK>(out, weights, x),
+        _ => many_tokens::<BY, BLOCK>(out, weights, x),
     }
 }
 
 #[target_feature(enable = "neon")]
-fn one_token<const DOT: bool, const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &[RoundedGroup]) {
-    let (tiles, rest) = out.as_chunks_mut::<DECODE_ROWS>();
-    let done = tiles.len() * DECODE_ROWS;
-    for (n, tile) in tiles.iter_mut().enumerate() {
-        *tile = dots::<DOT, BLOCK, DECODE_ROWS>(weights, n * DECODE_ROWS, x);
-    }
-    for (n, out) in rest.iter_mut().enumerate() {
-        [*out] = dots::<DOT, BLOCK, 1>(weights, done + n, x);
+fn one_token<const DOT: bool, const BLOCK: usize>(out: &mut [f32], weights: Rows, x: Activations) {
+    let rows = out.len();
+    for (n, out) in out.chunks_mut(DECODE_ROWS).enumerate() {
+        // The last row also stands for those that are missing.
+        let rows = std::array::from_fn(|r| (n * DECODE_ROWS + r).min(rows - 1));
+        let sums = row_dots::<DOT, BLOCK>(weights, rows, x.token(0));
+        write::<DECODE_ROWS>(out, bytemuck::cast(vmulq_n_f32(sums, x.scales[0])));
     }
 }
 
-/// Products of `R` rows from `first` on with one token.
+/// Products of four rows with one token, but for its scale.
 #[inline]
 #[target_feature(enable = "neon")]
-fn dots<const DOT: bool, const BLOCK: usize, const R: usize>(
+fn row_dots<const DOT: bool, const BLOCK: usize>(
     weights: Rows,
-    first: usize,
+    rows: [usize; DECODE_ROWS],
     x: &[RoundedGroup],
-) -> [f32; R] {
-    let mut rows: [&[[u8; BLOCK]]; R] = [&[]; R];
-    let (mut sums, mut out) = ([[vdupq_n_f32(0.0); 2]; R], [0.0; R]);
+) -> float32x4_t {
     let whole = weights.row_bytes / BLOCK;
-    for r in 0..R {
-        rows[r] = &weights.row(first + r).as_chunks().0[..whole];
+    let mut blocks: [&[[u8; BLOCK]]; DECODE_ROWS] = [&[]; DECODE_ROWS];
+    for r in 0..DECODE_ROWS {
+        blocks[r] = &weights.row(rows[r]).as_chunks().0[..whole];
     }
-    let ahead = weights.row(first).as_ptr().wrapping_add(weights.ahead(R, EARLY));
+    let mut sums = [vdupq_n_f32(0.0); 2];
+    let ahead = weights.row(rows[0]).as_ptr().wrapping_add(weights.ahead(DECODE_ROWS, EARLY));
     for b in 0..whole {
         // The rows of a tile lie one behind the other, so this asks for all of the file in order.
-        for line in (0..BLOCK * R).step_by(64) {
-            prefetch(ahead.wrapping_add(b * BLOCK * R + line));
+        for line in (0..BLOCK * DECODE_ROWS).step_by(64) {
+            prefetch(ahead.wrapping_add(b * BLOCK * DECODE_ROWS + line));
         }
-        for part in 0..parts(BLOCK) {
-            let x = &x[b * parts(BLOCK) + part];
-            // Written out: a loop this long is not unrolled, and would keep its sums in memory.
-            add_group::<DOT, BLOCK>(&mut sums[0], &rows[0][b], part, x);
-            if R == DECODE_ROWS {
-                add_group::<DOT, BLOCK>(&mut sums[1], &rows[1][b], part, x);
-                add_group::<DOT, BLOCK>(&mut sums[2], &rows[2][b], part, x);
-                add_group::<DOT, BLOCK>(&mut sums[3], &rows[3][b], part, x);
-            }
+        let blocks = blocks.map(|blocks| &blocks[b]);
+        let x = &x[b * parts(BLOCK)..][..parts(BLOCK)];
+        // Written out: loops this long are not unrolled, and each unit of a block lies there in its own way.
+        sums[0] = add_unit::<DOT, BLOCK, 0>(sums[0], blocks, &x[0]);
+        sums[1] = add_unit::<DOT, BLOCK, 1>(sums[1], blocks, &x[0]);
+        if parts(BLOCK) == 2 {
+            sums[0] = add_unit::<DOT, BLOCK, 2>(sums[0], blocks, &x[1]);
+            sums[1] = add_unit::<DOT, BLOCK, 3>(sums[1], blocks, &x[1]);
         }
     }
-    for r in 0..R {
-        if let Some(x) = x.get(whole * parts(BLOCK)) {
-            add_group::<DOT, BLOCK>(&mut sums[r], &half_block(weights.row(first + r)), 0, x);
-        }
-        out[r] = tree(sums[r]);
+    // Only groups of 64 can end in half a group; its other unit is zero.
+    if BLOCK == 36
+        && let Some(x) = x.get(whole)
+    {
+        let halves = rows.map(|row| half_block(weights.row(row)));
+        sums[0] = add_unit::<DOT, BLOCK, 0>(sums[0], halves.each_ref(), x);
     }
-    out
+    vaddq_f32(sums[0], sums[1])
 }
 
-/// Adds the products of one group of a row with one token's activations.
+/// Adds the products of unit `U` of blocks of four rows with one token's activations.
 #[inline]
 #[target_feature(enable = "neon")]
-fn add_group<const DOT: bool, const BLOCK: usize>(
-    sums: &mut [float32x4_t; 2],
-    block: &[u8; BLOCK],
-    part: usize,
+fn add_unit<const DOT: bool, const BLOCK: usize, const U: usize>(
+    sums: float32x4_t,
+    blocks: [&[u8; BLOCK]; DECODE_ROWS],
     x: &RoundedGroup,
-) {
-    for half in 0..2 {
-        add_products::<DOT>(&mut sums[half], &unpack(block, part, half), x, half);
-    }
+) -> float32x4_t {
+    let (planes, multipliers) = (planes(x, U % 2), multipliers(x, U % 2));
+    let products = if DOT {
+        let a = products_dotprod(codes::<BLOCK, U>(blocks[0]), planes);
+        let b = products_dotprod(codes::<BLOCK, U>(blocks[1]), planes);
+        let c = products_dotprod(codes::<BLOCK, U>(blocks[2]), planes);
+        let d = products_dotprod(codes::<BLOCK, U>(blocks[3]), planes);
+        add_up_dotprod([a, b, c, d], multipliers)
+    } else {
+        let a = products(codes::<BLOCK, U>(blocks[0]), planes);
+        let b = products(codes::<BLOCK, U>(blocks[1]), planes);
+        let c = products(codes::<BLOCK, U>(blocks[2]), planes);
+        let d = products(codes::<BLOCK, U>(blocks[3]), planes);
+        add_up([a, b, c, d], multipliers)
+    };
+    let products = vaddq_s32(products, vdupq_n_s32(x.minus_sums[U % 2]));
+    add_scaled(sums, scales::<BLOCK, U>(blocks), products)
 }
 
-#[target_feature(enable = "neon")]
-fn many_tokens<const DOT: bool, const BLOCK: usize>(out: &mut [f32], weights: Rows, x: Activations) {
-    let (tokens, groups) = (x.tokens(), x.groups_per_token);
-    let rows = out.len() / tokens;
-    let zero = Unpacked { planes: [vdupq_n_u8(0); 4], scale: vdupq_n_f32(0.0) };
-    let mut tile: Tile = [[[zero; TILE_GROUPS]; 2]; TILE_ROWS];
-    let mut sums: Sums = [[[vdupq_n_f32(0.0); PANEL]; 2]; TILE_ROWS];
-    for first_row in (0..rows).step_by(TILE_ROWS) {
-        let tile_rows = TILE_ROWS.min(rows - first_row);
-        for first_token in (0..tokens).step_by(PANEL) {
-            let panel = PANEL.min(tokens - first_token);
-            for sums in sums.as_flattened_mut() {
-                sums[..panel].fill(vdupq_n_f32(0.0));
-            }
-            for first_group in (0..groups).step_by(TILE_GROUPS) {
-                let some = first_group..groups.min(first_group + TILE_GROUPS);
-                for (r, tile) in tile[..tile_rows].iter_mut().enumerate() {
-                    unpack_groups::<BLOCK>(tile, weights.row(first_row + r), some.clone());
-                }
-                // Of an odd number of rows, the last has what an earlier tile left as its partner.
-                for r in (0..tile_rows).step_by(ROWS) {
-                    let (sums, tile) = (&mut sums[r..r + ROWS], &tile[r..r + ROWS]);
-                    for t in (0..panel).step_by(TOKENS) {
-                        match panel - t {
-                            1 => tile_products::<DOT, 1>(sums, t, tile, x, first_token, some.clone()),
-                            2 => tile_products::<DOT, 2>(sums, t, tile, x, first_token, some.clone()),
-                            3 => tile_products::<DOT, 3>(sums, t, tile, x, first_token, some.clone()),
-                            _ => tile_products::<DOT, TOKENS>(sums, t, tile, x, first_token, some.clone()),
-                        }
-                    }
-                }
-            }
-            for t in 0..panel {
-                let out = &mut out[(first_token + t) * rows + first_row..][..tile_rows];
-                for (out, [lower, upper]) in out.iter_mut().zip(&sums) {
-                    *out = tree([lower[t], upper[t]]);
-                }
-            }
-        }
-    }
-}
-
-/// Adds the products of two rows of a tile with tokens `t..t + T` of the panel that starts at `first_token`.
+/// Adds the products of a unit, which are integers up to here: the one float arithmetic of these kernels.
 #[inline]
 #[target_feature(enable = "neon")]
-fn tile_products<const DOT: bool, const T: usize>(
-    sums: &mut [[[float32x4_t; PANEL]; 2]],
-    t: usize,
-    tile: &[[[Unpacked; TILE_GROUPS]; 2]],
-    x: Activations,
-    first_token: usize,
-    groups: std::ops::Range<usize>,
-) {
-    let mut tokens: [&[RoundedGroup]; T] = [&[]; T];
-    for i in 0..T {
-        tokens[i] = &x.token(first_token + t + i)[groups.clone()];
-    }
-    for half in 0..2 {
-        let mut acc = [[vdupq_n_f32(0.0); T]; ROWS];
-        for r in 0..ROWS {
-            acc[r].copy_from_slice(&sums[r][half][t..t + T]);
-        }
-        for g in 0..groups.len() {
-            let weights = [tile[0][half][g], tile[1][half][g]];
-            for i in 0..T {
-                for r in 0..ROWS {
-                    add_products::<DOT>(&mut acc[r][i], &weights[r], &tokens[i][g], half);
-                }
-            }
-        }
-        for r in 0..ROWS {
-            sums[r][half][t..t + T].copy_from_slice(&acc[r]);
-        }
-    }
+fn add_scaled(sums: float32x4_t, scales: float32x4_t, products: int32x4_t) -> float32x4_t {
+    vaddq_f32(sums, vmulq_f32(scales, vcvtq_f32_s32(products)))
 }
 
-/// Unpacks some groups of a row.
-#[inline]
-#[target_feature(enable = "neon")]
-fn unpack_groups<const BLOCK: usize>(
-    tile: &mut [[Unpacked; TILE_GROUPS]; 2],
-    row: &[u8],
-    groups: std::ops::Range<usize>,
-) {
-    for (n, g) in groups.enumerate() {
-        [tile[0][n], tile[1][n]] = group::<BLOCK>(row, g);
+/// Results of `N` rows, or of the first of them as many as there is room for. Mostly it is `N`, and then no call.
+#[inline(always)]
+fn write<const N: usize>(out: &mut [f32], rows: [f32; N]) {
+    match out.as_mut_array() {
+        Some(out) => *out = rows,
+        None => out.copy_from_slice(&rows[..out.len()]),
     }
-}
-
-/// Adds the products of half a group with one token's activations: the one arithmetic of this file.
-#[inline]
-#[target_feature(enable = "neon")]
-fn add_products<const DOT: bool>(sums: &mut float32x4_t, w: &Unpacked, x: &RoundedGroup, half: usize) {
-    let minus_sums = vector(&x.minus_sums[4 * half..][..4]);
-    let mut planes = [vdupq_n_s8(0); 4];
-    for k in 0..4 {
-        planes[k] = vector(&x.planes[k][16 * half..][..16]);
-    }
-    let lanes = if DOT { lanes_dotprod(minus_sums, w, planes) } else { lanes(minus_sums, w, planes) };
-    let scales = vmulq_f32(w.scale, vector(&x.scales[4 * half..][..4]));
-    *sums = vaddq_f32(*sums, vmulq_f32(scales, vcvtq_f32_s32(lanes)));
-}
-
-/// Products of the codes with the activations, less the sums of the activations.
-#[inline]
-#[target_feature(enable = "neon")]
-fn lanes(minus_sums: int32x4_t, w: &Unpacked, x: [int8x16_t; 4]) -> int32x4_t {
-    // Four products are at most 4 * 3 * 127, and two of those fit i16 easily.
-    let mut lower = vdupq_n_s16(0);
-    let mut upper = vdupq_n_s16(0);
-    for k in 0..4 {
-        let w = vreinterpretq_s8_u8(w.planes[k]);
-        lower = vmlal_s8(lower, vget_low_s8(w), vget_low_s8(x[k]));
-        upper = vmlal_high_s8(upper, w, x[k]);
-    }
-    vpadalq_s16(minus_sums, vpaddq_s16(lower, upper))
-}
-
-/// The same by `sdot`. Assembly, because its function is not stable yet, and because one compiled for it would not be
-/// inlined into those for NEON.
-#[inline]
-#[target_feature(enable = "neon")]
-fn lanes_dotprod(minus_sums: int32x4_t, w: &Unpacked, x: [int8x16_t; 4]) -> int32x4_t {
-    let mut lanes = minus_sums;
-    for k in 0..4 {
-        #[expect(unsafe_code, reason = "assembly")]
-        // SAFETY: only `rows_dotprod` leads here, so the processor has the instruction.
-        unsafe {
-            asm!(
-                ".arch_extension dotprod",
-                "sdot {lanes:v}.4s, {w:v}.16b, {x:v}.16b",
-                lanes = inout(vreg) lanes,
-                w = in(vreg) w.planes[k],
-                x = in(vreg) x[k],
-                options(pure, nomem, nostack, preserves_flags),
-            );
-        }
-    }
-    lanes
-}
-
-/// The eight lanes in the one fixed tree.
-#[inline]
-#[target_feature(enable = "neon")]
-fn tree(lanes: [float32x4_t; 2]) -> f32 {
-    ops::tree::<8>(bytemuck::cast(lanes))
 }

@@ -1,38 +1,52 @@
-//! WebAssembly: a group of 128 in two halves of four lanes.
+//! WebAssembly: a unit of 64 weights in four lanes, then four rows' units in one register.
 //!
-//! One token (decode): some rows at once, which share the activations as the products want them; codes are unpacked
-//! straight from the file's blocks. Many tokens (prefill): a tile of weights is unpacked once into the first-level cache
-//! and used for all tokens, four at a time.
+//! One token (decode): some rows at once, unpacked straight from the file's blocks. Many tokens (prefill): a tile of weights
+//! is unpacked once into the first-level cache and used for all tokens, four at a time.
 //!
 //! With the feature `relaxed-simd` the functions here, and nothing else, are compiled for relaxed instructions: given
 //! them everywhere, the compiler also uses them for comparisons of floats, whose results then depend on the machine.
 //! What runs once for many products has no closures, which would be calls from code that is not compiled for them.
+//!
+//! The loops over the rows of four end where the matrix does, and so stay loops: unrolled, they are more than engines find
+//! registers for, and the sums of one row after the other in memory cost less than what they then spill.
 
 mod blocks;
 mod dots;
 
 use std::arch::wasm32::*;
+use std::ops::Range;
 
-use super::{Activations, RoundedGroup, Rows, half_block, parts};
+use super::{Activations, Rows, half_block, parts};
 use crate::ternary::Packing;
 pub(in crate::cpu) use blocks::widen_f16;
-use blocks::{Unpacked, unpack};
-use dots::{Spread, lanes};
+use blocks::{scales, shift, unpack};
+use dots::{Codes, Spread, lanes, products};
 
-/// Rows that one token meets together.
-const DECODE_ROWS: usize = 4;
-/// A tile of unpacked weights is this many rows of this many groups: 10 KiB, a third of a first-level cache.
+/// Rows whose sums share a register.
+const ROWS: usize = 4;
+/// A tile of unpacked weights is this many times four rows of this many groups: 16 KiB, half of a first-level cache.
 const TILE_ROWS: usize = 8;
-const TILE_GROUPS: usize = 8;
+const TILE_GROUPS: usize = 2;
 /// Tokens that are computed together.
 const TOKENS: usize = 4;
 /// Tokens whose sums wait in memory while a tile of weights is in use.
 const PANEL: usize = 64;
 
-/// Eight float lanes.
-type Lanes = [v128; 2];
-/// Sums of each row of a tile with each token of a panel.
-type Sums = [[Lanes; PANEL]; TILE_ROWS];
+const ZERO: v128 = f32x4(0.0, 0.0, 0.0, 0.0);
+
+/// 64 weights of each of four rows, unpacked. Rows that there are not may hold anything: their lanes go nowhere.
+#[derive(Clone, Copy)]
+struct UnitRows {
+    codes: [Codes; ROWS],
+    scales: v128,
+}
+
+/// Units of a tile, for each four rows.
+type Tile = [[UnitRows; 2 * TILE_GROUPS]; TILE_ROWS];
+/// Both accumulators of four rows.
+type Sums = [v128; 2];
+/// Those of each four rows of a tile with each token of a panel.
+type PanelSums = [[Sums; PANEL]; TILE_ROWS];
 
 /// See [`super::rows`].
 #[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
@@ -50,141 +64,169 @@ pub(super) fn rows(out: &mut [f32], weights: Rows, x: Activations) {
 #[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
 fn packed_rows<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: Activations) {
     match x.tokens() {
-        1 => one_token::<BLOCK>(out, weights, x.token(0)),
+        1 => one_token::<BLOCK>(out, weights, x),
         _ => many_tokens::<BLOCK>(out, weights, x),
     }
 }
 
 #[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
-fn one_token<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: &[RoundedGroup]) {
-    let (tiles, rest) = out.as_chunks_mut::<DECODE_ROWS>();
-    let done = tiles.len() * DECODE_ROWS;
-    for (n, tile) in tiles.iter_mut().enumerate() {
-        *tile = dots::<BLOCK, DECODE_ROWS>(weights, n * DECODE_ROWS, x);
-    }
-    for (n, out) in rest.iter_mut().enumerate() {
-        [*out] = dots::<BLOCK, 1>(weights, done + n, x);
-    }
-}
-
-/// Products of `R` rows from `first` on with one token.
-#[inline]
-#[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
-fn dots<const BLOCK: usize, const R: usize>(weights: Rows, first: usize, x: &[RoundedGroup]) -> [f32; R] {
-    let whole = weights.row_bytes / BLOCK;
-    let mut rows: [&[[u8; BLOCK]]; R] = [&[]; R];
-    for (r, row) in rows.iter_mut().enumerate() {
-        *row = &weights.row(first + r).as_chunks().0[..whole];
-    }
-    let mut sums = [[f32x4_splat(0.0); 2]; R];
-    let (x, half) = x.split_at(whole * parts(BLOCK));
-    for (g, x) in x.iter().enumerate() {
-        let (b, part, x) = (g / parts(BLOCK), g % parts(BLOCK), [Spread::new(x)]);
-        for (sums, row) in sums.iter_mut().zip(rows) {
-            add_products(std::array::from_mut(sums), &unpack(&row[b], part), &x);
+fn one_token<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: Activations) {
+    let spread = |x| [0, 1].map(|unit| [Spread::new(x, unit, shift(BLOCK))]);
+    let token: Vec<[[Spread; 1]; 2]> = x.token(0).iter().map(spread).collect();
+    for (n, out) in out.chunks_mut(ROWS).enumerate() {
+        let mut sums = [ZERO; 2];
+        let (mut rows, mut halves) = ([[ZERO; ROWS]; 2], [[0; ROWS]; 2]);
+        for (g, x) in token.iter().enumerate() {
+            for r in 0..out.len() {
+                let (codes, scales) = group::<BLOCK>(weights.row(n * ROWS + r), g);
+                for unit in 0..2 {
+                    [rows[unit][r]] = lanes(&codes[unit], &x[unit]);
+                    halves[unit][r] = scales[unit];
+                }
+            }
+            for unit in 0..2 {
+                add_products(&mut sums[unit], &rows[unit], widen(halves[unit]), &x[unit][0]);
+            }
         }
+        finish(out, sums, x.scales[0], shift(BLOCK));
     }
-    if let [x] = half {
-        for (r, sums) in sums.iter_mut().enumerate() {
-            let block = half_block::<BLOCK>(weights.row(first + r));
-            add_products(std::array::from_mut(sums), &unpack(&block, 0), &[Spread::new(x)]);
-        }
-    }
-    sums.map(tree)
 }
 
 #[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
 fn many_tokens<const BLOCK: usize>(out: &mut [f32], weights: Rows, x: Activations) {
     let (tokens, groups) = (x.tokens(), x.groups_per_token);
     let rows = out.len() / tokens;
-    let mut tile = [[Unpacked::zero(); TILE_GROUPS]; TILE_ROWS];
-    let mut sums: Sums = [[[f32x4_splat(0.0); 2]; PANEL]; TILE_ROWS];
-    for first_row in (0..rows).step_by(TILE_ROWS) {
-        let tile_rows = TILE_ROWS.min(rows - first_row);
+    let mut tile: Tile = [[UnitRows { codes: [[ZERO; _]; ROWS], scales: ZERO }; _]; _];
+    let mut sums: PanelSums = [[[ZERO; 2]; _]; _];
+    for first_row in (0..rows).step_by(TILE_ROWS * ROWS) {
+        let tile_rows = first_row..rows.min(first_row + TILE_ROWS * ROWS);
         for first_token in (0..tokens).step_by(PANEL) {
-            let panel = PANEL.min(tokens - first_token);
-            let sums = &mut sums[..tile_rows];
-            for sums in &mut *sums {
-                sums[..panel].fill([f32x4_splat(0.0); 2]);
+            let panel = first_token..tokens.min(first_token + PANEL);
+            for sums in &mut sums {
+                sums[..panel.len()].fill([ZERO; 2]);
             }
             for first_group in (0..groups).step_by(TILE_GROUPS) {
-                for (r, tile) in tile[..tile_rows].iter_mut().enumerate() {
-                    unpack_groups::<BLOCK>(tile, weights.row(first_row + r), first_group);
-                }
                 let groups = first_group..groups.min(first_group + TILE_GROUPS);
-                let whole = panel - panel % TOKENS;
-                for t in (0..whole).step_by(TOKENS) {
-                    tile_products::<TOKENS>(sums, t, &tile, x, first_token, groups.clone());
-                }
-                for t in whole..panel {
-                    tile_products::<1>(sums, t, &tile, x, first_token, groups.clone());
-                }
+                unpack_tile::<BLOCK>(&mut tile, weights, tile_rows.clone(), groups.clone());
+                panel_products(&mut sums, &tile, tile_rows.len(), x, panel.clone(), groups, shift(BLOCK));
             }
-            for t in 0..panel {
-                let out = &mut out[(first_token + t) * rows + first_row..][..tile_rows];
-                out.iter_mut().zip(&*sums).for_each(|(out, sums)| *out = tree(sums[t]));
+            for (t, token) in panel.enumerate() {
+                let out = &mut out[token * rows..][tile_rows.clone()];
+                for (out, sums) in out.chunks_mut(ROWS).zip(&sums) {
+                    finish(out, sums[t], x.scales[token], shift(BLOCK));
+                }
             }
         }
     }
 }
 
-/// Adds the products of a tile of weights with tokens `t..t + T` of the panel that starts at `first_token`.
-#[inline]
+/// Unpacks a tile, its rows as many as there are.
+#[inline(always)]
+fn unpack_tile<const BLOCK: usize>(tile: &mut Tile, weights: Rows, rows: Range<usize>, groups: Range<usize>) {
+    for (tile, first) in tile.iter_mut().zip(rows.clone().step_by(ROWS)) {
+        for (units, g) in tile.as_chunks_mut::<2>().0.iter_mut().zip(groups.clone()) {
+            let mut halves = [[0; ROWS]; 2];
+            for (r, row) in (first..rows.end.min(first + ROWS)).enumerate() {
+                let (codes, scales) = group::<BLOCK>(weights.row(row), g);
+                for unit in 0..2 {
+                    units[unit].codes[r] = codes[unit];
+                    halves[unit][r] = scales[unit];
+                }
+            }
+            for (unit, halves) in units.iter_mut().zip(halves) {
+                unit.scales = widen(halves);
+            }
+        }
+    }
+}
+
+/// Adds the products of a tile of so many rows with the tokens of a panel.
+#[inline(never)]
 #[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
-fn tile_products<const T: usize>(
-    sums: &mut [[Lanes; PANEL]],
-    t: usize,
-    tile: &[[Unpacked; TILE_GROUPS]; TILE_ROWS],
+fn panel_products(
+    sums: &mut PanelSums,
+    tile: &Tile,
+    rows: usize,
     x: Activations,
-    first_token: usize,
-    groups: std::ops::Range<usize>,
+    panel: Range<usize>,
+    groups: Range<usize>,
+    shift: u32,
 ) {
-    for (g, group) in groups.enumerate() {
-        let x = spread::<T>(x, first_token + t, group);
-        for (sums, weights) in sums.iter_mut().zip(tile) {
-            let sums: &mut [_; T] = sums[t..t + T].as_mut_array().expect("T of them");
-            add_products(sums, &weights[g], &x);
+    let whole = panel.len() - panel.len() % TOKENS;
+    for unit in 2 * groups.start..2 * groups.end {
+        let n = unit - 2 * groups.start;
+        for t in (0..whole).step_by(TOKENS) {
+            let x = spread::<TOKENS>(x, panel.start + t, unit, shift);
+            unit_products(sums, t, tile, n, rows, &x);
+        }
+        for t in whole..panel.len() {
+            let x = spread::<1>(x, panel.start + t, unit, shift);
+            unit_products(sums, t, tile, n, rows, &x);
         }
     }
 }
 
-/// Activations of one group of `T` tokens from `first` on.
+/// Activations of one unit of `T` tokens from `first` on.
 #[inline(always)]
-fn spread<const T: usize>(x: Activations, first: usize, group: usize) -> [Spread; T] {
-    std::array::from_fn(|i| Spread::new(&x.token(first + i)[group]))
+fn spread<const T: usize>(x: Activations, first: usize, unit: usize, shift: u32) -> [Spread; T] {
+    std::array::from_fn(|i| Spread::new(&x.token(first + i)[unit / 2], unit % 2, shift))
 }
 
-/// Unpacks the groups of a row from `first` on, as many as there are, up to a tile of them.
-#[inline(always)]
-fn unpack_groups<const BLOCK: usize>(tile: &mut [Unpacked; TILE_GROUPS], row: &[u8], first: usize) {
-    let (blocks, half) = row.as_chunks::<BLOCK>();
-    for (g, out) in tile.iter_mut().enumerate() {
-        let (block, part) = ((first + g) / parts(BLOCK), (first + g) % parts(BLOCK));
-        match blocks.get(block) {
-            Some(block) => *out = unpack(block, part),
-            None if block == blocks.len() && !half.is_empty() => *out = unpack(&half_block::<BLOCK>(row), 0),
-            None => break,
-        }
-    }
-}
-
-/// Adds the products of 128 weights with the activations of some tokens: the one arithmetic of this file.
+/// Adds the products of unit `n` of a tile with tokens `t..t + T` of a panel.
 #[inline]
 #[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
-fn add_products<const T: usize>(sums: &mut [Lanes; T], w: &Unpacked, x: &[Spread; T]) {
-    for half in 0..2 {
-        let lanes = lanes(&w.planes[half], x, half);
-        for ((sums, x), lanes) in sums.iter_mut().zip(x).zip(lanes) {
-            let scales = f32x4_mul(w.scales[half], x.scales[half]);
-            sums[half] = f32x4_add(sums[half], f32x4_mul(scales, f32x4_convert_i32x4(lanes)));
+fn unit_products<const T: usize>(
+    sums: &mut PanelSums,
+    t: usize,
+    tile: &Tile,
+    n: usize,
+    rows: usize,
+    x: &[Spread; T],
+) {
+    let mut four = [[ZERO; ROWS]; T];
+    for (i, first) in (0..rows).step_by(ROWS).enumerate() {
+        let w = &tile[i][n];
+        for r in 0..ROWS.min(rows - first) {
+            for (four, row) in four.iter_mut().zip(lanes(&w.codes[r], x)) {
+                four[r] = row;
+            }
+        }
+        for ((sums, four), x) in sums[i][t..t + T].iter_mut().zip(&four).zip(x) {
+            add_products(&mut sums[n % 2], four, w.scales, x);
         }
     }
 }
 
-/// The eight lanes in the one fixed tree.
+/// Codes of a row's group, and the f16 bits of its units' scales.
 #[inline(always)]
-fn tree([low, high]: Lanes) -> f32 {
-    let four = f32x4_add(low, high);
-    let two = f32x4_add(four, i64x2_shuffle::<1, 1>(four, four));
-    f32x4_extract_lane::<0>(two) + f32x4_extract_lane::<1>(two)
+fn group<const BLOCK: usize>(row: &[u8], group: usize) -> ([Codes; 2], [u32; 2]) {
+    let half;
+    let block = match row.as_chunks::<BLOCK>().0.get(group / parts(BLOCK)) {
+        Some(block) => block,
+        None => {
+            half = half_block(row);
+            &half
+        }
+    };
+    (unpack(block, group % parts(BLOCK)), scales(block))
+}
+
+/// Scales of four rows, from their f16 bits.
+#[inline(always)]
+fn widen([a, b, c, d]: [u32; ROWS]) -> v128 {
+    widen_f16(u32x4(a, b, c, d))
+}
+
+/// Adds the products of a unit of four rows with the activations of a token: the one float arithmetic of this file.
+#[inline(always)]
+fn add_products(sums: &mut v128, rows: &[v128; ROWS], scales: v128, x: &Spread) {
+    *sums = f32x4_add(*sums, f32x4_mul(scales, f32x4_convert_i32x4(products(rows, x))));
+}
+
+/// Results of four rows, their shift undone, or of the first of them as many as there is room for.
+#[inline(always)]
+fn finish(out: &mut [f32], [even, odd]: Sums, scale: f32, shift: u32) {
+    let sums = f32x4_mul(f32x4_add(even, odd), f32x4_splat(1.0 / (1 << shift) as f32));
+    let four: [f32; ROWS] = bytemuck::cast(f32x4_mul(sums, f32x4_splat(scale)));
+    out.copy_from_slice(&four[..out.len()]);
 }

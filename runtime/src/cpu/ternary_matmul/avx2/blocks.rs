@@ -1,4 +1,4 @@
-//! AVX2: blocks of a file, in any packing, to 128 codes in the four planes and the scale of each lane.
+//! AVX2: blocks of a file, in any packing, to 128 codes in the four planes.
 
 #![expect(clippy::needless_range_loop, reason = "registers are numbered; closures are not compiled for AVX2")]
 
@@ -7,32 +7,18 @@ use std::arch::x86_64::*;
 use super::super::RoundedGroup;
 use super::base_3::{ptq1_0, tq1_0_fifth, tq1_0_first, tq1_0_second};
 
-/// 128 weights, unpacked.
-#[derive(Clone, Copy)]
-pub(in super::super) struct Unpacked {
-    pub(in super::super) planes: [__m256i; 4],
-    /// Scale of each lane.
-    pub(in super::super) scales: __m256,
-}
-
-/// Codes and scales of the 128 weights `part` of a block. Its length tells the packing: 28 PTQ1_0, 34 Q2_0 and 36 two
+/// The four planes of the 128 weights `part` of a block. Its length tells the packing: 28 PTQ1_0, 34 Q2_0 and 36 two
 /// blocks of its groups of 64, 54 TQ1_0, 66 TQ2_0.
 #[inline]
-#[target_feature(enable = "avx2,f16c")]
-pub(in super::super) fn unpack<const BLOCK: usize>(block: &[u8; BLOCK], part: usize) -> Unpacked {
-    if BLOCK == 36 {
-        return two_blocks_of_64(block);
-    }
-    let at = if BLOCK == 34 { 0 } else { BLOCK - 2 };
-    let scales = _mm256_broadcastss_ps(scale(block, at));
-    let planes = match BLOCK {
-        34 => two_bits(load_from(block, 2)),
-        66 => planes(two_bits(load_from(block, 32 * part))),
+#[target_feature(enable = "avx2")]
+pub(in super::super) fn unpack<const BLOCK: usize>(block: &[u8; BLOCK], part: usize) -> [__m256i; 4] {
+    match BLOCK {
+        34 | 36 => two_bits(codes(block, part)),
+        66 => planes(two_bits(codes(block, part))),
         28 => planes(ptq1_0(block)),
         _ if part == 0 => planes(tq1_0_first(block).0),
         _ => planes(tq1_0_second(block, tq1_0_fifth(block))),
-    };
-    Unpacked { planes, scales }
+    }
 }
 
 /// Packings whose bytes hold four neighbours, one of each plane, so that a kernel can use them as they lie in the file.
@@ -40,57 +26,37 @@ pub(in super::super) const fn in_planes(block: usize) -> bool {
     block == 34 || block == 36
 }
 
-/// The 32 bytes of codes of the 128 weights `part` of a block with four codes in a byte, and the scale of each lane by a
-/// table: a load, where the conversion is two instructions of a unit that is busy.
+/// The 32 bytes of codes of the 128 weights `part` of a block with four codes in a byte.
 #[inline]
-#[target_feature(enable = "avx2,f16c")]
-pub(in super::super) fn packed<const BLOCK: usize>(
-    block: &[u8; BLOCK],
-    part: usize,
-    f16_to_f32: &[f32; 1 << 16],
-) -> (__m256i, __m256) {
+#[target_feature(enable = "avx2")]
+pub(in super::super) fn codes<const BLOCK: usize>(block: &[u8; BLOCK], part: usize) -> __m256i {
     match BLOCK {
-        34 => (load_from(block, 2), broadcast_scale(block, 0, f16_to_f32)),
-        66 => (load_from(block, 32 * part), broadcast_scale(block, 64, f16_to_f32)),
-        _ => {
-            let codes = _mm256_set_m128i(load_half(block, 20), load_half(block, 2));
-            let scale = |at| _mm_broadcast_ss(scale_of(block, at, f16_to_f32));
-            (codes, _mm256_set_m128(scale(18), scale(0)))
-        }
+        34 => load_from(block, 2),
+        36 => _mm256_set_m128i(load_half(block, 20), load_half(block, 2)),
+        _ => load_from(block, 32 * part),
     }
 }
 
+/// Scales of both units of a group, by a table: a load, where the conversion is two instructions of a unit that is busy.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn broadcast_scale(block: &[u8], at: usize, f16_to_f32: &[f32; 1 << 16]) -> __m256 {
-    _mm256_broadcast_ss(scale_of(block, at, f16_to_f32))
-}
-
-/// The f16 at `at` by the table. Read as a whole: from two bytes LLVM makes two loads, a shift and an addition.
-#[inline]
-fn scale_of<'a>(block: &[u8], at: usize, f16_to_f32: &'a [f32; 1 << 16]) -> &'a f32 {
-    &f16_to_f32[usize::from(bytemuck::pod_read_unaligned::<u16>(&block[at..at + 2]))]
-}
-
-#[inline]
-#[target_feature(enable = "avx2,f16c")]
-fn two_blocks_of_64(blocks: &[u8]) -> Unpacked {
-    let codes = _mm256_set_m128i(load_half(blocks, 20), load_half(blocks, 2));
-    let (low, high) = (_mm_broadcastss_ps(scale(blocks, 0)), _mm_broadcastss_ps(scale(blocks, 18)));
-    Unpacked { planes: two_bits(codes), scales: _mm256_set_m128(high, low) }
-}
-
-/// The f16 at `at` as f32, in the lowest lane.
-#[inline]
-#[target_feature(enable = "avx2,f16c")]
-fn scale(block: &[u8], at: usize) -> __m128 {
-    _mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(u16::from_le_bytes([block[at], block[at + 1]]))))
+pub(in super::super) fn scales_of<const BLOCK: usize>(
+    block: &[u8; BLOCK],
+    f16_to_f32: &[f32; 1 << 16],
+) -> [f32; 2] {
+    // Read as a whole: from two bytes LLVM makes two loads, a shift and an addition.
+    let scale = |at: usize| f16_to_f32[usize::from(bytemuck::pod_read_unaligned::<u16>(&block[at..at + 2]))];
+    match BLOCK {
+        34 => [scale(0); 2],
+        36 => [scale(0), scale(18)],
+        _ => [scale(BLOCK - 2); 2],
+    }
 }
 
 /// The four codes of each byte.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn two_bits(codes: __m256i) -> [__m256i; 4] {
+pub(in super::super) fn two_bits(codes: __m256i) -> [__m256i; 4] {
     let mask = _mm256_set1_epi8(3);
     [
         _mm256_and_si256(codes, mask),
@@ -122,22 +88,30 @@ fn planes(codes: [__m256i; 4]) -> [__m256i; 4] {
     ]
 }
 
+/// A plane whose fours of bytes are two of the 32 that share one multiplier and two of the 32 that share the other one, for both
+/// units: so the 16-bit halves of a lane sum up products that share a multiplier.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(in super::super) fn parts_side_by_side(plane: __m256i) -> __m256i {
+    let order = _mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15);
+    _mm256_shuffle_epi8(plane, _mm256_broadcastsi128_si256(order))
+}
+
 /// The activations of a group in the order in which [`tq2_0_in_quarters`] has the codes: element 16l+4k+b at quarter k,
 /// byte 4l+b, from element 4j+k at plane k, byte j. So in each lane l, bytes of four planes change places with bytes of
 /// four quarters.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(in super::super) fn in_quarters(x: &RoundedGroup) -> RoundedGroup {
+pub(in super::super) fn in_quarters(x: &RoundedGroup) -> [__m256i; 4] {
     let [l0, l1, l2, l3] = by_lanes(x);
     let (l01, l01_upper) = (_mm256_unpacklo_epi32(l0, l1), _mm256_unpackhi_epi32(l0, l1));
     let (l23, l23_upper) = (_mm256_unpacklo_epi32(l2, l3), _mm256_unpackhi_epi32(l2, l3));
-    let planes = [
+    [
         _mm256_unpacklo_epi64(l01, l23),
         _mm256_unpackhi_epi64(l01, l23),
         _mm256_unpacklo_epi64(l01_upper, l23_upper),
         _mm256_unpackhi_epi64(l01_upper, l23_upper),
-    ];
-    RoundedGroup { planes: bytemuck::cast(planes), ..*x }
+    ]
 }
 
 /// All 16 activations of lanes 0 and 4, 1 and 5, 2 and 6, 3 and 7, in the order of the elements.
@@ -158,9 +132,12 @@ pub(super) fn by_lanes(x: &RoundedGroup) -> [__m256i; 4] {
 /// The 128 weights `part` of a block of TQ2_0 in quarters instead of planes: whatever four bytes a lane needs next, and
 /// the shift of that lane.
 #[inline]
-#[target_feature(enable = "avx2,f16c")]
-pub(in super::super) fn tq2_0_in_quarters<const BLOCK: usize>(block: &[u8; BLOCK], part: usize) -> Unpacked {
-    let codes = load_from(block, 32 * part);
+#[target_feature(enable = "avx2")]
+pub(in super::super) fn tq2_0_in_quarters<const BLOCK: usize>(
+    block: &[u8; BLOCK],
+    part: usize,
+) -> [__m256i; 4] {
+    let codes = codes(block, part);
     let (shifts, mask) = (_mm256_setr_epi32(0, 0, 2, 2, 4, 4, 6, 6), _mm256_set1_epi8(3));
     let mut planes = [_mm256_setzero_si256(); 4];
     for k in 0..4 {
@@ -168,7 +145,7 @@ pub(in super::super) fn tq2_0_in_quarters<const BLOCK: usize>(block: &[u8; BLOCK
         let fours = _mm256_permutevar8x32_epi32(codes, fours);
         planes[k] = _mm256_and_si256(_mm256_srlv_epi32(fours, shifts), mask);
     }
-    Unpacked { planes, scales: _mm256_broadcastss_ps(scale(block, BLOCK - 2)) }
+    planes
 }
 
 /// 32 bytes of a slice from `at` on.

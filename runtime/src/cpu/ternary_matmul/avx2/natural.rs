@@ -2,66 +2,46 @@
 //! the definition's four planes hold four codes of each of eight. The sums of a lane come out at four places of a register
 //! and are brought together after the multiplication. Bringing the codes together before it takes more instructions, or
 //! `vpermd`, which is slow before Zen 2.
-
-#![expect(clippy::needless_range_loop, reason = "registers are numbered; closures are not compiled for AVX2")]
+//!
+//! Lanes come out in the order 0, 2, 4, 6, 1, 3, 5, 7: those of a half meet the same multipliers as those of the other half.
 
 use std::arch::x86_64::*;
 
 use super::super::RoundedGroup;
 use super::blocks::by_lanes;
-use super::{MINUS_SUMS, another, in_order, vector};
+use super::{another, in_order, vector};
 
-/// The lanes as they come out here, and where each lane of the definition then is.
-const LANES: [i32; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
-const PLACES: [i32; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
-
-/// The activations of a group as [`lanes_of_digits`] multiplies them: element 32k+j is byte j of vector k. What there is of
-/// each lane is in the order in which the lanes come out.
+/// The activations of a group as [`sums_of_digits`] multiplies them: element 32k+j is byte j of vector k.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn natural(x: &RoundedGroup) -> RoundedGroup {
+pub(super) fn natural(x: &RoundedGroup) -> [__m256i; 4] {
     let [l0, l1, l2, l3] = by_lanes(x);
-    let vectors = [
+    [
         _mm256_permute2x128_si256::<0x20>(l0, l1),
         _mm256_permute2x128_si256::<0x20>(l2, l3),
         _mm256_permute2x128_si256::<0x31>(l0, l1),
         _mm256_permute2x128_si256::<0x31>(l2, l3),
-    ];
-    let mut natural = RoundedGroup { planes: bytemuck::cast(vectors), ..*x };
-    for (n, lane) in LANES.into_iter().enumerate() {
-        natural.minus_sums[n] = x.minus_sums[lane as usize];
-        natural.scales[n] = x.scales[lane as usize];
-    }
-    natural
+    ]
 }
 
-/// The same as [`lanes_of_two_bits`] multiplies them: each vector and its neighbour have changed every second four.
+/// The same as [`sums_of_two_bits`] multiplies them: each vector and its neighbour have changed every second four.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn in_turns(x: &RoundedGroup) -> RoundedGroup {
-    let natural = natural(x);
-    let [a, b, c, d]: [__m256i; 4] = bytemuck::cast(natural.planes);
+pub(super) fn in_turns(x: &RoundedGroup) -> [__m256i; 4] {
+    let [a, b, c, d] = natural(x);
     const ODD: i32 = 0b1010_1010;
-    let vectors = [
+    [
         _mm256_blend_epi32::<ODD>(a, b),
         _mm256_blend_epi32::<ODD>(b, a),
         _mm256_blend_epi32::<ODD>(c, d),
         _mm256_blend_epi32::<ODD>(d, c),
-    ];
-    RoundedGroup { planes: bytemuck::cast(vectors), ..natural }
+    ]
 }
 
-/// The lanes in the order of the definition.
+/// Sums of products of 128 digits with the activations, two 16-bit numbers of each lane.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn in_order_of_lanes(lanes: __m256) -> __m256 {
-    _mm256_permutevar8x32_ps(lanes, bytemuck::cast(PLACES))
-}
-
-/// Products of 128 digits with the activations, less the sums of the activations.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn lanes_of_digits(digits: [__m256i; 4], x: &RoundedGroup) -> __m256i {
+pub(super) fn sums_of_digits(digits: [__m256i; 4], x: &RoundedGroup) -> __m256i {
     let mut pairs = digits;
     for k in 0..4 {
         pairs[k] = _mm256_maddubs_epi16(digits[k], vector(x, k));
@@ -69,20 +49,20 @@ pub(super) fn lanes_of_digits(digits: [__m256i; 4], x: &RoundedGroup) -> __m256i
     let [a, b, c, d] = pairs;
     let ab = _mm256_add_epi16(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
     let cd = _mm256_add_epi16(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
-    let pairs = _mm256_add_epi16(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
-    _mm256_add_epi32(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)), vector(x, MINUS_SUMS))
+    _mm256_add_epi16(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd))
 }
 
-/// Products of the two-bit codes of 128 weights in `R` rows with the activations, less the sums of the activations.
+/// The same of the two-bit codes of 128 weights in `R` rows; lanes 0, 4, 1 and 5 come out as they are, the others four
+/// times too large.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn lanes_of_two_bits<const R: usize>(codes: [__m256i; R], x: &RoundedGroup) -> [__m256i; R] {
+pub(super) fn sums_of_two_bits<const R: usize>(codes: [__m256i; R], x: &RoundedGroup) -> [__m256i; R] {
     let mut own = [x; R];
     for x in &mut own {
         *x = another(x);
     }
     let x = own;
-    let (mut upper, mut lanes) = (codes, codes);
+    let (mut upper, mut sums) = (codes, codes);
     let k01 = two_planes(codes, x, 0);
     for r in 0..R {
         upper[r] = _mm256_srli_epi16::<4>(codes[r]);
@@ -91,19 +71,11 @@ pub(super) fn lanes_of_two_bits<const R: usize>(codes: [__m256i; R], x: &Rounded
     let k23 = two_planes(upper, x, 2);
     for r in 0..R {
         // Planes 0 1 2 3, and planes 0 1 2 3 from the other half of theirs.
-        let sums = _mm256_blend_epi32::<0b1100_1100>(k01[r], k23[r]);
-        lanes[r] = _mm256_add_epi16(sums, _mm256_alignr_epi8::<8>(k23[r], k01[r]));
+        sums[r] = _mm256_blend_epi32::<0b1100_1100>(k01[r], k23[r]);
+        sums[r] = _mm256_add_epi16(sums[r], _mm256_alignr_epi8::<8>(k23[r], k01[r]));
     }
-    in_order(&mut lanes);
-    for r in 0..R {
-        lanes[r] = _mm256_madd_epi16(lanes[r], _mm256_set1_epi64x(0x0001_0001_0004_0004)); // all four times
-    }
-    in_order(&mut lanes);
-    for r in 0..R {
-        lanes[r] = _mm256_add_epi32(_mm256_srai_epi32::<2>(lanes[r]), vector(x[r], MINUS_SUMS));
-    }
-    in_order(&mut lanes);
-    lanes
+    in_order(&mut sums);
+    sums
 }
 
 /// Products with two planes, whose codes lie in the lower halves of the bytes: fours of the even plane and fours of the odd
@@ -143,7 +115,6 @@ mod tests {
         for e in 0..128 {
             x.planes[e % 4][e / 4] = e as i8;
         }
-        x.minus_sums = [0, 1, 2, 3, 4, 5, 6, 7];
         x
     }
 
@@ -151,20 +122,19 @@ mod tests {
     #[target_feature(enable = "avx2,f16c")]
     fn orders() {
         let x = counted();
-        let (quarters, natural, turns) = (in_quarters(&x), natural(&x), in_turns(&x));
+        let [quarters, natural, turns]: [[[i8; 32]; 4]; 3] =
+            [in_quarters(&x), natural(&x), in_turns(&x)].map(bytemuck::cast);
         let block: [u8; 66] = std::array::from_fn(|j| (j * 151 + j / 3) as u8);
         for part in 0..2 {
-            let codes: [[u8; 32]; 4] = bytemuck::cast(tq2_0_in_quarters(&block, part).planes);
+            let codes: [[u8; 32]; 4] = bytemuck::cast(tq2_0_in_quarters(&block, part));
             for e in 0..128 {
                 let (k, at) = (e % 16 / 4, e / 16 * 4 + e % 4);
-                assert_eq!(quarters.planes[k][at], e as i8);
+                assert_eq!(quarters[k][at], e as i8);
                 assert_eq!(codes[k][at], (block[32 * part + e % 32] >> (e / 32 * 2)) & 3);
-                assert_eq!(natural.planes[e / 32][e % 32], e as i8);
-                assert_eq!(turns.planes[(e / 32) ^ (e / 4 % 2)][e % 32], e as i8);
+                assert_eq!(natural[e / 32][e % 32], e as i8);
+                assert_eq!(turns[(e / 32) ^ (e / 4 % 2)][e % 32], e as i8);
             }
         }
-        assert_eq!(natural.minus_sums, LANES);
-        assert_eq!(PLACES.map(|place| LANES[place as usize]), [0, 1, 2, 3, 4, 5, 6, 7]);
     }
 
     #[test]

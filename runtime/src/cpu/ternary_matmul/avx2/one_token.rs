@@ -1,42 +1,45 @@
 //! One token: four rows at once, unpacked straight from the file's blocks.
 
+#![expect(clippy::needless_range_loop, reason = "registers are numbered; closures are not compiled for AVX2")]
+
 use std::arch::x86_64::*;
 
-use super::super::{RoundedGroup, Rows, half_block, parts};
+use super::super::{Activations, RoundedGroup, Rows, half_block, parts};
 use super::base_3::{ptq1_0, tq1_0_first, tq1_0_second};
-use super::blocks::{broadcast_scale, in_planes, in_quarters, packed, tq2_0_in_quarters, unpack};
-use super::natural::{in_order_of_lanes, in_turns, lanes_of_digits, lanes_of_two_bits, natural};
-use super::{SCALES, add_products, add_scaled, another, lanes_of_packed, vector};
+use super::blocks::{codes, in_planes, in_quarters, scales_of, tq2_0_in_quarters, unpack};
+use super::natural::{in_turns, natural, sums_of_digits, sums_of_two_bits};
+use super::{another, sums_of_packed, sums_vnni};
 
-/// Rows that one token meets together.
-const DECODE_ROWS: usize = 4;
+/// Rows that one token meets together: each unit's sums of four rows fill half of a register.
+const ROWS: usize = 4;
 /// How early a decode asks for memory: the processor's own guesses lose the thread among four rows. Without it a token
 /// takes 1.3 times as long (Zen 4, 4 kB pages).
 const EARLY: usize = 1280;
 
-#[target_feature(enable = "avx2,f16c")]
+#[target_feature(enable = "avx2")]
 pub(super) fn one_token<const VNNI: bool, const BLOCK: usize>(
     out: &mut [f32],
     weights: Rows,
-    x: &[RoundedGroup],
+    x: Activations,
 ) {
     let mut reordered = Vec::new();
-    for x in x {
+    for x in x.token(0) {
         reordered.push(match BLOCK {
-            66 if VNNI => in_quarters(x),
-            66 => in_turns(x),
-            _ if is_natural::<VNNI>(BLOCK) => natural(x),
+            66 if VNNI => RoundedGroup { planes: bytemuck::cast(in_quarters(x)), ..*x },
+            66 => four_times(RoundedGroup { planes: bytemuck::cast(in_turns(x)), ..*x }),
+            _ if is_natural::<VNNI>(BLOCK) => RoundedGroup { planes: bytemuck::cast(natural(x)), ..*x },
             _ => break,
         });
     }
-    let x = if reordered.is_empty() { x } else { &reordered };
-    let (tiles, rest) = out.as_chunks_mut::<DECODE_ROWS>();
-    let done = tiles.len() * DECODE_ROWS;
-    for (n, tile) in tiles.iter_mut().enumerate() {
-        *tile = dots::<VNNI, BLOCK, DECODE_ROWS>(weights, n * DECODE_ROWS, x);
-    }
-    for (n, out) in rest.iter_mut().enumerate() {
-        [*out] = dots::<VNNI, BLOCK, 1>(weights, done + n, x);
+    let (x, scale) = (if reordered.is_empty() { x.token(0) } else { &reordered }, x.scales[0]);
+    for (n, out) in out.chunks_mut(ROWS).enumerate() {
+        let dots = dots::<VNNI, BLOCK>(weights, n * ROWS, out.len(), x);
+        let rows = _mm_mul_ps(dots, _mm_set1_ps(scale));
+        let rows: [f32; ROWS] = bytemuck::cast(rows);
+        match out.as_mut_array() {
+            Some(out) => *out = rows,
+            None => out.copy_from_slice(&rows[..out.len()]),
+        }
     }
 }
 
@@ -45,122 +48,181 @@ const fn is_natural<const VNNI: bool>(block: usize) -> bool {
     !VNNI && !in_planes(block)
 }
 
-/// Products of `R` rows from `first` on with one token.
+/// Whether every second lane comes out four times too large, and the others are made so.
+const fn is_four_times<const VNNI: bool>(block: usize) -> bool {
+    !VNNI && block == 66
+}
+
+/// For sums of which every second one comes out four times too large: multipliers that make the others so, too.
+fn four_times(mut x: RoundedGroup) -> RoundedGroup {
+    for part in [0, 2] {
+        x.multipliers[part] = x.multipliers[part].map(|m| 4 * m);
+    }
+    x.minus_sums = x.minus_sums.map(|sum| 4 * sum);
+    x
+}
+
+/// Pairs of multipliers for the lanes of two rows.
 #[inline]
-#[target_feature(enable = "avx2,f16c")]
-fn dots<const VNNI: bool, const BLOCK: usize, const R: usize>(
+#[target_feature(enable = "avx2")]
+fn multipliers<const VNNI: bool, const BLOCK: usize>(x: &RoundedGroup) -> __m256i {
+    let m = _mm256_broadcastsi128_si256(bytemuck::cast(x.multipliers));
+    // Of the two 16-bit halves of a lane that VNNI added up in 32 bits, the upper one is the sign.
+    let m = if VNNI { _mm256_srli_epi32::<16>(m) } else { m };
+    if is_natural::<VNNI>(BLOCK) { m } else { _mm256_permute4x64_epi64::<0b01_01_00_00>(m) }
+}
+
+/// Minus the sums of unit 0 in lanes 0-3, of unit 1 in lanes 4-7.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn minus_sums(x: &RoundedGroup) -> __m256i {
+    let both = _mm256_set1_epi64x(bytemuck::cast(x.minus_sums));
+    _mm256_permutevar8x32_epi32(both, _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1))
+}
+
+/// Products of four rows from `first` on with one token; if `count` is less, of the last one again and again.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn dots<const VNNI: bool, const BLOCK: usize>(
     weights: Rows,
     first: usize,
+    count: usize,
     x: &[RoundedGroup],
-) -> [f32; R] {
-    let mut rows: [&[[u8; BLOCK]]; R] = [&[]; R];
-    let (mut sums, mut out) = ([_mm256_setzero_ps(); R], [0.0; R]);
+) -> __m128 {
     let whole = weights.row_bytes / BLOCK;
-    for r in 0..R {
-        rows[r] = &weights.row(first + r).as_chunks().0[..whole];
+    let mut rows: [&[[u8; BLOCK]]; ROWS] = [&[]; ROWS];
+    for r in 0..ROWS {
+        rows[r] = &weights.row(first + r.min(count - 1)).as_chunks().0[..whole];
     }
-    let f16_to_f32 = weights.f16_to_f32;
-    let ahead = weights.row(first).as_ptr().wrapping_add(weights.ahead(R, EARLY));
+    let mut sums = _mm256_setzero_ps();
+    let ahead = weights.row(first).as_ptr().wrapping_add(weights.ahead(ROWS, EARLY));
     for b in 0..whole {
         // The rows of a tile lie one behind the other, so this asks for all of the file in order. A pointer past the
         // end does no harm: a prefetch never fails.
-        for line in (0..BLOCK * R).step_by(64) {
-            _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(b * BLOCK * R + line).cast());
+        for line in (0..BLOCK * ROWS).step_by(64) {
+            _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(b * BLOCK * ROWS + line).cast());
         }
-        let x = &x[b * parts(BLOCK)..][..parts(BLOCK)];
-        if VNNI {
-            for r in 0..R {
-                add_unpacked::<BLOCK>(&mut sums[r], &rows[r][b], x);
-            }
-            continue;
-        }
-        // Two rows at a time: more do not fit the registers.
-        let ((twos, ones), (sums, last)) = (rows.as_chunks::<2>(), sums.as_chunks_mut::<2>());
-        for n in 0..twos.len() {
-            add_blocks::<BLOCK, 2>(&mut sums[n], [&twos[n][0][b], &twos[n][1][b]], f16_to_f32, x);
-        }
-        for n in 0..ones.len() {
-            add_blocks::<BLOCK, 1>(last.as_mut_array().expect("one"), [&ones[n][b]], f16_to_f32, x);
-        }
+        let blocks = [&rows[0][b], &rows[1][b], &rows[2][b], &rows[3][b]];
+        add_blocks::<VNNI, BLOCK>(
+            &mut sums,
+            blocks,
+            weights.f16_to_f32,
+            &x[b * parts(BLOCK)..][..parts(BLOCK)],
+        );
     }
-    for r in 0..R {
-        if let Some(x) = x.get(whole * parts(BLOCK)) {
-            let half = unpack(&half_block::<BLOCK>(weights.row(first + r)), 0);
-            add_products::<VNNI, 1>(std::array::from_mut(&mut sums[r]), &half, [x]);
+    if BLOCK == 36 && whole < x.len() {
+        let mut halves = [[0; BLOCK]; ROWS];
+        for r in 0..ROWS {
+            halves[r] = half_block(weights.row(first + r.min(count - 1)));
         }
-        out[r] = tree(if is_natural::<VNNI>(BLOCK) { in_order_of_lanes(sums[r]) } else { sums[r] });
+        add_blocks::<VNNI, BLOCK>(&mut sums, halves.each_ref(), weights.f16_to_f32, &x[whole..]);
     }
-    out
+    _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps::<1>(sums))
 }
 
-/// Adds the products of a block with one token's activations, by AVX-VNNI.
+/// Adds the products of a block of each of four rows.
 #[inline]
-#[target_feature(enable = "avx2,f16c")]
-fn add_unpacked<const BLOCK: usize>(sum: &mut __m256, block: &[u8; BLOCK], x: &[RoundedGroup]) {
-    for part in 0..parts(BLOCK) {
-        let weights = if BLOCK == 66 { tq2_0_in_quarters(block, part) } else { unpack(block, part) };
-        add_products::<true, 1>(std::array::from_mut(sum), &weights, [&x[part]]);
-    }
-}
-
-/// Adds the products of blocks of `R` rows with one token's activations.
-#[inline]
-#[target_feature(enable = "avx2,f16c")]
-fn add_blocks<const BLOCK: usize, const R: usize>(
-    sums: &mut [__m256; R],
-    blocks: [&[u8; BLOCK]; R],
+#[target_feature(enable = "avx2")]
+fn add_blocks<const VNNI: bool, const BLOCK: usize>(
+    sums: &mut __m256,
+    [a, b, c, d]: [&[u8; BLOCK]; ROWS],
     f16_to_f32: &[f32; 1 << 16],
     x: &[RoundedGroup],
 ) {
-    if BLOCK == 28 || BLOCK == 54 {
-        for r in 0..R {
-            add_base_3(&mut sums[r], blocks[r], f16_to_f32, x);
+    // Two rows at a time: more do not fit the registers.
+    let ab = products_of_two::<VNNI, BLOCK>([a, b], x);
+    let cd = products_of_two::<VNNI, BLOCK>([c, d], x);
+    let scales = [
+        scales_of(a, f16_to_f32),
+        scales_of(b, f16_to_f32),
+        scales_of(c, f16_to_f32),
+        scales_of(d, f16_to_f32),
+    ];
+    let scale = |unit: usize| [scales[0][unit], scales[1][unit], scales[2][unit], scales[3][unit]];
+    let even: __m128 = bytemuck::cast(scale(0));
+    let odd = if BLOCK == 36 { bytemuck::cast(scale(1)) } else { even };
+    let scales = _mm256_set_m128(odd, even);
+    for part in 0..parts(BLOCK) {
+        let four = of_four_rows::<VNNI, BLOCK>(ab[part], cd[part]);
+        let mut units = _mm256_add_epi32(four, minus_sums(&x[part]));
+        if is_four_times::<VNNI>(BLOCK) {
+            units = _mm256_srai_epi32::<2>(units);
         }
-        return;
+        *sums = _mm256_add_ps(*sums, _mm256_mul_ps(scales, _mm256_cvtepi32_ps(units)));
+    }
+}
+
+/// Products of the one or two groups in a block of each of two rows, multiplied: two lanes a row and unit.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn products_of_two<const VNNI: bool, const BLOCK: usize>(
+    blocks: [&[u8; BLOCK]; 2],
+    x: &[RoundedGroup],
+) -> [__m256i; 2] {
+    let mut products = [_mm256_setzero_si256(); 2];
+    if !VNNI && (BLOCK == 28 || BLOCK == 54) {
+        let sums = [base_3::<BLOCK>(blocks[0], x), base_3::<BLOCK>(blocks[1], x)];
+        for part in 0..parts(BLOCK) {
+            products[part] = of_two_rows::<VNNI, BLOCK>(sums[0][part], sums[1][part], &x[part]);
+        }
+        return products;
     }
     for part in 0..parts(BLOCK) {
         let x = &x[part];
-        let (mut codes, mut scales) = ([_mm256_setzero_si256(); R], [_mm256_setzero_ps(); R]);
-        for r in 0..R {
-            (codes[r], scales[r]) = packed(blocks[r], part, f16_to_f32);
-            scales[r] = _mm256_mul_ps(scales[r], _mm256_castsi256_ps(vector(x, SCALES)));
-        }
-        let lanes = if BLOCK == 66 { lanes_of_two_bits(codes, x) } else { lanes_of_packed(codes, x) };
-        add_scaled(sums, lanes, scales);
+        let [a, b] = match BLOCK {
+            66 if VNNI => {
+                let [a, b] = blocks;
+                [sums_vnni(tq2_0_in_quarters(a, part), x), sums_vnni(tq2_0_in_quarters(b, part), x)]
+            }
+            _ if VNNI => [sums_vnni(unpack(blocks[0], part), x), sums_vnni(unpack(blocks[1], part), x)],
+            66 => sums_of_two_bits([codes(blocks[0], part), codes(blocks[1], part)], x),
+            _ => sums_of_packed([codes(blocks[0], part), codes(blocks[1], part)], x),
+        };
+        products[part] = of_two_rows::<VNNI, BLOCK>(a, b, x);
     }
+    products
 }
 
-/// The same of one block in base 3.
+/// Sums of the products of a block in base 3.
 #[inline]
-#[target_feature(enable = "avx2,f16c")]
-fn add_base_3<const BLOCK: usize>(
-    sum: &mut __m256,
-    block: &[u8; BLOCK],
-    f16_to_f32: &[f32; 1 << 16],
-    x: &[RoundedGroup],
-) {
-    let scales = broadcast_scale(block, BLOCK - 2, f16_to_f32);
+#[target_feature(enable = "avx2")]
+fn base_3<const BLOCK: usize>(block: &[u8; BLOCK], x: &[RoundedGroup]) -> [__m256i; 2] {
     if BLOCK == 28 {
-        return add_digits(sum, ptq1_0(block), scales, &x[0]);
+        return [sums_of_digits(ptq1_0(block), another(&x[0])), _mm256_setzero_si256()];
     }
     let (first, rest) = tq1_0_first(block);
-    add_digits(sum, first, scales, &x[0]);
-    add_digits(sum, tq1_0_second(block, rest), scales, &x[1]);
+    let first = sums_of_digits(first, another(&x[0]));
+    [first, sums_of_digits(tq1_0_second(block, rest), another(&x[1]))]
 }
 
+/// Brings the sums of two rows' lanes together that share a multiplier, and multiplies them.
 #[inline]
-#[target_feature(enable = "avx2,f16c")]
-fn add_digits(sum: &mut __m256, digits: [__m256i; 4], scales: __m256, x: &RoundedGroup) {
-    let x = another(x);
-    let scales = _mm256_mul_ps(scales, _mm256_castsi256_ps(vector(x, SCALES)));
-    add_scaled(std::array::from_mut(sum), [lanes_of_digits(digits, x)], [scales]);
+#[target_feature(enable = "avx2")]
+fn of_two_rows<const VNNI: bool, const BLOCK: usize>(a: __m256i, b: __m256i, x: &RoundedGroup) -> __m256i {
+    let (one, other) = match is_natural::<VNNI>(BLOCK) {
+        true => (_mm256_permute2x128_si256::<0x20>(a, b), _mm256_permute2x128_si256::<0x31>(a, b)),
+        false => every_second(a, b),
+    };
+    _mm256_madd_epi16(_mm256_add_epi16(one, other), multipliers::<VNNI, BLOCK>(x))
 }
 
-/// The eight lanes in the one fixed tree.
+/// Adds up the products of each row and unit: those of unit 0 to lanes 0-3, those of unit 1 to lanes 4-7.
 #[inline]
-#[target_feature(enable = "avx2,f16c")]
-fn tree(lanes: __m256) -> f32 {
-    let four = _mm_add_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps::<1>(lanes));
-    let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+#[target_feature(enable = "avx2")]
+fn of_four_rows<const VNNI: bool, const BLOCK: usize>(ab: __m256i, cd: __m256i) -> __m256i {
+    let (one, other) = every_second(ab, cd);
+    let sums = _mm256_add_epi32(one, other);
+    match is_natural::<VNNI>(BLOCK) {
+        true => _mm256_permutevar8x32_epi32(sums, _mm256_setr_epi32(0, 4, 2, 6, 1, 5, 3, 7)),
+        false => sums,
+    }
+}
+
+/// Even lanes of both, and odd ones, within the halves.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn every_second(a: __m256i, b: __m256i) -> (__m256i, __m256i) {
+    let (a, b) = (_mm256_castsi256_ps(a), _mm256_castsi256_ps(b));
+    let even = _mm256_shuffle_ps::<0b10_00_10_00>(a, b);
+    (_mm256_castps_si256(even), _mm256_castps_si256(_mm256_shuffle_ps::<0b11_01_11_01>(a, b)))
 }

@@ -4,18 +4,31 @@
 
 use std::arch::x86_64::*;
 
-use super::super::{GROUP, RoundedGroup};
+use super::super::{GROUP, PART, RoundedGroup, Scale};
+use super::blocks::parts_side_by_side;
 use crate::cpu::ops;
-
-/// Values that share a scale.
-const PART: usize = 32;
 
 /// See [`super::super::round_group`].
 #[target_feature(enable = "avx2")]
-pub(in super::super) fn groups<'a>(out: &mut [RoundedGroup], x: impl Iterator<Item = &'a [f32; GROUP]>) {
+pub(in super::super) fn groups<'a>(
+    out: &mut [RoundedGroup],
+    x: impl Iterator<Item = &'a [f32; GROUP]>,
+    scale: Scale,
+) {
     for (out, x) in out.iter_mut().zip(x) {
+        out.minus_sums = [0; 2];
         for (part, x) in x.as_chunks::<PART>().0.iter().enumerate() {
-            round_part(out, part, x);
+            round_part(out, part, x, scale);
+        }
+    }
+}
+
+/// Reorders the planes for [`many_tokens`](super::many_tokens).
+#[target_feature(enable = "avx2")]
+pub(in super::super) fn side_by_side(groups: &mut [RoundedGroup]) {
+    for group in groups {
+        for plane in &mut group.planes {
+            *plane = bytemuck::cast(parts_side_by_side(bytemuck::cast(*plane)));
         }
     }
 }
@@ -23,12 +36,10 @@ pub(in super::super) fn groups<'a>(out: &mut [RoundedGroup], x: impl Iterator<It
 /// Values `32 * part..32 * (part + 1)` of a group.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn round_part(out: &mut RoundedGroup, part: usize, x: &[f32; PART]) {
+fn round_part(out: &mut RoundedGroup, part: usize, x: &[f32; PART], scale: Scale) {
     let x: [__m256; 4] = bytemuck::cast(*x);
-    let (scale, inverse) = ops::rounding(largest(&x), 127.0);
-    let bytes = if scale.is_nan() { _mm256_setzero_si256() } else { to_bytes(&x, inverse) };
-    out.scales[2 * part..][..2].fill(scale);
-    out.minus_sums[2 * part..][..2].copy_from_slice(&minus_sums(bytes));
+    let bytes = to_bytes(&x, out.multiplier(part, largest(&x), scale));
+    out.minus_sums[part / 2] -= sum(bytes) * i32::from(out.multipliers[part][0]);
     let planes: [[u8; 8]; 4] = bytemuck::cast(in_planes(bytes));
     for k in 0..4 {
         out.planes[k][8 * part..][..8].copy_from_slice(bytemuck::cast_slice(&planes[k]));
@@ -64,15 +75,14 @@ fn to_bytes(x: &[__m256; 4], inverse: f32) -> __m256i {
     _mm256_packs_epi16(low, _mm256_packs_epi32(integers[2], integers[3]))
 }
 
-/// Minus the sums of values 0..16 and 16..32.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn minus_sums(bytes: __m256i) -> [i32; 2] {
+fn sum(bytes: __m256i) -> i32 {
     let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes);
-    let fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(-1));
-    let eights = _mm_add_epi32(_mm256_castsi256_si128(fours), _mm256_extracti128_si256::<1>(fours));
-    let sums = _mm_hadd_epi32(eights, eights);
-    [_mm_cvtsi128_si32(sums), _mm_extract_epi32::<1>(sums)]
+    let fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    let four = _mm_add_epi32(_mm256_castsi256_si128(fours), _mm256_extracti128_si256::<1>(fours));
+    let two = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
+    _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32::<1>(two)))
 }
 
 /// Value 4j + k to byte j of plane k; planes of eight bytes.

@@ -17,21 +17,24 @@
 use std::arch::x86_64::*;
 
 use super::super::avx2::blocks::in_quarters;
-use super::super::{CODE_BYTES, GROUP, LANES, RoundedGroup, Rows, write_rows};
-use super::one_token::EARLY;
-use super::{PAIRS, ROWS, trees};
+use super::super::{Activations, GROUP, RoundedGroup, Rows};
+use super::one_token::{EARLY, add_neighbours};
 use crate::ternary::{Packing, trits};
 
 /// Weights of a step.
 const STEP: usize = 2 * GROUP;
 
+/// Rows whose units' sums fill a register.
+const ROWS: usize = 4;
+
 /// The activations of two groups in the order of the steps. Behind the last group of an odd number: zeros.
-#[repr(C, align(64))]
 struct TwoGroups {
     /// Element 16l+4k+b of a group at quarter k, byte 4l+b.
-    quarters: [[[i8; CODE_BYTES]; 2]; 4],
-    minus_sums: [[i32; LANES]; 2],
-    scales: [[f32; LANES]; 2],
+    quarters: [__m512i; 4],
+    /// A multiplier in the lower half of each lane.
+    multipliers: __m512i,
+    /// Minus the sums of each unit in four lanes.
+    minus_sums: __m512i,
 }
 
 /// Where the codes of each quarter come from.
@@ -100,7 +103,7 @@ const fn place(stages: &[(usize, usize)], mut weight: usize) -> (usize, usize) {
 
 /// See [`super::super::rows`]; one token, and not of Q2_0.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")]
-pub(in super::super) fn one_token(out: &mut [f32], weights: Rows, x: &[RoundedGroup]) {
+pub(in super::super) fn one_token(out: &mut [f32], weights: Rows, x: Activations) {
     match weights.packing {
         Packing::Tq2_0 => packed_rows::<66>(out, weights, x, &TQ2_0),
         Packing::Tq1_0 => packed_rows::<54>(out, weights, x, &TQ1_0),
@@ -112,46 +115,74 @@ pub(in super::super) fn one_token(out: &mut [f32], weights: Rows, x: &[RoundedGr
 /// `BYTES` hold 256 weights: one block, or two of PTQ1_0.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")]
-fn packed_rows<const BYTES: usize>(out: &mut [f32], weights: Rows, x: &[RoundedGroup], places: &Places) {
-    let x = two_groups(x);
+fn packed_rows<const BYTES: usize>(out: &mut [f32], weights: Rows, x: Activations, places: &Places) {
+    let scale = _mm_set1_ps(x.scales[0]);
+    let x = two_groups(x.token(0));
     for (n, out) in out.chunks_mut(ROWS).enumerate() {
         let mut rows: [&[u8]; ROWS] = [&[]; ROWS];
         for r in 0..ROWS {
             rows[r] = weights.row(n * ROWS + r.min(out.len() - 1));
         }
-        let mut sums = [_mm512_setzero_ps(); PAIRS];
+        let mut sums = _mm256_setzero_ps();
         let ahead = rows[0].as_ptr().wrapping_add(weights.ahead(ROWS, EARLY));
         for (step, x) in x.iter().enumerate() {
             for line in (0..BYTES * ROWS).step_by(64) {
                 _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(step * BYTES * ROWS + line).cast());
             }
-            for p in 0..PAIRS {
-                let even = products::<BYTES>(&rows[2 * p][step * BYTES..], x, places, weights.f16_to_f32);
-                let odd = products::<BYTES>(&rows[2 * p + 1][step * BYTES..], x, places, weights.f16_to_f32);
-                // Group after group: first the lower halves of both rows, then the upper ones.
-                sums[p] = _mm512_add_ps(sums[p], _mm512_shuffle_f32x4::<0b01_00_01_00>(even, odd));
-                sums[p] = _mm512_add_ps(sums[p], _mm512_shuffle_f32x4::<0b11_10_11_10>(even, odd));
-            }
+            let four = [0, 1, 2, 3].map(|r| &rows[r][step * BYTES..]);
+            let scaled = products::<BYTES>(four, x, places, weights.f16_to_f32);
+            // Group after group.
+            sums = _mm256_add_ps(sums, _mm512_castps512_ps256(scaled));
+            sums = _mm256_add_ps(sums, _mm512_extractf32x8_ps::<1>(scaled));
         }
-        write_rows(out, trees(sums));
+        let rows = _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps::<1>(sums));
+        let rows: [f32; ROWS] = bytemuck::cast(_mm_mul_ps(rows, scale));
+        out.copy_from_slice(&rows[..out.len()]);
     }
 }
 
-/// What a row's next 256 weights add to the lanes: those of the first group, then those of the second.
+/// What the next 256 weights of four rows add: fours of lanes are unit 0 and 1 of the first group, then of the second.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")]
 fn products<const BYTES: usize>(
-    row: &[u8],
+    [a, b, c, d]: [&[u8]; ROWS],
     x: &TwoGroups,
     places: &Places,
     f16_to_f32: &[f32; 1 << 16],
 ) -> __m512 {
+    let ab = add_neighbours(sums::<BYTES>(a, x, places), sums::<BYTES>(b, x, places));
+    let cd = add_neighbours(sums::<BYTES>(c, x, places), sums::<BYTES>(d, x, places));
+    let (ab, cd) = (_mm512_madd_epi16(ab, x.multipliers), _mm512_madd_epi16(cd, x.multipliers));
+    let units = _mm512_add_epi32(add_neighbours(ab, cd), x.minus_sums);
+    let scale = |row: &[u8], at: usize| {
+        f16_to_f32[usize::from(bytemuck::pod_read_unaligned::<u16>(&row[at..at + 2]))]
+    };
+    let four =
+        |at: usize| -> __m128 { bytemuck::cast([scale(a, at), scale(b, at), scale(c, at), scale(d, at)]) };
+    let scales = match BYTES {
+        56 => {
+            let second = if a.len() < BYTES { _mm_setzero_ps() } else { four(54) };
+            let (first, second) = (four(26), second);
+            _mm512_insertf32x8::<1>(
+                _mm512_castps256_ps512(_mm256_set_m128(first, first)),
+                _mm256_set_m128(second, second),
+            )
+        }
+        _ => _mm512_broadcast_f32x4(four(BYTES - 2)),
+    };
+    _mm512_mul_ps(scales, _mm512_cvtepi32_ps(units))
+}
+
+/// Sums of the products of a row's next 256 weights, a lane for sixteen.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+fn sums<const BYTES: usize>(row: &[u8], x: &TwoGroups, places: &Places) -> __m512i {
     let bytes = load_some(&row[..row.len().min(BYTES)]);
     let (codes, fifths) = match BYTES {
         66 => (bytes, bytes),
         _ => (look_up(bytes, &DIGITS.four), look_up(bytes, &DIGITS.fifth)),
     };
-    let mut lanes = load(bytemuck::cast_ref(&x.minus_sums));
+    let mut lanes = _mm512_setzero_si512();
     for k in 0..4 {
         let fours = load(bytemuck::cast_ref(&places.fours[k]));
         let fours = match BYTES {
@@ -159,19 +190,9 @@ fn products<const BYTES: usize>(
             _ => _mm512_permutex2var_epi32(codes, fours, fifths),
         };
         let codes = _mm512_multishift_epi64_epi8(load(&places.bits[k]), fours);
-        let codes = _mm512_and_si512(codes, _mm512_set1_epi8(3));
-        lanes = _mm512_dpbusd_epi32(lanes, codes, load(bytemuck::cast_ref(&x.quarters[k])));
+        lanes = _mm512_dpbusd_epi32(lanes, _mm512_and_si512(codes, _mm512_set1_epi8(3)), x.quarters[k]);
     }
-    let scale = |at: usize| f16_to_f32[usize::from(u16::from_le_bytes([row[at], row[at + 1]]))];
-    let scales = match BYTES {
-        56 => {
-            let second = if row.len() < BYTES { 0.0 } else { scale(54) };
-            _mm512_mask_mov_ps(_mm512_set1_ps(scale(26)), 0xff00, _mm512_set1_ps(second))
-        }
-        _ => _mm512_set1_ps(scale(BYTES - 2)),
-    };
-    let scales = _mm512_mul_ps(scales, _mm512_castsi512_ps(load(bytemuck::cast_ref(&x.scales))));
-    _mm512_mul_ps(scales, _mm512_cvtepi32_ps(lanes))
+    lanes
 }
 
 /// Each byte's entry of a table of 256.
@@ -185,23 +206,23 @@ fn look_up(bytes: __m512i, table: &[[u8; 64]; 4]) -> __m512i {
 
 /// Pairs of groups of a token.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")]
 fn two_groups(x: &[RoundedGroup]) -> Vec<TwoGroups> {
     let mut pairs = Vec::with_capacity(x.len().div_ceil(2));
     for x in x.chunks(2) {
         let x = [&x[0], x.get(1).unwrap_or(&RoundedGroup::ZERO)];
-        let mut quarters = [[[0; CODE_BYTES]; 2]; 4];
-        for half in 0..2 {
-            let x = in_quarters(x[half]);
-            for k in 0..4 {
-                quarters[k][half] = x.planes[k];
-            }
+        let (first, second) = (in_quarters(x[0]), in_quarters(x[1]));
+        let mut quarters = [_mm512_setzero_si512(); 4];
+        for k in 0..4 {
+            quarters[k] = bytemuck::cast([first[k], second[k]]);
         }
-        pairs.push(TwoGroups {
-            quarters,
-            minus_sums: [x[0].minus_sums, x[1].minus_sums],
-            scales: [x[0].scales, x[1].scales],
-        });
+        // Parts 0 1 0 1, then 2 3 2 3 of each group.
+        let m: __m512i =
+            bytemuck::cast([x[0].multipliers, x[0].multipliers, x[1].multipliers, x[1].multipliers]);
+        let multipliers = _mm512_srli_epi32::<16>(_mm512_permutex_epi64::<0b01_01_00_00>(m));
+        let [a, b] = x.map(|x| x.minus_sums);
+        let minus_sums = bytemuck::cast([[a[0]; 4], [a[1]; 4], [b[0]; 4], [b[1]; 4]]);
+        pairs.push(TwoGroups { quarters, multipliers, minus_sums });
     }
     pairs
 }

@@ -1,6 +1,6 @@
 //! NEON: blocks of a file, in any packing, to codes in the four planes.
 //!
-//! A register holds four lanes, so everything here is about half a group: 64 weights, the lower or the upper four lanes.
+//! A register holds a plane of a unit, so everything here is about 64 weights, the lower or the upper half of a group.
 //! Where weights do not lie in the order of the planes, the bytes that hold them are looked up in that order first, and
 //! then all codes of a register are brought to the front of their bytes at once: by shifts (TQ2_0), or by powers of 3
 //! modulo 256 (`ternary/trits.rs`). Both tables are made from the packing's own description when this is compiled.
@@ -9,62 +9,40 @@ use std::arch::aarch64::*;
 
 use bytemuck::{Pod, pod_read_unaligned};
 
-use super::super::{GROUP, half_block, parts};
+use super::super::GROUP;
 use crate::ternary::trits::{self, Stage};
 
-/// Half a group, unpacked.
-#[derive(Clone, Copy)]
-pub(super) struct Unpacked {
-    pub(super) planes: [uint8x16_t; 4],
-    /// The scale, in every lane.
-    pub(super) scale: float32x4_t,
-}
-
-/// Group `g` of a row, which may be the half group that a row of an odd number of 64s ends in.
+/// The codes of unit `U` of a block. Its length tells the packing: 28 PTQ1_0, 34 Q2_0 and 36 two blocks of its groups of
+/// 64, 54 TQ1_0, 66 TQ2_0.
 #[inline]
 #[target_feature(enable = "neon")]
-pub(super) fn group<const BLOCK: usize>(row: &[u8], g: usize) -> [Unpacked; 2] {
-    let (block, part) = (g / parts(BLOCK), g % parts(BLOCK));
-    match row.as_chunks::<BLOCK>().0.get(block) {
-        Some(block) => [unpack(block, part, 0), unpack(block, part, 1)],
-        None => {
-            let block = half_block::<BLOCK>(row);
-            [unpack(&block, part, 0), unpack(&block, part, 1)]
-        }
-    }
-}
-
-/// Half a group: `half` of the 128 weights `part` of a block. Its length tells the packing: 28 PTQ1_0, 34 Q2_0 and 36
-/// two blocks of its groups of 64, 54 TQ1_0, 66 TQ2_0.
-#[inline]
-#[target_feature(enable = "neon")]
-pub(super) fn unpack<const BLOCK: usize>(block: &[u8; BLOCK], part: usize, half: usize) -> Unpacked {
-    let at = match BLOCK {
-        34 => 0,
-        36 => 18 * half,
-        _ => BLOCK - 2,
-    };
-    let planes = match (BLOCK, part, half) {
-        (34, ..) => two_bits(load(block, 2 + 16 * half)),
-        (36, ..) => two_bits(load(block, 2 + 18 * half)),
-        (66, _, 0) => shifts(&block[32 * part..], &TQ2_0_LOWER),
-        (66, ..) => shifts(&block[32 * part..], &TQ2_0_UPPER),
-        (28, _, 0) => digits(block, &PTQ1_0_LOWER),
-        (28, ..) => digits(block, &PTQ1_0_UPPER),
-        (_, 0, 0) => digits(block, &TQ1_0_FIRST_LOWER),
-        (_, 0, _) => digits(block, &TQ1_0_FIRST_UPPER),
-        (_, _, 0) => digits(block, &TQ1_0_SECOND_LOWER),
+pub(super) fn codes<const BLOCK: usize, const U: usize>(block: &[u8; BLOCK]) -> [int8x16_t; 4] {
+    let planes = match (BLOCK, U) {
+        (34, _) => two_bits(load(block, 2 + 16 * U)),
+        (36, _) => two_bits(load(block, 2 + 18 * U)),
+        (66, 0 | 2) => shifts(&block[16 * U..], &TQ2_0_LOWER),
+        (66, _) => shifts(&block[16 * (U - 1)..], &TQ2_0_UPPER),
+        (28, 0) => digits(block, &PTQ1_0_LOWER),
+        (28, _) => digits(block, &PTQ1_0_UPPER),
+        (_, 0) => digits(block, &TQ1_0_FIRST_LOWER),
+        (_, 1) => digits(block, &TQ1_0_FIRST_UPPER),
+        (_, 2) => digits(block, &TQ1_0_SECOND_LOWER),
         _ => digits(block, &TQ1_0_SECOND_UPPER),
     };
-    Unpacked { planes, scale: scale(block, at) }
+    bytemuck::cast(planes)
 }
 
-/// The f16 at `at` as f32, in every lane.
+/// The scales of unit `U` of blocks of four rows.
 #[inline]
 #[target_feature(enable = "neon")]
-fn scale(block: &[u8], at: usize) -> float32x4_t {
-    let bits = vdup_n_u16(u16::from_le_bytes([block[at], block[at + 1]]));
-    vcvt_f32_f16(vreinterpret_f16_u16(bits))
+pub(super) fn scales<const BLOCK: usize, const U: usize>(blocks: [&[u8; BLOCK]; 4]) -> float32x4_t {
+    let at = match BLOCK {
+        34 => 0,
+        36 => 18 * U,
+        _ => BLOCK - 2,
+    };
+    let bits = blocks.map(|block| u16::from_le(pod_read_unaligned(&block[at..at + 2])));
+    vcvt_f32_f16(vreinterpret_f16_u16(vector(&bits)))
 }
 
 /// The four codes of each byte.
@@ -80,7 +58,7 @@ fn two_bits(codes: uint8x16_t) -> [uint8x16_t; 4] {
     ]
 }
 
-/// Where the codes of half a group lie in a block, in the order of the planes.
+/// Where the codes of a unit lie in a block, in the order of the planes.
 struct Table<const N: usize> {
     /// First bytes of the registers that the block is loaded into.
     starts: [usize; N],

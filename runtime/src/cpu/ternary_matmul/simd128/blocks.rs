@@ -1,46 +1,39 @@
-//! WebAssembly: blocks of a file, in any packing, to 128 codes in the four planes and the scale of each half.
+//! WebAssembly: blocks of a file, in any packing, to 128 codes and the scale of each unit.
 
 use std::arch::wasm32::*;
 
-use super::dots::Planes;
+use super::dots::{Codes, NATURAL_SHIFT, Planes, codes, natural_codes};
 
-/// 128 weights, unpacked.
-#[derive(Clone, Copy)]
-pub(super) struct Unpacked {
-    /// Lanes 0-3 and lanes 4-7.
-    pub(super) planes: [Planes; 2],
-    /// Scale of the lanes of each half.
-    pub(super) scales: [v128; 2],
-}
-
-impl Unpacked {
-    pub(super) fn zero() -> Self {
-        Self { planes: [[i8x16_splat(0); 4]; 2], scales: [f32x4_splat(0.0); 2] }
-    }
-}
-
-/// Codes and scales of the 128 weights `part` of a block. Its length tells the packing: 28 PTQ1_0, 34 Q2_0 and 36 two
+/// Codes of the 128 weights `part` of a block. Its length tells the packing: 28 PTQ1_0, 34 Q2_0 and 36 two
 /// blocks of its groups of 64, 54 TQ1_0, 66 TQ2_0.
 #[inline(always)]
-pub(super) fn unpack<const BLOCK: usize>(block: &[u8; BLOCK], part: usize) -> Unpacked {
-    let at = if matches!(BLOCK, 34 | 36) { 0 } else { BLOCK - 2 };
-    let scale = scale(block, at);
-    let scales = [scale, if BLOCK == 36 { self::scale(block, 18) } else { scale }];
+pub(super) fn unpack<const BLOCK: usize>(block: &[u8; BLOCK], part: usize) -> [Codes; 2] {
     let planes = match BLOCK {
-        34 => [two_bits(load(block, 2)), two_bits(load(block, 18))],
-        36 => [two_bits(load(block, 2)), two_bits(load(block, 20))],
+        34 => return [natural_codes(load(block, 2)), natural_codes(load(block, 18))],
+        36 => return [natural_codes(load(block, 2)), natural_codes(load(block, 20))],
         66 => tq2_0(load(block, 32 * part), load(block, 32 * part + 16)),
         28 => planes(digits(ptq1_0(block))),
         _ if part == 0 => planes(digits(tq1_0_first(block))),
         _ => planes(digits(tq1_0_second(block))),
     };
-    Unpacked { planes, scales }
+    let [low, high] = planes;
+    [codes(low), codes(high)]
 }
 
-/// The f16 at `at` as f32, in every lane.
+/// How far the products of a packing's codes are shifted.
+pub(super) const fn shift(block: usize) -> u32 {
+    if matches!(block, 34 | 36) { NATURAL_SHIFT } else { 0 }
+}
+
+/// The f16 bits of the scale of each unit of a block's groups.
 #[inline(always)]
-fn scale(block: &[u8], at: usize) -> v128 {
-    widen_f16(u32x4_splat(u16::from_le_bytes([block[at], block[at + 1]]).into()))
+pub(super) fn scales<const BLOCK: usize>(block: &[u8; BLOCK]) -> [u32; 2] {
+    let at = match BLOCK {
+        34 => [0, 0],
+        36 => [0, 18],
+        _ => [BLOCK - 2; 2],
+    };
+    at.map(|at| u16::from_le_bytes([block[at], block[at + 1]]).into())
 }
 
 /// The f16 in the lower half of each lane as f32. Its exponent, moved into place, is 112 too small; a multiplication
@@ -57,7 +50,7 @@ pub(in crate::cpu) fn widen_f16(bits: v128) -> v128 {
 
 /// The four codes of each byte.
 #[inline(always)]
-fn two_bits(codes: v128) -> [v128; 4] {
+pub(super) fn two_bits(codes: v128) -> [v128; 4] {
     let mask = i8x16_splat(3);
     [
         v128_and(codes, mask),
