@@ -14,6 +14,8 @@ use crate::vectorized;
 const TASK_BYTES: usize = 16 << 10;
 /// Tokens of a task of a long prompt: their rounded activations stay in the second-level cache.
 const TASK_TOKENS: usize = 128;
+/// From so many tokens a thread on, each thread takes some of them.
+const FEWEST_TOKENS: usize = 32;
 
 /// Memory that outlives one product.
 #[derive(Default)]
@@ -85,7 +87,7 @@ impl Scratch {
 /// Whether there are so many tokens that each thread takes some of them, and all rows: then every task writes where its
 /// products belong, and unpacks all weights for its tokens.
 fn splits_tokens(tokens: usize) -> bool {
-    tokens > 1 && tokens >= TASK_TOKENS / 2 * threads::current()
+    tokens > 1 && tokens >= FEWEST_TOKENS * threads::current()
 }
 
 /// Tasks of some of the tokens that write straight into the output.
@@ -153,7 +155,7 @@ pub(crate) fn scratch_bytes(config: &Config, tokens: usize) -> usize {
     let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
     let widest_in = config.hidden.max(q).max(config.intermediate);
     let widest_out = (q + 2 * kv).max(2 * config.intermediate).max(config.hidden);
-    let apart = tokens.min(TASK_TOKENS / 2 * Threads::default_count());
+    let apart = tokens.min(FEWEST_TOKENS * Threads::default_count());
     let pieces = if tokens > 1 { size_of::<f32>() * widest_out * apart } else { 0 };
     let rows = size_of::<f32>() * tokens * (config.hidden + config.intermediate); // of `CpuBackend`: h and up
     Rounded::bytes(tokens, widest_in) + pieces + rows

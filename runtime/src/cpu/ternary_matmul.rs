@@ -56,6 +56,12 @@ const GROUP: usize = 128;
 const CODE_BYTES: usize = GROUP / 4;
 /// Tokens that a thread rounds at a time.
 const ROUND_TOKENS: usize = 16;
+/// Up to so many tokens of a prompt are computed one by one: with five, a tile takes as long (Zen 4).
+#[cfg(target_arch = "x86_64")]
+const FEW_TOKENS: usize = 4;
+/// Weights that those read before the next token takes them.
+#[cfg(target_arch = "x86_64")]
+const FEW_TOKENS_BYTES: usize = 64 << 10;
 /// Weights of a sum that is exact: those of a float accumulator's step.
 const UNIT: usize = GROUP / 2;
 /// Activations that share a multiplier.
@@ -134,7 +140,7 @@ impl Rounded {
         self.scales.resize(x.len() / cols, 0.0);
         #[cfg(target_arch = "x86_64")]
         {
-            self.side_by_side = isa.level() == Level::Avx2 && x.len() > cols;
+            self.side_by_side = isa.level() == Level::Avx2 && x.len() > FEW_TOKENS * cols;
         }
         let out = self.groups.chunks_mut(per_token * ROUND_TOKENS).zip(self.scales.chunks_mut(ROUND_TOKENS));
         threads::for_each(x.chunks(cols * ROUND_TOKENS).zip(out).collect(), |(x, (out, scales))| {
@@ -278,6 +284,10 @@ pub fn rows(isa: Isa, out: &mut [f32], w: &StoredTensor, first_row: usize, x: Ac
     let Format::Ternary(packing) = w.format else { panic!("not a ternary matrix: {}", w.format.name()) };
     assert_eq!(x.groups_per_token, w.cols.div_ceil(GROUP), "activations of another width");
     let rows = out.len() / x.tokens();
+    #[cfg(target_arch = "x86_64")]
+    if (2..=FEW_TOKENS).contains(&x.tokens()) && !x.side_by_side && isa != Isa::SCALAR {
+        return few_tokens(isa, out, w, first_row, x);
+    }
     let bytes = &w.bytes[first_row * w.row_bytes()..(first_row + rows) * w.row_bytes()];
     let weights = Rows {
         bytes,
@@ -320,6 +330,22 @@ pub fn rows(isa: Isa, out: &mut [f32], w: &StoredTensor, first_row: usize, x: Ac
         Level::NeonDotprod | Level::NeonI8mm => unsafe { neon::rows_dotprod(out, weights, x) },
         #[cfg(target_feature = "simd128")]
         Level::Simd128 => simd128::rows(out, weights, x),
+    }
+}
+
+/// So few tokens that a tile is not worth unpacking: some rows at a time, which stay in the second-level cache meanwhile, with
+/// one token after the other.
+#[cfg(target_arch = "x86_64")]
+fn few_tokens(isa: Isa, out: &mut [f32], w: &StoredTensor, first_row: usize, x: Activations) {
+    let all = out.len() / x.tokens();
+    let some = (FEW_TOKENS_BYTES / w.row_bytes()).next_multiple_of(8);
+    for first in (0..all).step_by(some) {
+        for token in 0..x.tokens() {
+            let groups = x.token(token);
+            let x = Activations { groups, scales: &x.scales[token..=token], ..x };
+            let out = &mut out[token * all + first..][..some.min(all - first)];
+            rows(isa, out, w, first_row + first, x);
+        }
     }
 }
 

@@ -186,10 +186,10 @@ fn unpack_group<const BLOCK: usize>(
             step[HALF * half..][..HALF].copy_from_slice(&bytemuck::cast::<_, [[u8; 4]; HALF]>(planes[k][i]));
         }
     }
-    for unit in 0..2 {
-        for r in 0..HALF {
-            units[unit].scales[half][r] = scales_of(blocks[r], f16_to_f32)[unit];
-        }
+    for r in 0..HALF {
+        let [even, odd] = scales_of(blocks[r], f16_to_f32);
+        units[0].scales[half][r] = even;
+        units[1].scales[half][r] = odd;
     }
 }
 
