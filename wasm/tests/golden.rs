@@ -79,7 +79,7 @@ fn this_machine_computes_what_golden_json_says() {
         let bytes = tiny::gguf(&config(packing), format);
         std::fs::write(folder.join(format!("{packing}.gguf")), &bytes).unwrap();
         let model = Model::from_bytes(bytes).unwrap();
-        let sampled = SamplerOptions { temperature: 1.5, repeat_penalty: 1.1, seed: 7, ..Default::default() };
+        let sampled = SamplerOptions { temperature: 1.5, repeat_penalty: 1.1, seed: 8, ..Default::default() };
         let case = json!({
             "kv": kv.name(),
             "greedy": run(&model, kv, SamplerOptions::greedy()),

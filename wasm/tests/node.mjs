@@ -62,7 +62,7 @@ async function thrown(f) {
   assert.fail('nothing was thrown');
 }
 
-const sampled = { temperature: 1.5, repeatPenalty: 1.1, seed: 7 };
+const sampled = { temperature: 1.5, repeatPenalty: 1.1, seed: 8 };
 for (const [name, { kv, greedy, sampled: drawn }] of Object.entries(golden.cases)) {
   const model = new wasm.Model(file(name));
   const session = model.session(JSON.stringify({ kv, sampling: { temperature: 0 } }));
