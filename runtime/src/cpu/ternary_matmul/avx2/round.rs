@@ -23,7 +23,7 @@ pub(in super::super) fn groups<'a>(
     }
 }
 
-/// Reorders the planes for [`many_tokens`](super::many_tokens).
+/// Reorders the planes for `many_tokens.rs`.
 #[target_feature(enable = "avx2")]
 pub(in super::super) fn side_by_side(groups: &mut [RoundedGroup]) {
     for group in groups {

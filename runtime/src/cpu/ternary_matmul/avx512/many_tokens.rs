@@ -24,8 +24,8 @@ pub(in super::super) fn tile_products(
     groups: Range<usize>,
 ) {
     match sums.len() {
-        ..=2 => products_of::<2>(sums, tile, x, first, groups),
-        ..=4 => products_of::<4>(sums, tile, x, first, groups),
+        1 | 2 => products_of::<2>(sums, tile, x, first, groups),
+        3 | 4 => products_of::<4>(sums, tile, x, first, groups),
         _ => products_of::<TOKENS>(sums, tile, x, first, groups),
     }
 }
