@@ -7,9 +7,8 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::avx2::blocks::{codes, in_planes, parts_side_by_side, scales_of, two_bits, unpack};
-use crate::cpu::isa::prefetch;
-
 use super::{Activations, GROUP, Rows, half_block, parts, write_rows};
+use crate::cpu::isa::prefetch;
 
 /// Rows of a tile: lanes of two registers of AVX2, or of one of AVX-512.
 const ROWS: usize = 16;
