@@ -153,7 +153,7 @@ fn extremes() {
 
 #[test]
 fn long_contexts_on_any_number_of_threads() {
-    for (kv, group) in KvFormat::ALL.into_iter().zip([1, 2, 3, 2]) {
+    for (kv, group) in KvFormat::ALL.into_iter().zip([1, 2, 3, 2, 1]) {
         let case = Case::new(2, group, 32, 2200, 3); // three segments
         let expected = bits(&case.run(Isa::SCALAR, kv, 128));
         for isa in Isa::available() {
@@ -214,6 +214,7 @@ fn near_f64_within_what_rounding_costs() {
     for (kv, least, most) in [
         (KvFormat::F32, 0.0, 1e-12),
         (KvFormat::F16, 1e-9, 1.6e-7),
+        (KvFormat::Int16, 1e-9, 1.6e-7),
         (KvFormat::Int8, 1e-5, 1.6e-4),
         (KvFormat::Int4, 3e-3, 5e-2),
     ] {
@@ -263,6 +264,7 @@ fn memory_is_what_the_formula_says() {
     }
     let config = Config { layers: 28, heads: 16, kv_heads: 8, head_dim: 128, ..tiny() };
     assert_eq!(KvFormat::F16.bytes_per_token(&config), 28 * 2 * 8 * 128 * 2);
+    assert_eq!(KvFormat::Int16.bytes_per_token(&config), 28 * 2 * 8 * (256 + 4));
     assert_eq!(KvFormat::Int8.bytes_per_token(&config), 28 * 2 * 8 * (128 + 4));
     assert_eq!(KvFormat::Int4.bytes_per_token(&config), 28 * 2 * 8 * (64 + 4));
 }
@@ -294,7 +296,7 @@ fn divergence(file: ModelFile, tokens: &[u32], kv: KvFormat) -> f64 {
 fn rounded_caches_change_predictions_little() {
     let tokens = Random(6).ids(300, tiny().vocab);
     for (kv, most) in
-        [(KvFormat::F32, 1e-12), (KvFormat::F16, 1e-6), (KvFormat::Int8, 1e-3), (KvFormat::Int4, 1e-1)]
+        [(KvFormat::F32, 1e-12), (KvFormat::F16, 1e-6), (KvFormat::Int16, 1e-6), (KvFormat::Int8, 1e-3), (KvFormat::Int4, 1e-1)]
     {
         let q2_0 = bonsai_runtime::tensor::Format::Ternary(bonsai_runtime::ternary::Packing::Q2_0G64);
         let kl = divergence(model_file(&tiny(), q2_0, 7), &tokens, kv);

@@ -3,8 +3,9 @@
 //! What is computed for a query does not depend on how the work is cut up:
 //! - Positions come in segments of [`SEGMENT`] and tiles of [`TILE`], both counted from position 0.
 //! - A score is a sum over the dimensions in their order; a head's result is a sum over the positions in theirs.
-//! - In a segment, the largest score so far is subtracted in the exponent, and what was summed before is scaled
-//!   down when a tile brings a larger one. Segments begin afresh and are merged from the first on.
+//! - In a segment, the largest score of the first tile is subtracted in the exponent; when a tile brings one that is larger by
+//!   more than 8, that one is, and what was summed before is scaled down. Segments begin afresh and are merged from the
+//!   first on.
 //!
 //! Vectors hold positions where scores are computed and dimensions where values are summed: no float sum runs across
 //! a vector, so vectors of any width give the same bits. Over a rounded cache, queries and weights are rounded
@@ -41,7 +42,7 @@ const SEGMENT: usize = 1024;
 const TOKENS: usize = 16;
 /// Up to so many tokens, segments are computed in parallel: a token alone has no other work to share out.
 const FEW_TOKENS: usize = 4;
-/// In front of the sums of a row lie its largest score and the sum of its weights. A cache line, for alignment.
+/// In front of the sums of a row lie what was subtracted from its scores and the sum of its weights. A cache line, for alignment.
 const FRONT: usize = 16;
 
 /// Attention of a chunk.
@@ -178,7 +179,7 @@ impl Chunk<'_> {
             row.fill(0.0);
             row[0] = f32::NEG_INFINITY;
         }
-        if matches!(self.cache.format(), KvFormat::Int8 | KvFormat::Int4) {
+        if matches!(self.cache.format(), KvFormat::Int16 | KvFormat::Int8 | KvFormat::Int4) {
             scratch.rounded.round_queries(self, head, tokens.clone());
         }
         let end = (self.position + tokens.end).min((segment + 1) * SEGMENT);
@@ -189,7 +190,7 @@ impl Chunk<'_> {
             let view = View { chunk: self, head, first, tile };
             match self.cache.tile(head, tile) {
                 Tile::Float(numbers) => float::tile(&view, numbers, sums, &mut scratch.float),
-                Tile::Rounded(numbers) => rounded::tile(&view, &numbers, sums, &scratch.rounded),
+                Tile::Rounded(numbers) => rounded::tile(&view, &numbers, sums, &mut scratch.rounded),
             }
         }
     }
@@ -218,6 +219,25 @@ impl Chunk<'_> {
     }
 }
 
+/// How many positions of a tile rows see: so many more than `first` as tokens lie between.
+#[derive(Clone, Copy)]
+struct Seen {
+    first: usize,
+    group: usize,
+}
+
+impl Seen {
+    /// Whether all rows see the whole tile.
+    fn all(self) -> bool {
+        self.first >= TILE
+    }
+
+    /// At least one.
+    fn by(self, row: usize) -> usize {
+        (self.first + row / self.group).min(TILE)
+    }
+}
+
 /// What tokens from `first` on, as many as there are sums for, see of a tile. A row is a query head of a token.
 struct View<'a> {
     chunk: &'a Chunk<'a>,
@@ -227,9 +247,8 @@ struct View<'a> {
 }
 
 impl View<'_> {
-    /// Positions of the tile that a row sees; at least one.
-    fn seen(&self, row: usize) -> usize {
-        (self.chunk.position + self.first + row / self.chunk.group + 1 - self.tile * TILE).min(TILE)
+    fn seen(&self) -> Seen {
+        Seen { first: self.chunk.position + self.first + 1 - self.tile * TILE, group: self.chunk.group }
     }
 
     /// Query of a row.

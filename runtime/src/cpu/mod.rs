@@ -93,7 +93,7 @@ impl CpuBackend {
         position: usize,
         tokens: usize,
     ) {
-        cache.append(k.rows(tokens), v.rows(tokens), position);
+        cache.append(self.isa, k.rows(tokens), v.rows(tokens), position);
         let (out, q) = (out.rows_mut(tokens), q.rows(tokens));
         attention::attention(self.isa, out, q, cache, [position, tokens], &mut self.sums);
     }

@@ -360,7 +360,7 @@ fn heads(gpu: &Gpu, kv: KvFormat) -> Result<[Kernel; 2]> {
     let int8 = match kv {
         KvFormat::F16 => ("INT8", 0.0),
         KvFormat::Int8 => ("INT8", 1.0),
-        KvFormat::F32 | KvFormat::Int4 => {
+        KvFormat::F32 | KvFormat::Int16 | KvFormat::Int4 => {
             let message = format!("keys and values as {} on a GPU: f16 or int8", kv.name());
             return Err(Error::Unsupported(message));
         }

@@ -109,6 +109,7 @@ impl Session {
             KvFormat::F16 => 1,
             KvFormat::Int8 => 2,
             KvFormat::Int4 => 3,
+            KvFormat::Int16 => 4,
         };
         header[21] = self.engine.exact().into();
         header

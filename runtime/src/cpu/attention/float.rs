@@ -12,6 +12,7 @@ const FEW_ROWS: usize = 4;
 pub(super) struct Scratch {
     keys: Vec<f32>,
     values: Vec<f32>,
+    /// Products of each row, then scores, then weights.
     weights: Vec<[f32; TILE]>,
 }
 
@@ -23,7 +24,7 @@ pub(super) fn tile(
     sums: &mut [f32],
     scratch: &mut Scratch,
 ) {
-    let (isa, row_len) = (view.chunk.isa, view.chunk.row_len());
+    let (isa, row_len, seen) = (view.chunk.isa, view.chunk.row_len(), view.seen());
     let rows = sums.len() / row_len;
     if rows > FEW_ROWS || isa == Isa::SCALAR {
         keys = unpacked(isa, keys, &mut scratch.keys);
@@ -31,15 +32,17 @@ pub(super) fn tile(
     }
     let weights = &mut scratch.weights;
     weights.resize(rows, [0.0; TILE]);
-    for (n, (weights, sums)) in weights.chunks_mut(2).zip(sums.chunks_mut(2 * row_len)).enumerate() {
-        match (weights, sums.split_at_mut(row_len)) {
-            ([a, b], (sums_a, sums_b)) => [*a, *b] = weigh_keys(view, 2 * n, keys, [sums_a, sums_b]),
-            ([a], (sums, _)) => [*a] = weigh_keys(view, 2 * n, keys, [sums]),
+    for (n, products) in weights.chunks_mut(2).enumerate() {
+        let query = |row| view.query(2 * n + row);
+        match products {
+            [a, b] => [*a, *b] = dots(isa, [query(0), query(1)], keys),
+            [a] => [*a] = dots(isa, [query(0)], keys),
             _ => {}
         }
     }
+    weigh(isa, weights, view.chunk.scale(), seen, sums);
     for (n, (weights, sums)) in weights.chunks(2).zip(sums.chunks_mut(2 * row_len)).enumerate() {
-        let seen = |row| view.seen(2 * n + row);
+        let seen = |row| seen.by(2 * n + row);
         match (weights, sums.split_at_mut(row_len)) {
             ([a, b], (sums_a, sums_b)) if seen(0) == seen(1) => {
                 let sums = [&mut sums_a[FRONT..], &mut sums_b[FRONT..]];
@@ -52,20 +55,6 @@ pub(super) fn tile(
             }
         }
     }
-}
-
-/// Weights of `R` rows from `first` on for the values of a tile.
-fn weigh_keys<const R: usize>(
-    view: &View,
-    first: usize,
-    keys: Numbers,
-    mut sums: [&mut [f32]; R],
-) -> [[f32; TILE]; R] {
-    let isa = view.chunk.isa;
-    let mut scores = dots(isa, std::array::from_fn(|r| view.query(first + r)), keys);
-    let seen = std::array::from_fn(|r| view.seen(first + r));
-    weigh(isa, &mut scores, view.chunk.scale(), seen, &mut sums);
-    scores
 }
 
 /// The numbers as f32, which all of them are exactly.

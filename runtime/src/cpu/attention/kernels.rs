@@ -5,7 +5,7 @@ use super::neon;
 #[cfg(target_feature = "simd128")]
 use super::simd128;
 use super::softmax::RoundedWeights;
-use super::{Numbers, TILE, scalar};
+use super::{Numbers, Seen, TILE, scalar};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 use crate::cpu::isa::{Isa, Level};
@@ -45,13 +45,7 @@ pub(super) fn dots<const R: usize>(isa: Isa, q: [&[f32]; R], keys: Numbers) -> [
 }
 
 /// [`weigh_rows`](super::softmax::weigh_rows).
-pub(super) fn weigh<const R: usize>(
-    isa: Isa,
-    scores: &mut [[f32; TILE]; R],
-    scale: f32,
-    seen: [usize; R],
-    sums: &mut [&mut [f32]; R],
-) {
+pub(super) fn weigh(isa: Isa, scores: &mut [[f32; TILE]], scale: f32, seen: Seen, sums: &mut [f32]) {
     at_level!(isa, weigh(scores, scale, seen, sums))
 }
 
@@ -65,27 +59,29 @@ pub(super) fn add_values<const R: usize>(
     at_level!(isa, add_values(sums, weights, values))
 }
 
-/// Products of rounded queries with the keys of a tile, added to `start`. A word of a query is repeated in all lanes of a
+/// Products of rounded queries with the keys of a tile, added to `start`; `fetch` says whether to ask for the next tile. A word of a query is repeated in all lanes of a
 /// vector: two dimensions as i16 for int8, four as i8 for int4, whose keys count 8 more than they are.
 pub(super) fn rounded_dots<const R: usize>(
     isa: Isa,
+    out: [&mut [i32; TILE]; R],
     q: [&[u32]; R],
     start: [i32; R],
     keys: Rounded,
-) -> [[i32; TILE]; R] {
-    at_level!(isa, rounded_dots(q, start, keys))
+    fetch: bool,
+) {
+    at_level!(isa, rounded_dots(out, q, start, keys, fetch))
 }
 
 /// [`weigh_rounded_rows`](super::softmax::weigh_rounded_rows).
-pub(super) fn weigh_rounded<const R: usize>(
+pub(super) fn weigh_rounded(
     isa: Isa,
-    products: &[[i32; TILE]; R],
-    scales: [f32; R],
+    products: &mut [[i32; TILE]],
+    scales: &[f32],
     tile: &RoundedTile,
-    seen: [usize; R],
-    sums: &mut [&mut [f32]; R],
-    weights: &mut [RoundedWeights; R],
-) -> [f32; R] {
+    seen: Seen,
+    sums: &mut [f32],
+    weights: &mut [RoundedWeights],
+) {
     at_level!(isa, weigh_rounded(products, scales, tile, seen, sums, weights))
 }
 
@@ -97,6 +93,7 @@ pub(super) fn add_rounded_values<const R: usize>(
     start: [i32; R],
     scales: [f32; R],
     values: Rounded,
+    fetch: bool,
 ) {
-    at_level!(isa, add_rounded_values(sums, weights, start, scales, values))
+    at_level!(isa, add_rounded_values(sums, weights, start, scales, values, fetch))
 }

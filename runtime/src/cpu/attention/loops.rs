@@ -36,7 +36,7 @@ pub(super) fn float_tile_len(dim: usize) -> usize {
 
 /// The size of a tile of rounded numbers, in `T`s: keys, values, and the scales of both.
 pub(super) fn rounded_tile_len<T>(dim: usize) -> usize {
-    let bits = if size_of::<T>() == 1 { 8 } else { 4 };
+    let bits = if size_of::<T>() == 4 { 4 } else { 8 * size_of::<T>() };
     2 * TILE * (dim * bits / 8 + size_of::<f32>()) / size_of::<T>()
 }
 

@@ -6,6 +6,7 @@ use std::arch::aarch64::*;
 
 use bytemuck::{Pod, cast_slice, pod_read_unaligned};
 
+use super::Seen;
 use super::softmax::weigh_rows;
 pub(super) use rounded::{add_rounded_values, rounded_dots, weigh_rounded};
 
@@ -18,12 +19,7 @@ type Floats = [float32x4_t; 2];
 super::loops::float_kernels!(#[target_feature(enable = "neon")]);
 
 #[target_feature(enable = "neon")]
-pub(super) fn weigh<const R: usize>(
-    scores: &mut [[f32; TILE]; R],
-    scale: f32,
-    seen: [usize; R],
-    sums: &mut [&mut [f32]; R],
-) {
+pub(super) fn weigh(scores: &mut [[f32; TILE]], scale: f32, seen: Seen, sums: &mut [f32]) {
     weigh_rows(scores, scale, seen, sums);
 }
 

@@ -8,8 +8,9 @@ use std::ops::Range;
 use bytemuck::cast_slice_mut;
 
 use super::kernels::{add_rounded_values, rounded_dots, weigh_rounded};
-use super::softmax::RoundedWeights;
+use super::softmax::{RoundedWeights, narrow};
 use super::{Chunk, FRONT, TILE, View};
+use crate::cpu::isa::Isa;
 use crate::cpu::kv_cache::{INT4_OFFSET, KvFormat, Rounded, RoundedTile};
 use crate::cpu::ops;
 use crate::vectorized;
@@ -27,6 +28,10 @@ pub(super) struct Scratch {
     starts: Vec<i32>,
     /// A query that is multiplied by a Hadamard matrix.
     turned: Vec<f32>,
+    /// Of each row with the keys of a tile.
+    products: Vec<[i32; TILE]>,
+    /// Of each row, for the values of a tile.
+    weights: Vec<RoundedWeights>,
 }
 
 impl Scratch {
@@ -46,7 +51,8 @@ impl Scratch {
                 vectorized!(chunk.isa, round_int4(&mut self.turned, cast_slice_mut(row)))
             } else {
                 let row: &mut [i16] = cast_slice_mut(row);
-                (vectorized!(chunk.isa, ops::round(query, most(query.len()), |i, x| row[i] = x as i16)), 0)
+                let largest = if chunk.cache.format() == KvFormat::Int16 { 8191 } else { 127 };
+                (vectorized!(chunk.isa, round_pairs(query, largest, row)), 0)
             };
             self.scales[n] *= chunk.scale();
         }
@@ -65,65 +71,62 @@ fn round_int4(query: &mut [f32], row: &mut [i8]) -> (f32, i32) {
     (scale / turned, -sum * INT4_OFFSET)
 }
 
-/// The largest rounded query: a sum of `dim` products with keys of up to 127 must be an i32.
-fn most(dim: usize) -> f32 {
-    let most = i32::MAX as usize / (127 * dim);
-    most.min(i16::MAX as usize) as f32
+/// The scale of a query's numbers, which are as large as an i16 can be and the sum of their products with keys of up to
+/// `key`, an i32.
+#[inline(always)]
+fn round_pairs(query: &[f32], key: i32, row: &mut [i16]) -> f32 {
+    let sum = (i32::MAX / key) as f32 - query.len() as f32; // of all magnitudes; each may be rounded up by a half
+    let most = sum * (ops::largest(query) / ops::sum(query, f32::abs));
+    ops::round(query, most.min(i16::MAX.into()), |i, x| row[i] = x as i16)
 }
 
-/// Adds what the rows of `view` find in a tile; all of them see some of it.
-pub(super) fn tile(view: &View, tile: &RoundedTile, sums: &mut [f32], scratch: &Scratch) {
-    let row_len = view.chunk.row_len();
-    let before = scratch.scales.len() - sums.len() / row_len; // rows that see nothing of the tile
-    for (n, sums) in sums.chunks_mut(2 * row_len).enumerate() {
-        let (a, b) = sums.split_at_mut(row_len);
-        let seen = |row| view.seen(2 * n + row);
-        match b {
-            [] => rows(view.chunk, tile, scratch, before + 2 * n, [seen(0)], [a]),
-            b => rows(view.chunk, tile, scratch, before + 2 * n, [seen(0), seen(1)], [a, b]),
+/// Adds what the rows of `view` find in a tile; all of them see some of it. All rows take the keys before any takes the
+/// values, and those wait for the weights of all: step by step, each row would wait for itself.
+pub(super) fn tile(view: &View, tile: &RoundedTile, sums: &mut [f32], scratch: &mut Scratch) {
+    let (isa, row_len) = (view.chunk.isa, view.chunk.row_len());
+    let rows = sums.len() / row_len;
+    let Scratch { queries, words, scales, starts, products, weights, .. } = scratch;
+    let before = scales.len() - rows; // rows that see nothing of the tile
+    products.resize(rows, [0; TILE]);
+    for (n, products) in products.chunks_mut(2).enumerate() {
+        let (row, fetch) = (before + 2 * n, n == 0);
+        let query = |n| &queries[(row + n) * *words..][..*words];
+        match products {
+            [a, b] => {
+                let starts = [starts[row], starts[row + 1]];
+                rounded_dots(isa, [a, b], [query(0), query(1)], starts, tile.keys, fetch);
+            }
+            [a] => rounded_dots(isa, [a], [query(0)], [starts[row]], tile.keys, fetch),
+            _ => {}
+        }
+    }
+    weights.clear(); // so that nothing is left of another format's
+    weights.resize(rows, RoundedWeights::default());
+    weigh_rounded(isa, products, &scales[before..], tile, view.seen(), sums, weights);
+    narrow(weights, tile.values);
+    for (n, (weights, sums)) in weights.chunks(2).zip(sums.chunks_mut(2 * row_len)).enumerate() {
+        let seen = view.seen().by(2 * n + weights.len() - 1); // weights of what a row does not see are 0
+        match (weights, sums.split_at_mut(row_len)) {
+            ([a, b], (sums_a, sums_b)) => {
+                add_values(isa, [sums_a, sums_b], [a, b], seen, tile.values, n == 0);
+            }
+            ([a], (sums, _)) => add_values(isa, [sums], [a], seen, tile.values, n == 0),
+            _ => {}
         }
     }
 }
 
-/// Adds what `R` rows from `row` on find.
-fn rows<const R: usize>(
-    chunk: &Chunk,
-    tile: &RoundedTile,
-    scratch: &Scratch,
-    row: usize,
-    seen: [usize; R],
-    mut sums: [&mut [f32]; R],
+/// Adds the values of the first `seen` positions.
+fn add_values<const R: usize>(
+    isa: Isa,
+    sums: [&mut [f32]; R],
+    weights: [&RoundedWeights; R],
+    seen: usize,
+    values: Rounded,
+    fetch: bool,
 ) {
-    let isa = chunk.isa;
-    let queries = std::array::from_fn(|r| &scratch.queries[(row + r) * scratch.words..][..scratch.words]);
-    let starts = std::array::from_fn(|r| scratch.starts[row + r]);
-    let products: [_; R] = rounded_dots(isa, queries, starts, tile.keys);
-    let scales = std::array::from_fn(|r| scratch.scales[row + r]);
-    let mut weights = [[0; TILE]; R];
-    let scales = weigh_rounded(isa, &products, scales, tile, seen, &mut sums, &mut weights);
-    let seen = seen.into_iter().max().unwrap_or(0); // weights of what a row does not see are 0
-    let factors = weights.map(|weights| factors(tile.values, weights));
-    let words = factors.each_ref().map(|(words, _)| &words[..tile.values.words(seen)]);
-    let starts = factors.map(|(_, start)| start);
-    add_rounded_values(
-        isa,
-        sums.each_mut().map(|sums| &mut sums[FRONT..]),
-        words,
-        starts,
-        scales,
-        tile.values,
-    );
-}
-
-/// The weights of a tile as words, and minus the offset of their products.
-fn factors(values: Rounded, weights: RoundedWeights) -> ([u32; TILE / 2], i32) {
-    match values {
-        Rounded::Int8(_) => (bytemuck::cast(weights), 0),
-        Rounded::Int4(_) => {
-            let narrow: [u32; TILE / 4] = bytemuck::cast(weights.map(|weight| weight as i8));
-            let mut words = [0; TILE / 2];
-            words[..TILE / 4].copy_from_slice(&narrow);
-            (words, -INT4_OFFSET * weights.iter().map(|&weight| i32::from(weight)).sum::<i32>())
-        }
-    }
+    let sums = sums.map(|sums| &mut sums[FRONT..]);
+    let words = weights.map(|weights| weights.words(values, seen));
+    let starts = weights.map(|weights| weights.start);
+    add_rounded_values(isa, sums, words, starts, weights.map(|weights| weights.scale), values, fetch);
 }

@@ -5,7 +5,7 @@ use half::slice::HalfFloatSliceExt;
 use super::super::kv_cache::{Rounded, RoundedTile};
 use super::super::ops;
 use super::softmax::{RoundedWeights, weigh_rounded_rows, weigh_rows};
-use super::{Numbers, TILE};
+use super::{Numbers, Seen, TILE};
 
 pub(super) fn unpack(out: &mut [f32], numbers: Numbers) {
     match numbers {
@@ -38,38 +38,34 @@ fn unpacked(numbers: Numbers<'_>) -> &[f32] {
     numbers
 }
 
-pub(super) fn weigh<const R: usize>(
-    scores: &mut [[f32; TILE]; R],
-    scale: f32,
-    seen: [usize; R],
-    sums: &mut [&mut [f32]; R],
-) {
+pub(super) fn weigh(scores: &mut [[f32; TILE]], scale: f32, seen: Seen, sums: &mut [f32]) {
     weigh_rows(scores, scale, seen, sums);
 }
 
 pub(super) fn rounded_dots<const R: usize>(
+    out: [&mut [i32; TILE]; R],
     q: [&[u32]; R],
     start: [i32; R],
     keys: Rounded,
-) -> [[i32; TILE]; R] {
-    std::array::from_fn(|r| {
-        let mut sums = [start[r]; TILE];
+    _fetch: bool,
+) {
+    for (r, sums) in out.into_iter().enumerate() {
+        sums.fill(start[r]);
         for (n, &q) in q[r].iter().enumerate() {
             sums.iter_mut().enumerate().for_each(|(at, sum)| *sum += keys.product(q, n, at, TILE));
         }
-        sums
-    })
+    }
 }
 
-pub(super) fn weigh_rounded<const R: usize>(
-    products: &[[i32; TILE]; R],
-    scales: [f32; R],
+pub(super) fn weigh_rounded(
+    products: &mut [[i32; TILE]],
+    scales: &[f32],
     tile: &RoundedTile,
-    seen: [usize; R],
-    sums: &mut [&mut [f32]; R],
-    weights: &mut [RoundedWeights; R],
-) -> [f32; R] {
-    weigh_rounded_rows(products, scales, tile, seen, sums, weights)
+    seen: Seen,
+    sums: &mut [f32],
+    weights: &mut [RoundedWeights],
+) {
+    weigh_rounded_rows(products, scales, tile, seen, sums, weights);
 }
 
 pub(super) fn add_rounded_values<const R: usize>(
@@ -78,6 +74,7 @@ pub(super) fn add_rounded_values<const R: usize>(
     start: [i32; R],
     scales: [f32; R],
     values: Rounded,
+    _fetch: bool,
 ) {
     add_rounded_columns(&mut sums, weights, start, scales, values, 0);
 }

@@ -1,13 +1,13 @@
-//! Tiles of rounded keys and values: int8 or int4, with an f32 scale for the key and one for the value of each position.
+//! Tiles of rounded keys and values: int16, int8 or int4, with an f32 scale for the key and one for the value of each position.
 //!
 //! Numbers lie as instructions want them that add two or four products in a word of 32 bits:
 //!
 //! | | keys | values | a word |
 //! | --- | --- | --- | --- |
-//! | int8 | `[head_dim / 2, TILE, 2]` | `[TILE / 2, head_dim, 2]` | |
+//! | int16, int8 | `[head_dim / 2, TILE, 2]` | `[TILE / 2, head_dim, 2]` | |
 //! | int4 | words `[head_dim / 8, TILE]` | words `[TILE / 8, head_dim]` | numbers 0 to 3 are the lower four bits of its bytes, 4 to 7 the upper ones; 8 is added to each |
 //!
-//! What they are multiplied by comes in words too: two i16 for int8, four i8 for int4. A `head_dim` that is no multiple of
+//! What they are multiplied by comes in words too: two i16 for int16 and int8, four i8 for int4. A `head_dim` that is no multiple of
 //! 8 is filled up with zeros.
 //!
 //! Sixteen steps are few where one dimension is far larger than others, which keys are known for. Before they are rounded
@@ -15,7 +15,7 @@
 //! such a dimension over all (QuaRot, arXiv 2404.00456). Attention does the same to queries, which leaves the scores as
 //! they were, and to its result.
 
-use bytemuck::{cast_slice, cast_slice_mut};
+use bytemuck::{Pod, cast_slice, cast_slice_mut};
 
 use super::super::ops;
 use super::{Kept, TILE, span};
@@ -25,9 +25,13 @@ const IN_WORD: usize = 8;
 /// Added to what is from -8 to 7.
 pub(in super::super) const INT4_OFFSET: i32 = 8;
 
+/// The largest number of int16: products with as large ones of a tile's 32 positions, or of 32 dimensions, are an i32.
+const INT16_MOST: i16 = 8191;
+
 /// Keys or values of a tile.
 #[derive(Clone, Copy)]
 pub(in super::super) enum Rounded<'a> {
+    Int16(&'a [i16]),
     Int8(&'a [i8]),
     Int4(&'a [u32]),
 }
@@ -37,11 +41,8 @@ impl Rounded<'_> {
     #[inline(always)]
     pub(in super::super) fn product(self, factors: u32, n: usize, at: usize, len: usize) -> i32 {
         match self {
-            Self::Int8(numbers) => {
-                let numbers = &numbers[2 * (n * len + at)..][..2];
-                let factors: [i16; 2] = bytemuck::cast(factors);
-                factors.iter().zip(numbers).map(|(&a, &b)| i32::from(a) * i32::from(b)).sum()
-            }
+            Self::Int16(numbers) => pair_product(factors, &numbers[2 * (n * len + at)..]),
+            Self::Int8(numbers) => pair_product(factors, &numbers[2 * (n * len + at)..]),
             Self::Int4(words) => {
                 let numbers = (words[n / 2 * len + at] >> (n % 2 * 4)).to_ne_bytes();
                 let factors: [i8; 4] = bytemuck::cast(factors);
@@ -53,6 +54,7 @@ impl Rounded<'_> {
     /// The largest factor of a word.
     pub(in super::super) fn largest_factor(self) -> f32 {
         match self {
+            Self::Int16(_) => INT16_MOST.into(),
             Self::Int8(_) => i16::MAX.into(),
             Self::Int4(_) => i8::MAX.into(),
         }
@@ -61,10 +63,16 @@ impl Rounded<'_> {
     /// Words of factors for so many positions.
     pub(in super::super) fn words(self, positions: usize) -> usize {
         match self {
-            Self::Int8(_) => positions.div_ceil(2),
+            Self::Int16(_) | Self::Int8(_) => positions.div_ceil(2),
             Self::Int4(_) => positions.div_ceil(IN_WORD) * 2,
         }
     }
+}
+
+/// Products of two factors with the first two numbers.
+fn pair_product<T: Copy + Into<i32>>(factors: u32, numbers: &[T]) -> i32 {
+    let factors: [i16; 2] = bytemuck::cast(factors);
+    factors.iter().zip(numbers).map(|(&a, &b)| i32::from(a) * b.into()).sum()
 }
 
 /// A tile of one head.
@@ -76,6 +84,12 @@ pub(in super::super) struct RoundedTile<'a> {
 }
 
 impl<'a> RoundedTile<'a> {
+    pub(super) fn int16(tile: &'a [u8], head_dim: usize) -> Self {
+        let (numbers, scales) = tile.split_at(4 * TILE * head_dim);
+        let (keys, values) = cast_slice(numbers).split_at(TILE * head_dim);
+        Self { keys: Rounded::Int16(keys), values: Rounded::Int16(values), scales: both(scales) }
+    }
+
     pub(super) fn int8(tile: &'a [u8], head_dim: usize) -> Self {
         let (numbers, scales) = tile.split_at(2 * TILE * head_dim);
         let (keys, values) = cast_slice(numbers).split_at(TILE * head_dim);
@@ -104,14 +118,16 @@ pub(super) fn int4_bytes(head_dim: usize) -> usize {
     key_words(head_dim) * size_of::<u32>() + head_dim / 2 + 2 * size_of::<f32>()
 }
 
-pub(super) fn used_int8(head_dim: usize, used: usize) -> Vec<Kept> {
-    let values = head_dim * TILE;
+/// Of a tile of numbers of `size` bytes: int8 or int16.
+pub(super) fn used_pairs(head_dim: usize, used: usize, size: usize) -> Vec<Kept> {
+    let values = head_dim * TILE * size;
     let whole = used / 2 * 2;
-    let mut kept: Vec<_> = (0..head_dim / 2).map(|d| span(2 * d * TILE, 2 * used)).collect();
-    kept.push(span(values, whole * head_dim));
+    let mut kept: Vec<_> =
+        (0..head_dim / 2).map(|d| span(2 * d * TILE * size, 2 * used * size)).collect();
+    kept.push(span(values, whole * head_dim * size));
     if used > whole {
         // Beside each value of the last position lies one of a position that does not count.
-        kept.extend((0..head_dim).map(|d| span(values + whole * head_dim + 2 * d, 1)));
+        kept.extend((0..head_dim).map(|d| span(values + (whole * head_dim + 2 * d) * size, size)));
     }
     kept.extend(used_scales(2 * values, used));
     kept
@@ -141,29 +157,56 @@ fn shift(n: usize) -> usize {
     n % 4 * 8 + n / 4 * 4
 }
 
-pub(super) fn store_int8(tile: &mut [u8], place: usize, k: &[f32], v: &[f32]) {
-    let (numbers, scales) = tile.split_at_mut(2 * TILE * k.len());
-    let (keys, values) = cast_slice_mut(numbers).split_at_mut(TILE * k.len());
-    let (scales, _) = cast_slice_mut(scales).as_chunks_mut::<TILE>();
-    let values = &mut values[place / 2 * 2 * v.len()..];
-    scales[0][place] = ops::round(k, 127.0, |d, k| keys[(d / 2 * TILE + place) * 2 + d % 2] = k as i8);
-    scales[1][place] = ops::round(v, 127.0, |d, v| values[2 * d + place % 2] = v as i8);
+/// `scratch` is memory for a key or a value, here and below.
+#[inline(always)]
+pub(super) fn store_int16(tile: &mut [u8], place: usize, k: &[f32], v: &[f32], scratch: &mut Vec<f32>) {
+    store_pairs(tile, place, k, v, INT16_MOST.into(), |x| x as i16, scratch);
 }
 
-/// `turned` is memory for a key or a value.
-pub(super) fn store_int4(tile: &mut [u8], place: usize, k: &[f32], v: &[f32], turned: &mut Vec<f32>) {
+#[inline(always)]
+pub(super) fn store_int8(tile: &mut [u8], place: usize, k: &[f32], v: &[f32], scratch: &mut Vec<f32>) {
+    store_pairs(tile, place, k, v, 127.0, |x| x as i8, scratch);
+}
+
+/// Stores numbers of up to `most`, those of a key two at a time.
+#[inline(always)]
+fn store_pairs<T: Pod>(
+    tile: &mut [u8],
+    place: usize,
+    k: &[f32],
+    v: &[f32],
+    most: f32,
+    narrow: impl Fn(i32) -> T,
+    scratch: &mut Vec<f32>,
+) {
+    let (numbers, scales) = tile.split_at_mut(2 * TILE * k.len() * size_of::<T>());
+    let (keys, values) = cast_slice_mut(numbers).split_at_mut(TILE * k.len());
+    let (scales, _) = cast_slice_mut(scales).as_chunks_mut::<TILE>();
+    scratch.resize(k.len(), 0.0);
+    let rounded: &mut [i32] = cast_slice_mut(scratch);
+    scales[0][place] = ops::round(k, most, |d, k| rounded[d] = k);
+    let (keys, _) = keys.as_chunks_mut::<2>();
+    for (keys, pair) in keys.chunks_exact_mut(TILE).zip(rounded.as_chunks::<2>().0) {
+        keys[place] = pair.map(&narrow);
+    }
+    let values = &mut values[place / 2 * 2 * v.len()..][..2 * v.len()];
+    scales[1][place] = ops::round(v, most, |d, v| values[2 * d + place % 2] = narrow(v));
+}
+
+#[inline(always)]
+pub(super) fn store_int4(tile: &mut [u8], place: usize, k: &[f32], v: &[f32], scratch: &mut Vec<f32>) {
     let (numbers, scales) = tile.split_at_mut(tile.len() - 2 * TILE * size_of::<f32>());
     let (keys, values) = cast_slice_mut::<_, u32>(numbers).split_at_mut(TILE * key_words(k.len()));
     let (scales, _) = cast_slice_mut(scales).as_chunks_mut::<TILE>();
 
     keys.as_chunks_mut::<TILE>().0.iter_mut().for_each(|words| words[place] = 0);
-    let key = turn(k, turned);
+    let key = turn(k, scratch);
     scales[0][place] = round_int4(key, |d, k| keys[d / IN_WORD * TILE + place] |= bits(k, d));
 
     let values = &mut values[place / IN_WORD * v.len()..][..v.len()];
     let before: u32 = (0..place % IN_WORD).map(|n| 0xf << shift(n)).sum(); // what comes behind was forgotten
     values.iter_mut().for_each(|word| *word &= before);
-    scales[1][place] = round_int4(turn(v, turned), |d, v| values[d] |= bits(v, place));
+    scales[1][place] = round_int4(turn(v, scratch), |d, v| values[d] |= bits(v, place));
 }
 
 /// Rounds a row to -8 to 7 and returns the scale, as [`ops::round`] does; it has the sign that makes the largest number -8:

@@ -20,6 +20,18 @@ fn all(x: i32) -> Sums {
 
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
+fn add(a: Sums, b: Sums) -> Sums {
+    _mm256_add_epi32(a, b)
+}
+
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+fn widen_int16(numbers: &[i16; 2 * WIDTH]) -> [__m256i; 1] {
+    [bytemuck::cast(*numbers)]
+}
+
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
 fn widen_int8(numbers: &[i8; 2 * WIDTH]) -> [__m256i; 1] {
     [_mm256_cvtepi8_epi16(bytemuck::cast(*numbers))]
 }

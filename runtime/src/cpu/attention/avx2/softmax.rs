@@ -78,11 +78,11 @@ fn sum([a, b, c, d]: Vectors) -> f32 {
     _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
 }
 
-/// See [`ops::exp`].
+/// See [`ops::exp`]; `x` is at most 8, where a single power of two will do.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
 fn exp(x: Floats) -> Floats {
-    let bounded = _mm256_min_ps(all(constants::MOST), _mm256_max_ps(all(constants::LEAST), x));
+    let bounded = _mm256_max_ps(all(constants::LEAST), x);
     let rounded = _mm256_add_ps(_mm256_mul_ps(bounded, all(std::f32::consts::LOG2_E)), all(ROUND));
     let n = _mm256_sub_epi32(_mm256_castps_si256(rounded), _mm256_castps_si256(all(ROUND)));
     let n_float = _mm256_sub_ps(rounded, all(ROUND));
@@ -94,9 +94,7 @@ fn exp(x: Floats) -> Floats {
     }
     let e_r = _mm256_add_ps(_mm256_mul_ps(_mm256_mul_ps(series, r), r), r);
     let e_r = _mm256_add_ps(e_r, all(1.0));
-    let half = _mm256_srai_epi32::<1>(n);
-    let result =
-        _mm256_mul_ps(_mm256_mul_ps(e_r, power_of_two(half)), power_of_two(_mm256_sub_epi32(n, half)));
+    let result = _mm256_mul_ps(e_r, power_of_two(n));
     _mm256_andnot_ps(_mm256_cmp_ps::<_CMP_LT_OQ>(x, all(constants::SMALLEST)), result)
 }
 
@@ -110,7 +108,7 @@ fn power_of_two(n: __m256i) -> Floats {
 /// See [`ops::round`].
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-fn round(x: Vectors, most: f32, out: &mut RoundedWeights) -> f32 {
+fn round(x: Vectors, most: f32, out: &mut [i16; TILE]) -> f32 {
     let mut largest = _mm256_setzero_si256();
     for x in x {
         largest =

@@ -20,6 +20,18 @@ fn all(x: i32) -> Sums {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn add(a: Sums, b: Sums) -> Sums {
+    _mm512_add_epi32(a, b)
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn widen_int16(numbers: &[i16; 2 * WIDTH]) -> [__m512i; 1] {
+    [bytemuck::cast(*numbers)]
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn widen_int8(numbers: &[i8; 2 * WIDTH]) -> [__m512i; 1] {
     [_mm512_cvtepi8_epi16(bytemuck::cast(*numbers))]
 }

@@ -99,7 +99,7 @@ fn exp(x: Floats) -> Floats {
 /// See [`ops::round`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn round([a, b]: Vectors, most: f32, out: &mut RoundedWeights) -> f32 {
+fn round([a, b]: Vectors, most: f32, out: &mut [i16; TILE]) -> f32 {
     let size = |x| _mm512_castps_si512(_mm512_abs_ps(x));
     let largest = max_lane(_mm512_max_epi32(size(a), size(b)));
     let (scale, inverse) = ops::rounding(f32::from_bits(largest as u32), most);

@@ -3,7 +3,7 @@
 /// Makes the kernels for rounded numbers: `rounded_dots` and `add_rounded_values`. The module has
 /// - `WIDTH`, sums of a vector; `SCORES` and `VECTORS` as for floats; `CHAINS`, the sums that a score is made of: more than
 ///   one where there are so few vectors that each product would wait for the one before;
-/// - `Sums`, a vector of i32; `all(i32) -> Sums`; `add_scaled(&mut [f32; WIDTH], Sums, f32)`;
+/// - `Sums`, a vector of i32; `all(i32) -> Sums`; `add(Sums, Sums) -> Sums`; `add_scaled(&mut [f32; WIDTH], Sums, f32)`;
 /// - for int8, `widen_int8(&[i8; 2 * WIDTH]) -> [_; 1]`, and `add_pairs(&mut Sums, u32, _)`, which adds the products of two
 ///   i16 with two numbers for each sum;
 /// - for int4, `widen_int4(&[u32; WIDTH]) -> [_; 2]`, the lower and the upper four bits of all bytes, and
@@ -16,13 +16,16 @@ macro_rules! rounded_kernels {
         /// See [`rounded_dots`](super::super::kernels::rounded_dots).
         $(#[$target])*
         pub(in super::super) fn rounded_dots<const R: usize>(
+            out: [&mut [i32; TILE]; R],
             q: [&[u32]; R],
             start: [i32; R],
             keys: Rounded,
-        ) -> [[i32; TILE]; R] {
+            fetch: bool,
+        ) {
             match keys {
-                Rounded::Int8(keys) => int8::dots(q, start, keys),
-                Rounded::Int4(keys) => int4::dots(q, start, keys),
+                Rounded::Int16(keys) => int16::dots(out, q, start, keys, fetch),
+                Rounded::Int8(keys) => int8::dots(out, q, start, keys, fetch),
+                Rounded::Int4(keys) => int4::dots(out, q, start, keys, fetch),
             }
         }
 
@@ -34,14 +37,21 @@ macro_rules! rounded_kernels {
             start: [i32; R],
             scales: [f32; R],
             values: Rounded,
+            fetch: bool,
         ) {
             let done = match values {
-                Rounded::Int8(values) => int8::add_values(&mut sums, weights, start, scales, values),
-                Rounded::Int4(values) => int4::add_values(&mut sums, weights, start, scales, values),
+                Rounded::Int16(values) => int16::add_values(&mut sums, weights, start, scales, values, fetch),
+                Rounded::Int8(values) => int8::add_values(&mut sums, weights, start, scales, values, fetch),
+                Rounded::Int4(values) => int4::add_values(&mut sums, weights, start, scales, values, fetch),
             };
             if done < sums[0].len() {
                 scalar::add_rounded_columns(&mut sums, weights, start, scales, values, done);
             }
+        }
+
+        mod int16 {
+            use super::{add_pairs as add_products, widen_int16 as widen};
+            super::super::super::loops::packed_kernels!(i16, 2, 1, $(#[$target])*);
         }
 
         mod int8 {
@@ -63,26 +73,34 @@ macro_rules! packed_kernels {
     ($number:ty, $size:literal, $words:literal, $(#[$target:meta])*) => {
         use super::super::super::TILE;
         use super::super::super::loops::{fetch_next, in_turn, rounded_tile_len};
-        use super::{CHAINS, SCORES, Sums, VECTORS, WIDTH, add_scaled, all};
+        use super::{CHAINS, SCORES, Sums, VECTORS, WIDTH, add, add_scaled, all};
 
         /// What is widened together.
         type Packed = [$number; $size * WIDTH];
         /// Dimensions of a row of keys.
-        const DIMS: usize = if size_of::<$number>() == 1 { 2 } else { 8 };
+        const DIMS: usize = if size_of::<$number>() == 4 { 8 } else { 2 };
 
         $(#[$target])*
-        pub(super) fn dots<const R: usize>(q: [&[u32]; R], start: [i32; R], keys: &[$number]) -> [[i32; TILE]; R] {
-            let mut out = [[0; TILE]; R];
+        pub(super) fn dots<const R: usize>(
+            out: [&mut [i32; TILE]; R],
+            q: [&[u32]; R],
+            start: [i32; R],
+            keys: &[$number],
+            fetch: bool,
+        ) {
             for first in (0..TILE).step_by(SCORES * WIDTH) {
-                let sums = some_dots(q, start, keys, first);
+                let sums = some_dots(q, start, keys, first, fetch);
                 for r in 0..R {
-                    for chain in &sums {
-                        let sums: [i32; SCORES * WIDTH] = ::bytemuck::cast(chain[r]);
-                        out[r][first..].iter_mut().zip(sums).for_each(|(out, sum)| *out += sum);
+                    let (out, _) = out[r][first..].as_chunks_mut::<WIDTH>();
+                    for (v, out) in out.iter_mut().take(SCORES).enumerate() {
+                        let mut sum = sums[0][r][v];
+                        for chain in &sums[1..] {
+                            sum = add(sum, chain[r][v]);
+                        }
+                        *out = ::bytemuck::cast(sum);
                     }
                 }
             }
-            out
         }
 
         /// For the positions of a tile from `first` on, as many as the registers hold.
@@ -93,11 +111,13 @@ macro_rules! packed_kernels {
             start: [i32; R],
             keys: &[$number],
             first: usize,
+            fetch: bool,
         ) -> [[[Sums; SCORES]; R]; CHAINS] {
             let (turns, rest) = keys.as_chunks::<{ $size * TILE }>().0.as_chunks::<CHAINS>();
             let q = q.map(|q| q.as_chunks::<$words>().0.as_chunks::<CHAINS>());
             assert!(q.iter().all(|q| q.0.len() == turns.len() && q.1.len() == rest.len()));
             let distance = rounded_tile_len::<$number>(DIMS * (CHAINS * turns.len() + rest.len()));
+            let distance = fetch.then_some(distance);
             let mut sums = [[[all(0); SCORES]; R]; CHAINS];
             for r in 0..R {
                 sums[0][r] = [all(start[r]); SCORES];
@@ -129,10 +149,12 @@ macro_rules! packed_kernels {
             chain: usize,
             q: [[u32; $words]; R],
             keys: &[$number],
-            distance: usize,
+            distance: Option<usize>,
         ) {
             let keys: &[_; SCORES] = vectors(keys);
-            fetch_next(keys.as_flattened(), distance);
+            if let Some(distance) = distance {
+                fetch_next(keys.as_flattened(), distance);
+            }
             for v in 0..SCORES {
                 let keys = widen(&keys[v]);
                 for w in 0..$words {
@@ -151,15 +173,16 @@ macro_rules! packed_kernels {
             start: [i32; R],
             scales: [f32; R],
             values: &[$number],
+            fetch: bool,
         ) -> usize {
             let dim = sums[0].len();
             let mut d = 0;
             while d + VECTORS * WIDTH <= dim {
-                add_columns::<R, VECTORS>(sums, weights, start, scales, values, d);
+                add_columns::<R, VECTORS>(sums, weights, start, scales, values, d, fetch);
                 d += VECTORS * WIDTH;
             }
             while d + WIDTH <= dim {
-                add_columns::<R, 1>(sums, weights, start, scales, values, d);
+                add_columns::<R, 1>(sums, weights, start, scales, values, d, fetch);
                 d += WIDTH;
             }
             d
@@ -175,6 +198,7 @@ macro_rules! packed_kernels {
             scales: [f32; R],
             values: &[$number],
             d: usize,
+            fetch: bool,
         ) {
             let (dim, rows) = (sums[0].len(), weights[0].len() / $words);
             assert!(weights.iter().all(|weights| weights.len() == $words * rows));
@@ -183,9 +207,11 @@ macro_rules! packed_kernels {
             for r in 0..R {
                 totals[r] = [all(start[r]); V];
             }
-            for j in 0..rows {
-                let values: &[_; V] = vectors(&values[$size * (j * dim + d)..]);
-                fetch_next(values.as_flattened(), rounded_tile_len::<$number>(dim));
+            for (j, values) in values.chunks_exact($size * dim).take(rows).enumerate() {
+                let values: &[_; V] = vectors(&values[$size * d..]);
+                if fetch {
+                    fetch_next(values.as_flattened(), rounded_tile_len::<$number>(dim));
+                }
                 for v in 0..V {
                     let values = widen(&values[v]);
                     for w in 0..$words {
@@ -197,6 +223,7 @@ macro_rules! packed_kernels {
             }
             for r in 0..R {
                 let (sums, _) = sums[r][d..].as_chunks_mut();
+                let sums: &mut [[f32; WIDTH]; V] = sums.first_chunk_mut().expect("asserted above");
                 for v in 0..V {
                     add_scaled(&mut sums[v], totals[r][v], scales[r]);
                 }

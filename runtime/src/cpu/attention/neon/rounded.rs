@@ -3,6 +3,7 @@
 
 use std::arch::aarch64::*;
 
+use super::super::Seen;
 use super::super::softmax::{RoundedWeights, weigh_rounded_rows};
 use crate::cpu::kv_cache::RoundedTile;
 
@@ -20,21 +21,34 @@ type Quads = [int8x16_t; 2];
 super::super::loops::rounded_kernels!(#[target_feature(enable = "neon")]);
 
 #[target_feature(enable = "neon")]
-pub(in super::super) fn weigh_rounded<const R: usize>(
-    products: &[[i32; TILE]; R],
-    scales: [f32; R],
+pub(in super::super) fn weigh_rounded(
+    products: &mut [[i32; TILE]],
+    scales: &[f32],
     tile: &RoundedTile,
-    seen: [usize; R],
-    sums: &mut [&mut [f32]; R],
-    weights: &mut [RoundedWeights; R],
-) -> [f32; R] {
-    weigh_rounded_rows(products, scales, tile, seen, sums, weights)
+    seen: Seen,
+    sums: &mut [f32],
+    weights: &mut [RoundedWeights],
+) {
+    weigh_rounded_rows(products, scales, tile, seen, sums, weights);
 }
 
 #[inline]
 #[target_feature(enable = "neon")]
 fn all(x: i32) -> Sums {
     [vdupq_n_s32(x); 2]
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn add(a: Sums, b: Sums) -> Sums {
+    [vaddq_s32(a[0], b[0]), vaddq_s32(a[1], b[1])]
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn widen_int16(pairs: &[i16; 2 * WIDTH]) -> [Pairs; 1] {
+    let [a, b]: [int16x8_t; 2] = bytemuck::cast(*pairs);
+    [[vuzp1q_s16(a, b), vuzp2q_s16(a, b)]]
 }
 
 #[inline]

@@ -20,6 +20,16 @@ fn all(x: i32) -> Sums {
 }
 
 #[inline(always)]
+fn add(a: Sums, b: Sums) -> Sums {
+    i32x4_add(a, b)
+}
+
+#[inline(always)]
+fn widen_int16(numbers: &[i16; 2 * WIDTH]) -> [v128; 1] {
+    [bytemuck::cast(*numbers)]
+}
+
+#[inline(always)]
 fn widen_int8(numbers: &[i8; 2 * WIDTH]) -> [v128; 1] {
     [i16x8_extend_low_i8x16(i64x2(i64::from_le_bytes(bytemuck::cast(*numbers)), 0))]
 }
