@@ -77,8 +77,8 @@ pub struct SessionOptions {
     pub context: Option<usize>,
     /// Keep activations in f32 instead of rounding them to i8 before ternary matrices. Several times slower.
     pub exact: bool,
-    /// How keys and values are kept: the memory of a long context, and the time that reading it takes. `None`: f16,
-    /// or f32 if `exact`. See [`KvFormat::bytes_per_token`].
+    /// How keys and values are kept: the memory of a long context, and the time that reading it takes. `None`: int16,
+    /// f16 on a GPU, or f32 if `exact`. See [`KvFormat::bytes_per_token`].
     pub kv: Option<KvFormat>,
     /// Threads of its own, the caller's included; `None`: one per fast core. In WebAssembly all sessions share those that the
     /// host has started. Never changes a result.

@@ -155,7 +155,7 @@ fn info_says_what_is_inside() {
     let object: Value =
         serde_json::from_str(stdout(&bonsai(&["info", "-m", path(model.path()), "--json"]))).unwrap();
     assert_eq!(object["config"]["kv_heads"], 2);
-    assert_eq!(object["kv_bytes_per_token"], 2 * 2 * 2 * 2 * 32); // f16
+    assert_eq!(object["kv_bytes_per_token"], 2 * 2 * 2 * (2 * 32 + 4)); // int16
     assert_eq!(object["bits_per_weight"], 32.0);
 }
 
@@ -338,7 +338,7 @@ fn verify_reads_a_text_where_there_is_a_tokenizer() {
     let with = model(true);
     let report = bonsai(&["verify", "-m", path(with.path()), "-n", "30", "--json"]);
     let report: Value = serde_json::from_str(stdout(&report)).unwrap();
-    // Not ternary: nothing but keys and values is rounded, to f16.
+    // Not ternary: nothing but keys and values is rounded, to int16.
     assert!(report["fast_against_exact"]["kl_max"].as_f64().unwrap() < 1e-5);
     assert_eq!(report["tensors"][0]["zeros"], Value::Null);
     let text = with.path().join("text.txt");
@@ -362,7 +362,7 @@ fn the_memory_forecast_adds_up_and_its_longest_context_is_one_that_fits() {
     };
     let number = |row: &Value, key: &str| row[key].as_u64().unwrap();
     let rows = fit(&["--context", "64"])["formats"].as_array().unwrap().clone();
-    assert_eq!(rows.len(), 4); // f32, f16, int8, int4
+    assert_eq!(rows.len(), 5); // f32, f16, int16, int8, int4
     for row in &rows {
         let parts = ["weights", "cache", "activations"].map(|key| number(row, key));
         assert_eq!(parts.iter().sum::<u64>(), number(row, "total"));

@@ -54,7 +54,7 @@ fn what_was_forgotten_is_not_saved() {
 #[test]
 fn wrong_bytes_are_refused_and_change_nothing() {
     let tokens = Random(3).ids(50, 97);
-    let mut original = session(KvFormat::F16);
+    let mut original = session(KvFormat::default());
     original.prompt(&tokens).unwrap();
     let saved = original.save().unwrap();
     let code = |session: &mut Session, bytes: &[u8]| {
@@ -74,7 +74,7 @@ fn wrong_bytes_are_refused_and_change_nothing() {
     let longer = [&saved[..], &[0]].concat();
     assert_eq!(code(&mut original, &longer), Err(ErrorCode::Format));
     assert_eq!(code(&mut session(KvFormat::Int8), &saved), Err(ErrorCode::Format));
-    let exact = SessionOptions { exact: true, kv: Some(KvFormat::F16), ..SessionOptions::default() };
+    let exact = SessionOptions { exact: true, kv: Some(KvFormat::default()), ..SessionOptions::default() };
     assert_eq!(code(&mut model(1).session(exact).unwrap(), &saved), Err(ErrorCode::Format));
     assert_eq!(
         code(&mut model(2).session(SessionOptions::default()).unwrap(), &saved),

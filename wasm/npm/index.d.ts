@@ -104,8 +104,8 @@ export interface SessionOptions extends Sampling {
   context?: number;
   /** f32 activations: several times slower. */
   exact?: boolean;
-  /** How keys and values are kept: on a GPU not as f32. Default: f16. */
-  kv?: 'f32' | 'f16' | 'int8' | 'int4';
+  /** How keys and values are kept: on a GPU as f16 or int8. Default: int16, on a GPU f16. */
+  kv?: 'f32' | 'f16' | 'int16' | 'int8' | 'int4';
 }
 
 export interface GenerateOptions extends Sampling {

@@ -15,7 +15,7 @@ pub(crate) struct Settings {
     context: Option<usize>,
     /// f32 activations.
     exact: bool,
-    /// `f32`, `f16`, `int8` or `int4`.
+    /// `f32`, `f16`, `int16`, `int8` or `int4`.
     kv: Option<String>,
     sampling: Sampling,
 }

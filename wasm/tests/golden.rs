@@ -20,7 +20,7 @@ const TOKENS: usize = 24;
 
 /// A file each: the packing, and how its sessions keep keys and values.
 const CASES: [(&str, KvFormat); 5] = [
-    ("q2_0", KvFormat::F16),
+    ("q2_0", KvFormat::Int16),
     ("q2_0_g64", KvFormat::Int8),
     ("tq2_0", KvFormat::F32),
     ("ptq1_0", KvFormat::F16),

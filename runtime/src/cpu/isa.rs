@@ -230,7 +230,6 @@ fn avx512<R>(f: impl FnOnce() -> R) -> R {
 
 /// Asks for the memory at an address, which may lie anywhere: a prefetch never fails. (The function that the standard
 /// library has for this on ARM is not stable yet; WebAssembly has none.)
-#[cfg(any(not(target_arch = "wasm32"), target_feature = "simd128"))] // what has vectors
 #[inline(always)]
 #[cfg_attr(target_arch = "wasm32", expect(unused_variables, reason = "no instruction for it"))]
 pub(super) fn prefetch<T>(at: *const T) {
@@ -245,6 +244,26 @@ pub(super) fn prefetch<T>(at: *const T) {
     // SAFETY: a hint; it changes nothing that a program sees.
     unsafe {
         std::arch::asm!("prfm pldl1keep, [{}]", in(reg) at, options(nostack, preserves_flags, readonly));
+    }
+}
+
+/// [`prefetch`] into the second-level cache: for what is not needed soon, of which more than the first level can wait for or
+/// hold is on its way.
+#[cfg(any(not(target_arch = "wasm32"), target_feature = "simd128"))] // what has vectors
+#[inline(always)]
+#[cfg_attr(target_arch = "wasm32", expect(unused_variables, reason = "no instruction for it"))]
+pub(super) fn prefetch_second_level<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    #[expect(unsafe_code, reason = "the standard library's hint")]
+    // SAFETY: every x86-64 processor has SSE.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(at.cast());
+    }
+    #[cfg(target_arch = "aarch64")]
+    #[expect(unsafe_code, reason = "assembly")]
+    // SAFETY: a hint; it changes nothing that a program sees.
+    unsafe {
+        std::arch::asm!("prfm pldl2keep, [{}]", in(reg) at, options(nostack, preserves_flags, readonly));
     }
 }
 

@@ -19,7 +19,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::pages::{HUGE, Pages};
 use crate::vectorized;
-pub(super) use rounded::{INT4_OFFSET, Rounded, RoundedTile};
+pub(super) use rounded::{INT4_OFFSET, INT16_MOST, Rounded, RoundedTile};
 
 /// Positions that lie together.
 pub(super) const TILE: usize = 32;
@@ -29,11 +29,13 @@ pub(super) const TILE: usize = 32;
 pub enum KvFormat {
     /// As they are computed.
     F32,
-    /// Rounded to f16, to nearest, halves to even; numbers beyond its range become its largest. Half the memory.
-    #[default]
+    /// Rounded to f16, to nearest, halves to even; numbers beyond its range become its largest. Half the memory, and what
+    /// a GPU keeps by default.
     F16,
     /// Rounded to integers of up to 8191 in magnitude, with an f32 scale for the key and one for the value of each head:
-    /// the memory of f16 and nearly its accuracy, and products of integers, which take half the instructions.
+    /// the memory of f16, nearer to f32 where no dimension is far larger than others, and products of integers, which take
+    /// half the instructions. Not on a GPU.
+    #[default]
     Int16,
     /// Rounded to i8, with an f32 scale for the key and one for the value of each head. A quarter of the memory.
     Int8,

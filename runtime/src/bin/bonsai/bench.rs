@@ -59,9 +59,9 @@ pub struct Args {
     /// Where to compute: cpu, gpu (or an error), auto (a GPU if there is a good one); `bonsai devices` lists them
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     device: Device,
-    /// Keys and values of the context as f32, f16, int8 or int4
-    #[arg(long, value_name = "FORMAT", default_value = "f16")]
-    kv: KvFormat,
+    /// Keys and values of the context as f32, f16, int16, int8 or int4 [default: int16; f16 on a GPU]
+    #[arg(long, value_name = "FORMAT")]
+    kv: Option<KvFormat>,
     /// Try every way of computing products on this GPU, remember the fastest, and print what limits a token there; -n
     /// tokens are decoded for each number of tokens per submission
     #[arg(long, conflicts_with_all = ["output", "json", "n_depth", "repetitions"])]
@@ -120,7 +120,7 @@ pub fn run(args: &Args) -> Result<()> {
         let mut bandwidth = None;
         for &depth in &plan.depths {
             bar.set_message(format!("{threads} threads: {depth} tokens in front"));
-            let place = Place { device: args.device, threads, kv: args.kv };
+            let place = Place { device: args.device, threads, kv: args.kv() };
             let mut bench = Bench::new(&subject.model, place, depth, plan.most())?;
             if bench.device() == Device::Cpu && bandwidth.is_none() {
                 bar.set_message(format!("{threads} threads: read bandwidth"));
@@ -157,7 +157,7 @@ fn autotune(args: &Args, plan: &Plan) -> Result<()> {
         return Err(Error::Argument("--autotune is for --device gpu".into()));
     }
     let subject = args.subject()?;
-    crate::autotune::run(&subject.model, &subject.name, args.kv, plan.decoded())
+    crate::autotune::run(&subject.model, &subject.name, args.kv(), plan.decoded())
 }
 
 #[cfg(not(feature = "gpu"))]
@@ -206,6 +206,10 @@ impl Plan {
 }
 
 impl Args {
+    fn kv(&self) -> KvFormat {
+        self.kv.unwrap_or(if self.device == Device::Cpu { KvFormat::default() } else { KvFormat::F16 })
+    }
+
     fn subject(&self) -> Result<Subject> {
         let mut file = match &self.model {
             Some(path) => ModelFile::open(path)?,
@@ -223,7 +227,7 @@ impl Args {
         if !self.quiet {
             status(model.description());
         }
-        Ok(Subject { name, cost: Cost::of(&model, self.kv), model, bytes, kv: self.kv })
+        Ok(Subject { name, cost: Cost::of(&model, self.kv()), model, bytes, kv: self.kv() })
     }
 }
 

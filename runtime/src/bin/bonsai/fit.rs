@@ -22,7 +22,7 @@ pub struct Args {
     /// Tokens of prompt and answer together [default: the model's, at most 4096]
     #[arg(short, long, value_name = "N")]
     context: Option<usize>,
-    /// Only this format of keys and values: f32, f16, int8 or int4
+    /// Only this format of keys and values: f32, f16, int16, int8 or int4
     #[arg(long, value_name = "FORMAT")]
     kv: Option<KvFormat>,
     /// Memory to fit into, such as 900MiB or 2GiB [default: what this machine has free]

@@ -21,7 +21,7 @@ pub struct ModelArgs {
     /// Keep activations in f32 instead of rounding them to i8: slower, closest to the definition
     #[arg(long)]
     pub exact: bool,
-    /// Keys and values of the context as f32, f16, int8 or int4: more exact, or less memory [default: f16; f32 with --exact]
+    /// Keys and values of the context as f32, f16, int16, int8 or int4: more exact, or less memory [default: int16; f16 on a GPU; f32 with --exact]
     #[arg(long, value_name = "FORMAT")]
     pub kv: Option<KvFormat>,
     /// Where to compute: cpu, gpu (or an error), auto (a GPU if there is a good one); `bonsai devices` lists them

@@ -10,7 +10,7 @@ mod softmax;
 use std::any::TypeId;
 
 use super::TILE;
-use crate::cpu::isa::prefetch;
+use crate::cpu::isa::prefetch_second_level;
 pub(super) use rounded::{packed_kernels, rounded_kernels};
 #[cfg(target_arch = "x86_64")]
 pub(super) use softmax::softmax_kernels;
@@ -18,15 +18,16 @@ pub(super) use softmax::softmax_kernels;
 /// Bytes that a processor fetches together.
 const LINE: usize = 64;
 
-/// Asks for the same place in the next tile, which lies `distance` numbers further on. The processor would also find out by
-/// itself, but later.
+/// Asks for the same place in the next tile, which lies `distance` numbers further on, to be in the second-level cache then:
+/// hints for the first one kept lines there waiting and were slower than none. The processor would also find out by itself,
+/// but later.
 #[inline(always)]
 pub(super) fn fetch_next<T: 'static>(numbers: &[T], distance: usize) {
     if TypeId::of::<T>() == TypeId::of::<f32>() {
         return; // most likely unpacked, and of no use again
     }
     let next: *const u8 = numbers.as_ptr().wrapping_add(distance).cast();
-    (0..size_of_val(numbers)).step_by(LINE).for_each(|line| prefetch(next.wrapping_add(line)));
+    (0..size_of_val(numbers)).step_by(LINE).for_each(|line| prefetch_second_level(next.wrapping_add(line)));
 }
 
 /// Numbers of a tile of floats: keys and values.

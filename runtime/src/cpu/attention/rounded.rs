@@ -1,7 +1,8 @@
 //! A tile of rounded numbers: queries and weights are rounded too, and products are summed as integers.
 //!
 //! Rounding a query to 15 bits and a sign costs a hundredth of what rounding keys to int8 did, and to 7 bits a hundredth of
-//! what int4 did; the same holds for weights and values.
+//! what int4 did; the same holds for weights and values. Beside int16, queries have as many bits as the sum of their products
+//! leaves in an i32, 12 to 16, and weights 14.
 
 use std::ops::Range;
 
@@ -10,8 +11,8 @@ use bytemuck::cast_slice_mut;
 use super::kernels::{add_rounded_values, rounded_dots, weigh_rounded};
 use super::softmax::{RoundedWeights, narrow};
 use super::{Chunk, FRONT, TILE, View};
-use crate::cpu::isa::Isa;
-use crate::cpu::kv_cache::{INT4_OFFSET, KvFormat, Rounded, RoundedTile};
+use crate::cpu::isa::{Isa, prefetch};
+use crate::cpu::kv_cache::{INT16_MOST, INT4_OFFSET, KvFormat, Rounded, RoundedTile};
 use crate::cpu::ops;
 use crate::vectorized;
 
@@ -51,8 +52,8 @@ impl Scratch {
                 vectorized!(chunk.isa, round_int4(&mut self.turned, cast_slice_mut(row)))
             } else {
                 let row: &mut [i16] = cast_slice_mut(row);
-                let largest = if chunk.cache.format() == KvFormat::Int16 { 8191 } else { 127 };
-                (vectorized!(chunk.isa, round_pairs(query, largest, row)), 0)
+                let most = if chunk.cache.format() == KvFormat::Int16 { INT16_MOST } else { i8::MAX.into() };
+                (vectorized!(chunk.isa, round_pairs(query, most, row)), 0)
             };
             self.scales[n] *= chunk.scale();
         }
@@ -74,8 +75,8 @@ fn round_int4(query: &mut [f32], row: &mut [i8]) -> (f32, i32) {
 /// The scale of a query's numbers, which are as large as an i16 can be and the sum of their products with keys of up to
 /// `key`, an i32.
 #[inline(always)]
-fn round_pairs(query: &[f32], key: i32, row: &mut [i16]) -> f32 {
-    let sum = (i32::MAX / key) as f32 - query.len() as f32; // of all magnitudes; each may be rounded up by a half
+fn round_pairs(query: &[f32], key: i16, row: &mut [i16]) -> f32 {
+    let sum = (i32::MAX / i32::from(key)) as f32 - query.len() as f32; // of all magnitudes; each may be rounded up by a half
     let most = sum * (ops::largest(query) / ops::sum(query, f32::abs));
     ops::round(query, most.min(i16::MAX.into()), |i, x| row[i] = x as i16)
 }
@@ -86,6 +87,7 @@ pub(super) fn tile(view: &View, tile: &RoundedTile, sums: &mut [f32], scratch: &
     let (isa, row_len) = (view.chunk.isa, view.chunk.row_len());
     let rows = sums.len() / row_len;
     let Scratch { queries, words, scales, starts, products, weights, .. } = scratch;
+    fetch_scales(tile);
     let before = scales.len() - rows; // rows that see nothing of the tile
     products.resize(rows, [0; TILE]);
     for (n, products) in products.chunks_mut(2).enumerate() {
@@ -114,6 +116,12 @@ pub(super) fn tile(view: &View, tile: &RoundedTile, sums: &mut [f32], scratch: &
             _ => {}
         }
     }
+}
+
+/// Asks for the scales: they are read between keys and values, when nothing else is left to do.
+fn fetch_scales(tile: &RoundedTile) {
+    const LINE: usize = 64 / size_of::<f32>();
+    tile.scales.iter().flat_map(|scales| scales.chunks(LINE)).for_each(|line| prefetch(line.as_ptr()));
 }
 
 /// Adds the values of the first `seen` positions.

@@ -25,8 +25,8 @@ const IN_WORD: usize = 8;
 /// Added to what is from -8 to 7.
 pub(in super::super) const INT4_OFFSET: i32 = 8;
 
-/// The largest number of int16: products with as large ones of a tile's 32 positions, or of 32 dimensions, are an i32.
-const INT16_MOST: i16 = 8191;
+/// The largest number of int16: the sum of products with a tile's 32 weights, which are as large, is an i32.
+pub(in super::super) const INT16_MOST: i16 = 8191;
 
 /// Keys or values of a tile.
 #[derive(Clone, Copy)]
