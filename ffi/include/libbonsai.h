@@ -181,7 +181,7 @@
 #define BONSAI_DEVICE_GPU 2
 
 /**
- * Keys and values as f16, or f32 in exact mode.
+ * Keys and values as int16, as f16 on a GPU, as f32 in exact mode.
  */
 #define BONSAI_KV_DEFAULT 0
 
@@ -204,6 +204,11 @@
  * Keys and values as int4: a quarter of the memory of f16. Not on a GPU.
  */
 #define BONSAI_KV_INT4 4
+
+/**
+ * Keys and values as int16: the memory of f16, quicker. Not on a GPU.
+ */
+#define BONSAI_KV_INT16 5
 
 /**
  * The template decides whether the model thinks before it answers.

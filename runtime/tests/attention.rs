@@ -295,9 +295,13 @@ fn divergence(file: ModelFile, tokens: &[u32], kv: KvFormat) -> f64 {
 #[test]
 fn rounded_caches_change_predictions_little() {
     let tokens = Random(6).ids(300, tiny().vocab);
-    for (kv, most) in
-        [(KvFormat::F32, 1e-12), (KvFormat::F16, 1e-6), (KvFormat::Int16, 1e-6), (KvFormat::Int8, 1e-3), (KvFormat::Int4, 1e-1)]
-    {
+    for (kv, most) in [
+        (KvFormat::F32, 1e-12),
+        (KvFormat::F16, 1e-6),
+        (KvFormat::Int16, 1e-6),
+        (KvFormat::Int8, 1e-3),
+        (KvFormat::Int4, 1e-1),
+    ] {
         let q2_0 = bonsai_runtime::tensor::Format::Ternary(bonsai_runtime::ternary::Packing::Q2_0G64);
         let kl = divergence(model_file(&tiny(), q2_0, 7), &tokens, kv);
         println!("{}: {kl:e} nats", kv.name());

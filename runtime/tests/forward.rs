@@ -207,7 +207,9 @@ fn a_trained_model_writes_the_golden_story() {
             golden["logits_first8"][0].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
         // A cache in f16 changes the logits a little and the story not at all. In int8 the heads of 8 of this model
         // lose enough for another word somewhere, so only its logits are held.
-        for (kv, most) in [(KvFormat::Int8, 1e-3), (KvFormat::Int16, 1e-6), (KvFormat::F16, 1e-6), (KvFormat::F32, 1e-9)] {
+        for (kv, most) in
+            [(KvFormat::Int8, 1e-3), (KvFormat::Int16, 1e-6), (KvFormat::F16, 1e-6), (KvFormat::F32, 1e-9)]
+        {
             let options = SessionOptions { kv: Some(kv), ..Default::default() };
             let mut session = model.session(options).unwrap();
             let error = nmse(session.prompt(&ids[..1]).unwrap(), &first);

@@ -5,8 +5,8 @@
     python3 tools/interop/accuracy.py MODEL.gguf TEXT --bonsai target/release/bonsai
 
 Windows of the text are read by `bonsai logits --exact` (f32 activations and cache), which is the reference, by the
-fast kernels of bonsai and by llama.cpp, once each with an f32 key/value cache and with an f16 one. Mean KL divergence
-per token, its 99th percentile, how often the best token is the same, and the perplexity of the text.
+fast kernels of bonsai and by llama.cpp, with f32 and f16 key/value caches, and bonsai's with int16. Mean KL divergence per
+token, its 99th percentile, how often the best token is the same, and the perplexity of the text.
 """
 
 import argparse
@@ -61,9 +61,11 @@ def main():
         assert len(tokens) == args.window, "the text is too short"
         exact = common.bonsai_logits(args.bonsai, args.model, tokens, exact=True)
         scores.setdefault("f32 activations (the reference)", Score()).add(exact, exact, tokens)
-        for kind in caches:
+        for kind in [*caches, "int16"]:
             ours = common.bonsai_logits(args.bonsai, args.model, tokens, exact=False, cache=kind)
             scores.setdefault(f"bonsai, {kind} cache", Score()).add(exact, ours, tokens)
+            if kind not in caches:
+                continue
             engines[kind].reset()
             scores.setdefault(f"llama.cpp, {kind} cache", Score()).add(exact, engines[kind].eval(tokens), tokens)
     print(f"{first.name}; {args.windows} windows of {args.window} tokens; {args.model}\n")

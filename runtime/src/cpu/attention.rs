@@ -234,7 +234,7 @@ impl Seen {
 
     /// At least one.
     fn by(self, row: usize) -> usize {
-        (self.first + row / self.group).min(TILE)
+        if self.all() { TILE } else { (self.first + row / self.group).min(TILE) }
     }
 }
 

@@ -122,7 +122,8 @@ impl FromStr for KvFormat {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        let unknown = || Error::Argument(format!("a KV cache of '{name}': expected f16, int16, int8, int4 or f32"));
+        let unknown =
+            || Error::Argument(format!("a KV cache of '{name}': expected f16, int16, int8, int4 or f32"));
         Self::ALL.into_iter().find(|format| format.name() == name).ok_or_else(unknown)
     }
 }

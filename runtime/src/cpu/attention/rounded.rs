@@ -12,7 +12,7 @@ use super::kernels::{add_rounded_values, rounded_dots, weigh_rounded};
 use super::softmax::{RoundedWeights, narrow};
 use super::{Chunk, FRONT, TILE, View};
 use crate::cpu::isa::{Isa, prefetch};
-use crate::cpu::kv_cache::{INT16_MOST, INT4_OFFSET, KvFormat, Rounded, RoundedTile};
+use crate::cpu::kv_cache::{INT4_OFFSET, INT16_MOST, KvFormat, Rounded, RoundedTile};
 use crate::cpu::ops;
 use crate::vectorized;
 

@@ -122,8 +122,7 @@ pub(super) fn int4_bytes(head_dim: usize) -> usize {
 pub(super) fn used_pairs(head_dim: usize, used: usize, size: usize) -> Vec<Kept> {
     let values = head_dim * TILE * size;
     let whole = used / 2 * 2;
-    let mut kept: Vec<_> =
-        (0..head_dim / 2).map(|d| span(2 * d * TILE * size, 2 * used * size)).collect();
+    let mut kept: Vec<_> = (0..head_dim / 2).map(|d| span(2 * d * TILE * size, 2 * used * size)).collect();
     kept.push(span(values, whole * head_dim * size));
     if used > whole {
         // Beside each value of the last position lies one of a position that does not count.
