@@ -225,6 +225,24 @@ fn near_f64_within_what_rounding_costs() {
     }
 }
 
+/// Queries and keys of equal numbers have the largest sums of products that rounding may leave: one that did not fit an i32
+/// would change its sign, and with it which values count.
+#[test]
+fn the_largest_sums_keep_their_sign() {
+    for kv in [KvFormat::Int16, KvFormat::Int8] {
+        for dim in [2, 6, 64, 128, 256, 1024] {
+            let mut case = Case::new(1, 1, dim, 40, 9);
+            case.q.fill(3.0);
+            for (position, k) in case.k.chunks_exact_mut(dim).enumerate() {
+                k.fill(if position % 3 == 0 { 0.7 } else { -0.7 });
+            }
+            let error = nmse(&case.run(Isa::SCALAR, kv, 40), &case.exact());
+            assert!(error < 1e-3, "{} heads of {dim}: {error:e}", kv.name());
+            case.same_everywhere(kv);
+        }
+    }
+}
+
 /// What keys are known for: one dimension that is a hundred times the others in all positions. Scores hardly change by it,
 /// but one scale for a head would leave nothing of the others in four bits.
 #[test]
