@@ -106,9 +106,13 @@ impl SessionOptions {
         config.context.min(DEFAULT_CONTEXT)
     }
 
-    /// How keys and values are kept, the default worked out.
+    /// How keys and values are kept, the default worked out; for [`Device::Auto`], that of the CPU.
     pub fn kv_format(&self) -> KvFormat {
-        self.kv.unwrap_or(if self.exact { KvFormat::F32 } else { KvFormat::default() })
+        self.kv.unwrap_or(match self.device {
+            Device::Gpu => KvFormat::F16,
+            _ if self.exact => KvFormat::F32,
+            _ => KvFormat::default(),
+        })
     }
 }
 
