@@ -205,7 +205,7 @@ fn a_trained_model_writes_the_golden_story() {
         let model = Model::open(models.join(name)).unwrap();
         let first: Vec<f64> =
             golden["logits_first8"][0].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
-        // A cache in f16 changes the logits a little and the story not at all. In int8 the heads of 8 of this model
+        // A cache in f16 or int16 changes the logits a little and the story not at all. In int8 the heads of 8 of this model
         // lose enough for another word somewhere, so only its logits are held.
         for (kv, most) in
             [(KvFormat::Int8, 1e-3), (KvFormat::Int16, 1e-6), (KvFormat::F16, 1e-6), (KvFormat::F32, 1e-9)]

@@ -133,8 +133,8 @@ impl Model {
         Ok(self.inner.test_logits()?)
     }
 
-    /// Starts a conversation. Settings are JSON: `context`, `exact`, `kv` (`"f32"`, `"f16"`, `"int16"`, `"int8"`, `"int4"`), and `sampling` as
-    /// [`Session::sampling`] takes it.
+    /// Starts a conversation. Settings are JSON: `context`, `exact`, `kv` (`"f32"`, `"f16"`, `"int16"`, `"int8"`, `"int4"`),
+    /// and `sampling` as [`Session::sampling`] takes it.
     pub fn session(&self, settings: Option<String>) -> Result<Session> {
         Session::new(&self.inner, settings::parse(settings.as_deref())?)
     }

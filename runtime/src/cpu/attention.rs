@@ -42,7 +42,8 @@ const SEGMENT: usize = 1024;
 const TOKENS: usize = 16;
 /// Up to so many tokens, segments are computed in parallel: a token alone has no other work to share out.
 const FEW_TOKENS: usize = 4;
-/// In front of the sums of a row lie what was subtracted from its scores and the sum of its weights. A cache line, for alignment.
+/// In front of the sums of a row lie what was subtracted from its scores and the sum of its weights. A cache line, for
+/// alignment.
 const FRONT: usize = 16;
 
 /// Attention of a chunk.

@@ -38,12 +38,12 @@ mod tile;
 #[cfg(target_feature = "simd128")]
 pub(super) use simd128::widen_f16;
 
-#[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 use std::ops::Range;
 #[cfg(target_arch = "x86_64")]
 use std::sync::OnceLock;
 
+#[cfg(target_arch = "x86_64")]
+use super::isa::prefetch_second_level;
 use super::isa::{Isa, Level};
 use super::{ops, threads};
 use crate::tensor::{Format, StoredTensor};
@@ -390,11 +390,7 @@ impl<'a> Rows<'a> {
     fn ask_for(self, first: usize, rows: usize) {
         let at = self.bytes.as_ptr().wrapping_add(first * self.row_bytes);
         for line in (0..rows * self.row_bytes).step_by(64) {
-            #[expect(unsafe_code, reason = "the standard library's hint")]
-            // SAFETY: every x86-64 processor has SSE.
-            unsafe {
-                _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(line).cast());
-            }
+            prefetch_second_level(at.wrapping_add(line));
         }
     }
 

@@ -206,6 +206,7 @@ impl Plan {
 }
 
 impl Args {
+    /// What every device has, unless the CPU is asked for.
     fn kv(&self) -> KvFormat {
         self.kv.unwrap_or(if self.device == Device::Cpu { KvFormat::default() } else { KvFormat::F16 })
     }

@@ -78,7 +78,7 @@ fn sum([a, b, c, d]: Vectors) -> f32 {
     _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
 }
 
-/// See [`ops::exp`]; `x` is at most 8, where a single power of two will do.
+/// See [`ops::exp`]; `x` is at most 8 or little more, where a single power of two will do.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
 fn exp(x: Floats) -> Floats {
