@@ -1,12 +1,17 @@
-//! AVX2: activations to i8, 32 at a time, in the order that the kernels want.
+//! AVX2: activations to i8, a group of 128 at a time, in the order that the kernels want.
 
 #![expect(clippy::needless_range_loop, reason = "registers are numbered; closures are not compiled for AVX2")]
 
 use std::arch::x86_64::*;
 
-use super::super::{GROUP, PART, RoundedGroup, Scale};
+use super::super::{GROUP, MULTIPLIERS, RoundedGroup, Scale};
 use super::blocks::parts_side_by_side;
 use crate::cpu::ops;
+
+/// Groups of 32 with a multiplier each.
+const PARTS: usize = 4;
+/// A part of a group.
+type Part = [__m256; 4];
 
 /// See [`super::super::round_group`].
 #[target_feature(enable = "avx2")]
@@ -16,10 +21,20 @@ pub(in super::super) fn groups<'a>(
     scale: Scale,
 ) {
     for (out, x) in out.iter_mut().zip(x) {
-        out.minus_sums = [0; 2];
-        for (part, x) in x.as_chunks::<PART>().0.iter().enumerate() {
-            round_part(out, part, x, scale);
+        let x: [Part; PARTS] = bytemuck::cast(*x);
+        let multipliers = multipliers(largest(&x), scale);
+        let inverse = _mm_div_ps(_mm_set1_ps(scale.inverse), _mm_cvtepi32_ps(multipliers));
+        let inverse: [f32; PARTS] = bytemuck::cast(inverse);
+        let mut bytes = [_mm256_setzero_si256(); PARTS];
+        for part in 0..PARTS {
+            bytes[part] = to_bytes(&x[part], inverse[part]);
         }
+        out.planes = bytemuck::cast(planes(bytes));
+        out.multipliers = bytemuck::cast(_mm_or_si128(multipliers, _mm_slli_epi32::<16>(multipliers)));
+        let sums = _mm_mullo_epi32(sums(bytes), multipliers);
+        let sums = _mm_add_epi32(sums, _mm_shuffle_epi32::<0b10_11_00_01>(sums)); // of both parts of a unit, twice
+        let sums: [i32; PARTS] = bytemuck::cast(_mm_sub_epi32(_mm_setzero_si128(), sums));
+        out.minus_sums = [sums[0], sums[2]];
     }
 }
 
@@ -33,38 +48,40 @@ pub(in super::super) fn side_by_side(groups: &mut [RoundedGroup]) {
     }
 }
 
-/// Values `32 * part..32 * (part + 1)` of a group.
+/// The largest magnitude of each part; magnitudes are ordered like their bits, with the non-numbers above all.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn round_part(out: &mut RoundedGroup, part: usize, x: &[f32; PART], scale: Scale) {
-    let x: [__m256; 4] = bytemuck::cast(*x);
-    let bytes = to_bytes(&x, out.multiplier(part, largest(&x), scale));
-    out.minus_sums[part / 2] -= sum(bytes) * i32::from(out.multipliers[part][0]);
-    let planes: [[u8; 8]; 4] = bytemuck::cast(in_planes(bytes));
-    for k in 0..4 {
-        out.planes[k][8 * part..][..8].copy_from_slice(bytemuck::cast_slice(&planes[k]));
+fn largest(x: &[Part; PARTS]) -> __m128 {
+    let magnitude = _mm256_set1_epi32(0x7fff_ffff);
+    let mut largest = [_mm256_setzero_si256(); PARTS];
+    for part in 0..PARTS {
+        for k in 0..4 {
+            let x = _mm256_and_si256(_mm256_castps_si256(x[part][k]), magnitude);
+            largest[part] = _mm256_max_epi32(largest[part], x);
+        }
     }
+    let [a, b, c, d] = largest;
+    let ab = _mm256_max_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+    let cd = _mm256_max_epi32(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+    let both = _mm256_max_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
+    _mm_castsi128_ps(_mm_max_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256::<1>(both)))
 }
 
-/// Largest magnitude; magnitudes are ordered like their bits, with the non-numbers above all.
+/// See [`RoundedGroup::multiplier`].
 #[inline]
 #[target_feature(enable = "avx2")]
-fn largest(x: &[__m256; 4]) -> f32 {
-    let magnitude = _mm256_set1_epi32(0x7fff_ffff);
-    let mut largest = _mm256_setzero_si256();
-    for k in 0..4 {
-        largest = _mm256_max_epi32(largest, _mm256_and_si256(_mm256_castps_si256(x[k]), magnitude));
-    }
-    let four = _mm_max_epi32(_mm256_castsi256_si128(largest), _mm256_extracti128_si256::<1>(largest));
-    let two = _mm_max_epi32(four, _mm_unpackhi_epi64(four, four));
-    let one = _mm_max_epi32(two, _mm_shuffle_epi32::<1>(two));
-    f32::from_bits(_mm_cvtsi128_si32(one) as u32)
+fn multipliers(largest: __m128, scale: Scale) -> __m128i {
+    let exact = _mm_mul_ps(largest, _mm_set1_ps(scale.multipliers));
+    let exact = _mm_min_ps(exact, _mm_set1_ps(MULTIPLIERS));
+    let below = _mm_cvttps_epi32(exact);
+    let less = _mm_castps_si128(_mm_cmplt_ps(_mm_cvtepi32_ps(below), exact)); // -1 where it is
+    _mm_max_epi32(_mm_sub_epi32(below, less), _mm_set1_epi32(1))
 }
 
 /// The integers as packing instructions leave them: fours of neighbours 0 2 4 6 in the lower half, 1 3 5 7 in the upper.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn to_bytes(x: &[__m256; 4], inverse: f32) -> __m256i {
+fn to_bytes(x: &Part, inverse: f32) -> __m256i {
     let (inverse, offset) = (_mm256_set1_ps(inverse), _mm256_set1_ps(ops::ROUND));
     let mut integers = [_mm256_setzero_si256(); 4];
     for k in 0..4 {
@@ -75,22 +92,40 @@ fn to_bytes(x: &[__m256; 4], inverse: f32) -> __m256i {
     _mm256_packs_epi16(low, _mm256_packs_epi32(integers[2], integers[3]))
 }
 
+/// The sum of each part's integers.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn sum(bytes: __m256i) -> i32 {
-    let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes);
-    let fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-    let four = _mm_add_epi32(_mm256_castsi256_si128(fours), _mm256_extracti128_si256::<1>(fours));
-    let two = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
-    _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32::<1>(two)))
+fn sums(bytes: [__m256i; PARTS]) -> __m128i {
+    let mut sums = bytes;
+    for part in 0..PARTS {
+        let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes[part]);
+        sums[part] = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    }
+    let [a, b, c, d] = sums;
+    let both = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
+    _mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256::<1>(both))
 }
 
-/// Value 4j + k to byte j of plane k; planes of eight bytes.
+/// Value 4j + k to byte j of plane k.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn in_planes(bytes: __m256i) -> __m256i {
-    let order = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    let even = _mm_shuffle_epi8(_mm256_castsi256_si128(bytes), order);
-    let odd = _mm_shuffle_epi8(_mm256_extracti128_si256::<1>(bytes), order);
-    _mm256_set_m128i(_mm_unpackhi_epi8(even, odd), _mm_unpacklo_epi8(even, odd))
+fn planes(mut parts: [__m256i; PARTS]) -> [__m256i; 4] {
+    // The bytes of plane 0, then those of plane 1, 2, 3, four of each in each half.
+    let order =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    for part in &mut parts {
+        let gathered = _mm256_shuffle_epi8(*part, order);
+        let (even, odd) = (_mm256_castsi256_si128(gathered), _mm256_extracti128_si256::<1>(gathered));
+        // Eight bytes of plane 0 and eight of plane 1 in the lower half, of planes 2 and 3 in the upper.
+        *part = _mm256_set_m128i(_mm_unpackhi_epi8(even, odd), _mm_unpacklo_epi8(even, odd));
+    }
+    let [a, b, c, d] = parts;
+    let (ab_02, ab_13) = (_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
+    let (cd_02, cd_13) = (_mm256_unpacklo_epi64(c, d), _mm256_unpackhi_epi64(c, d));
+    [
+        _mm256_permute2x128_si256::<0x20>(ab_02, cd_02),
+        _mm256_permute2x128_si256::<0x20>(ab_13, cd_13),
+        _mm256_permute2x128_si256::<0x31>(ab_02, cd_02),
+        _mm256_permute2x128_si256::<0x31>(ab_13, cd_13),
+    ]
 }
