@@ -249,7 +249,6 @@ pub(super) fn prefetch<T>(at: *const T) {
 
 /// [`prefetch`] into the second-level cache: for what is not needed soon, of which more than the first level can wait for or
 /// hold is on its way.
-#[cfg(any(not(target_arch = "wasm32"), target_feature = "simd128"))] // what has vectors
 #[inline(always)]
 #[cfg_attr(target_arch = "wasm32", expect(unused_variables, reason = "no instruction for it"))]
 pub(super) fn prefetch_second_level<T>(at: *const T) {

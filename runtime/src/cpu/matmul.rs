@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::ahead::Order;
 use super::isa::Isa;
 use super::ops;
 use super::ternary_matmul::{self, Rounded};
@@ -23,6 +24,8 @@ pub(super) struct Scratch {
     rounded: Rounded,
     /// Products of a few tokens as the tasks write them, piece after piece, where the output has them side by side.
     pieces: Vec<f32>,
+    /// Of the products with one token.
+    order: Order,
 }
 
 /// Some rows of one product for some of the tokens, `out` = `[tokens, rows]`.
@@ -31,6 +34,13 @@ struct Task<'a> {
     first_row: usize,
     tokens: Range<usize>,
     out: &'a mut [f32],
+}
+
+impl Task<'_> {
+    /// Of its weights.
+    fn address(&self) -> usize {
+        self.w.bytes.as_ptr().addr() + self.first_row * self.w.row_bytes()
+    }
 }
 
 impl Scratch {
@@ -61,6 +71,8 @@ impl Scratch {
         };
         if tokens == 1 {
             let parts = parts_of_one_token(out, w);
+            let starts = parts.iter().skip(1).take(threads::current() - 1).map(|part| part[0].address());
+            threads::expect(self.order.step(w[0].bytes.as_ptr().addr(), starts));
             return threads::for_each(parts, |part| part.into_iter().for_each(&run));
         }
         if splits_tokens(tokens) {

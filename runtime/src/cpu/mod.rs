@@ -5,6 +5,7 @@ pub mod ops;
 pub mod ternary_matmul;
 pub mod threads;
 
+mod ahead;
 mod attention;
 mod cores;
 mod idle;

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering}
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{JoinHandle, Thread};
 
+use super::ahead::Ahead;
 use super::idle::Idle;
 
 /// What a loop runs: `f(n)` for each task number.
@@ -30,6 +31,8 @@ struct Worker {
     thread: OnceLock<Thread>,
     /// Sleeps, or is about to.
     asleep: AtomicBool,
+    /// Address of what it will probably read next, or 0.
+    start: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -74,6 +77,13 @@ impl Team {
     /// How many threads beside the leader's.
     pub(super) fn workers(&self) -> usize {
         self.shared.workers.len()
+    }
+
+    /// Tells the workers where what they will probably read in the loop after the next begins: they ask for it when they find
+    /// no work.
+    pub(super) fn expect(&self, starts: &[usize]) {
+        let workers = self.shared.workers.iter().zip(starts);
+        workers.for_each(|(worker, &start)| worker.start.store(start, Ordering::Relaxed));
     }
 
     /// Calls `f(0)` to `f(tasks - 1)`, each once, here and on the workers, and returns when all have returned. The
@@ -122,7 +132,7 @@ impl Shared {
         let seat = self.workers.get(self.taken.fetch_add(1, Ordering::Relaxed));
         let Some(worker) = seat else { return };
         let _ = worker.thread.set(std::thread::current()); // a seat is taken once
-        let mut idle = Idle::default();
+        let (mut idle, mut ahead) = (Idle::default(), Ahead::default());
         while !self.closing.load(Ordering::Relaxed) {
             if self.take_one() {
                 while self.take_one() {}
@@ -130,7 +140,7 @@ impl Shared {
             } else if idle.long() {
                 self.sleep(worker);
                 idle = Idle::default();
-            } else {
+            } else if !ahead.ask_for(worker.start.load(Ordering::Relaxed)) {
                 (0..32).for_each(|_| spin_loop());
             }
         }

@@ -42,9 +42,9 @@ use std::ops::Range;
 #[cfg(target_arch = "x86_64")]
 use std::sync::OnceLock;
 
-#[cfg(target_arch = "x86_64")]
-use super::isa::prefetch_second_level;
 use super::isa::{Isa, Level};
+#[cfg(target_arch = "x86_64")]
+use super::isa::{prefetch, prefetch_second_level};
 use super::{ops, threads};
 use crate::tensor::{Format, StoredTensor};
 use crate::ternary::Packing;
@@ -381,6 +381,15 @@ impl<'a> Rows<'a> {
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     fn ahead(self, side_by_side: usize, early: usize) -> usize {
         ((side_by_side - 1) * self.row_bytes + early).min(16 << 10)
+    }
+
+    /// Asks for what [`ahead`](Self::ahead) leaves out: without it, a decode waits for memory a few times at the beginning.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn ask_for_beginning(self, side_by_side: usize, early: usize) {
+        for line in (0..self.ahead(side_by_side, early)).step_by(64) {
+            prefetch(self.bytes.as_ptr().wrapping_add(line));
+        }
     }
 
     /// Asks for some rows, to lie in the second-level cache when their turn comes. They may lie past the end: a prefetch

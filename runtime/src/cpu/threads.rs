@@ -87,6 +87,11 @@ pub fn current() -> usize {
     TEAM.with_borrow(|team| team.as_ref().map_or(1, |team| team.workers() + 1))
 }
 
+/// Tells the threads beside this one where what they will probably read in the loop after the next begins.
+pub(super) fn expect(starts: &[usize]) {
+    TEAM.with_borrow(|team| team.iter().for_each(|team| team.expect(starts)));
+}
+
 /// Calls `f(first_row, rows)` for consecutive pieces of `out` (`[n, cols]`), `grain` rows each, in parallel.
 pub fn for_rows(out: &mut [f32], cols: usize, grain: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
     let grain = grain.max(1);

@@ -34,6 +34,7 @@ pub(super) fn one_token<const VNNI: bool, const BLOCK: usize>(
     weights: Rows,
     x: Activations,
 ) {
+    weights.ask_for_beginning(ROWS, EARLY);
     let mut groups = Vec::with_capacity(x.groups_per_token);
     for x in x.token(0) {
         groups.push(prepare::<VNNI, BLOCK>(x));
