@@ -6,7 +6,10 @@
 mod namespaces;
 mod python;
 
+use std::collections::HashMap;
+
 use minijinja::syntax::SyntaxConfig;
+use minijinja::value::ValueKind;
 use minijinja::{Environment, ErrorKind, Value, context};
 use serde::Deserialize;
 
@@ -41,8 +44,8 @@ impl Message {
         Self(context! { role, content })
     }
 
-    /// Messages out of a JSON array of objects, as Hugging Face and OpenAI write them; `tool_calls`,
-    /// `reasoning_content` and whatever else the template looks at included.
+    /// Messages out of a JSON array of objects, as Hugging Face and OpenAI write them, or out of an object with such an array
+    /// named `messages`; `tool_calls`, `reasoning_content` and whatever else the template looks at included.
     pub fn list_from_json(json: &str) -> Result<Vec<Self>> {
         objects(json, "messages").map(|list| list.into_iter().map(Self).collect())
     }
@@ -54,7 +57,7 @@ impl Message {
 pub struct Tool(Value);
 
 impl Tool {
-    /// Functions out of a JSON array of objects.
+    /// Functions out of a JSON array of objects, or out of an object with such an array named `tools`.
     pub fn list_from_json(json: &str) -> Result<Vec<Self>> {
         objects(json, "tools").map(|list| list.into_iter().map(Self).collect())
     }
@@ -178,8 +181,16 @@ fn on_a_tall_stack<T>(_: u64, f: impl FnOnce() -> Result<T>) -> Result<T> {
 
 fn objects(json: &str, what: &str) -> Result<Vec<Value>> {
     let wrong = |reason: String| Error::Argument(format!("{what}: {reason}"));
-    let list: Vec<Value> = serde_json::from_str(json).map_err(|e| wrong(e.to_string()))?;
-    let is_object = |value: &Value| value.kind() == minijinja::value::ValueKind::Map;
+    let not_json = |e: serde_json::Error| wrong(e.to_string());
+    let list: Vec<Value> = if json.trim_start().starts_with('{') {
+        let mut fields: HashMap<String, Value> = serde_json::from_str(json).map_err(not_json)?;
+        let list = fields.remove(what).filter(|list| list.kind() == ValueKind::Seq);
+        let list = list.ok_or_else(|| wrong(format!("an object without an array named '{what}'")))?;
+        list.try_iter().map_err(|e| wrong(e.to_string()))?.collect()
+    } else {
+        serde_json::from_str(json).map_err(not_json)?
+    };
+    let is_object = |value: &Value| value.kind() == ValueKind::Map;
     match list.iter().position(|value| !is_object(value)) {
         Some(at) => Err(wrong(format!("entry {at} is not an object"))),
         None => Ok(list),

@@ -46,7 +46,9 @@ pub enum Error {
         vocab: usize,
     },
     /// The session's context is full.
-    #[error("the context of {capacity} tokens is full: use a larger --ctx-size or a shorter prompt")]
+    #[error(
+        "the context of {capacity} tokens is full: use a larger one (bonsai run and chat: --ctx-size) or a shorter prompt"
+    )]
     ContextFull {
         /// Tokens that fit.
         capacity: usize,

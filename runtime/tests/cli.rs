@@ -134,6 +134,38 @@ fn exit_codes_tell_what_went_wrong() {
 }
 
 #[test]
+fn values_that_make_no_sense_are_refused() {
+    let model = model(false);
+    let run = |more: &[&str]| {
+        bonsai(&[&["run", "-m", path(model.path()), "--tokens", "1", "-n", "3", "-q"], more].concat())
+    };
+    for (option, value, says) in [
+        ("--temp", "nan", "from 0 on"),
+        ("--temp", "-1", "from 0 on"),
+        ("--top-p", "2", "from 0 to 1"),
+        ("--min-p", "-0.1", "from 0 to 1"),
+        ("--repeat-penalty", "0", "above 0"),
+        ("--seed", "-2", "or -1"),
+    ] {
+        let output = run(&[option, value]);
+        assert_eq!(output.status.code(), Some(2), "{option} {value}");
+        assert!(String::from_utf8(output.stderr).unwrap().contains(says), "{option} {value}");
+    }
+    assert_eq!(stdout(&run(&["--seed", "-1"])).split_whitespace().count(), 3);
+}
+
+#[test]
+fn instructions_that_are_not_there_are_named() {
+    let devices = |isa: &str| {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_bonsai")).arg("devices").env("BONSAI_ISA", isa).output();
+        String::from_utf8(output.unwrap().stderr).unwrap()
+    };
+    assert!(devices("avx3").contains("BONSAI_ISA=avx3: this processor has scalar"), "{}", devices("avx3"));
+    assert!(!devices("scalar").contains("BONSAI_ISA"));
+}
+
+#[test]
 fn a_reader_that_leaves_is_no_error() {
     let model = model(false);
     let mut child = Command::new(env!("CARGO_BIN_EXE_bonsai"))
@@ -179,6 +211,8 @@ fn logits_are_those_of_the_library() {
     let model = model(false);
     let out = model.path().join("out.safetensors");
     stdout(&bonsai(&["logits", "-m", path(model.path()), "--tokens", "5,6,7", "-o", path(&out)]));
+    let piped = bonsai(&["logits", "-m", path(model.path()), "--tokens", "5,6,7", "-o", "-"]);
+    assert!(piped.status.success() && piped.stdout == std::fs::read(&out).unwrap());
     let bytes = std::fs::read(out).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let tensor = file.tensor("logits").unwrap();
@@ -305,6 +339,7 @@ fn verify_passes_a_sound_model() {
     assert_eq!((&report["ok"], &report["problems"]), (&json!(true), &json!([])));
     assert_eq!(report["tensors"].as_array().unwrap().len(), 8);
     assert_eq!(report["tensors"][1]["count"], 2);
+    assert!(report["ternary_matrices"].as_u64() > Some(8));
     let modes = &report["fast_against_exact"];
     let kl = modes["kl_mean"].as_f64().unwrap();
     assert!(kl > 0.0 && kl < 0.01 && modes["tokens"] == 40, "{modes}");
@@ -336,8 +371,10 @@ fn verify_finds_a_code_that_is_not_ternary() {
 #[test]
 fn verify_reads_a_text_where_there_is_a_tokenizer() {
     let with = model(true);
-    let report = bonsai(&["verify", "-m", path(with.path()), "-n", "30", "--json"]);
-    let report: Value = serde_json::from_str(stdout(&report)).unwrap();
+    let output = bonsai(&["verify", "-m", path(with.path()), "-n", "30", "--json"]);
+    let report: Value = serde_json::from_str(stdout(&output)).unwrap();
+    assert_eq!(report["ternary_matrices"], 0);
+    assert!(String::from_utf8(output.stderr).unwrap().contains("no matrix of this model is ternary"));
     // Not ternary: nothing but keys and values is rounded, to int16.
     assert!(report["fast_against_exact"]["kl_max"].as_f64().unwrap() < 1e-5);
     assert_eq!(report["tensors"][0]["zeros"], Value::Null);
@@ -409,6 +446,10 @@ fn chat_answers_each_line_as_run_answers_the_whole_conversation() {
     assert_eq!(stdout(&two), printed(&first) + &printed(&second));
     let again = chat(model.path(), "Once\n/reset\n/help\n  Once  \n/exit\nupon a time", &options);
     assert_eq!(stdout(&again), printed(&first).repeat(2));
+    let mistyped = chat(model.path(), "/rest\nOnce\n", &[]);
+    assert_eq!(stdout(&mistyped).lines().count(), 1); // it went to the person, not to the model
+    let status = String::from_utf8(mistyped.stderr).unwrap();
+    assert!(status.contains("there is no /rest") && status.contains("cut after 6 tokens"), "{status}");
     let full = chat(model.path(), "Once\n", &["-c", "3"]);
     assert_eq!(full.status.code(), Some(4));
 }
@@ -419,6 +460,8 @@ fn template_shows_what_the_model_will_see() {
     let show = |more: &[&str]| bonsai(&[&["template", "-m", path(model.path()), "-p", "Hi"], more].concat());
     let plain = show(&[]);
     assert_eq!(stdout(&plain), "User: Hi\nAssistant:\n");
+    let off = show(&["--think", "off"]);
+    assert!(String::from_utf8(off.stderr).unwrap().contains("--think changes nothing"));
     assert!(String::from_utf8(plain.stderr).unwrap().contains("without a chat template"));
     std::fs::write(model.path().join("chat_template.jinja"), TEMPLATE).unwrap();
     assert_eq!(stdout(&show(&[])), "<user>Hi\n<a>\n");
@@ -426,6 +469,17 @@ fn template_shows_what_the_model_will_see() {
     assert_eq!(object["text"], "<user>Hi\n<a think>");
     let tokenizer = bonsai_runtime::Tokenizer::from_file(Path::new(TOKENIZER)).unwrap();
     assert_eq!(object["tokens"], json!(tokenizer.encode("<user>Hi\n<a think>").unwrap()));
+    let file = model.path().join("messages.json");
+    let of_file = |json: &str| {
+        std::fs::write(&file, json).unwrap();
+        bonsai(&["template", "-m", path(model.path()), "-f", path(&file)])
+    };
+    let list = r#"[{"role": "user", "content": "Hi"}]"#;
+    assert_eq!(stdout(&of_file(list)), "<user>Hi\n<a>\n");
+    assert_eq!(stdout(&of_file(&format!(r#" {{"model": "x", "messages": {list}}}"#))), "<user>Hi\n<a>\n");
+    for wrong in ["[", "{", r#"{"messages": 3}"#, r#"{"message": []}"#, "[3]"] {
+        assert_eq!(of_file(wrong).status.code(), Some(3), "{wrong}");
+    }
     std::fs::write(model.path().join("chat_template.jinja"), "{% if %}").unwrap();
     assert_eq!(show(&[]).status.code(), Some(3));
 }

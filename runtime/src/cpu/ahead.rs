@@ -78,7 +78,7 @@ mod tests {
     fn each_token_tells_what_comes_next_in_the_one_after_it() {
         let mut order = Order::default();
         let mut token = |products: &[usize]| -> Vec<usize> {
-            let step = |&weights: &usize| order.step(weights, [weights + 1].into_iter()).first().copied();
+            let mut step = |&weights: &usize| order.step(weights, [weights + 1].into_iter()).first().copied();
             products.iter().map(|weights| step(weights).unwrap_or(0)).collect()
         };
         token(&[10, 20, 30]);

@@ -70,6 +70,9 @@ pub fn run(args: &Args) -> Result<()> {
         conversation: Conversation::new(args.model.start(&model, options)?, args.sampling.options()),
         messages: args.style.messages(),
     };
+    if !args.model.quiet {
+        args.style.check(&chat.template);
+    }
     args.model.status(&format!("sampler: {}", chat.conversation.sampler().chain()));
     handle_interrupts(signals.clone())?;
     let terminal = io::stdin().is_terminal();
@@ -82,10 +85,16 @@ pub fn run(args: &Args) -> Result<()> {
             "/exit" | "/quit" | "/bye" => break,
             "/help" | "/?" => status(HELP),
             "/reset" | "/clear" => chat.messages = args.style.messages(),
+            word if is_command(word) => status(&format!("there is no {word}; {HELP}")),
             text => chat.turn(text, &signals, terminal)?,
         }
     }
     Ok(())
+}
+
+/// A word like `/rest`; a path has more slashes.
+fn is_command(line: &str) -> bool {
+    line.strip_prefix('/').is_some_and(|word| !word.is_empty() && word.chars().all(char::is_alphabetic))
 }
 
 /// Ctrl-C stops an answer; without one, or pressed again before it stopped, the program.
@@ -118,6 +127,9 @@ impl Chat<'_> {
         let result = self.answer(&mut answer);
         signals.answering.store(false, Ordering::Relaxed);
         answer.end()?;
+        if answer.cut {
+            self.args.model.status(&format!("cut after {} tokens (-n)", self.args.n_predict));
+        }
         self.messages.push(Message::new("assistant", &answer.text));
         match result {
             Err(Error::Cancelled) => Ok(()),
@@ -141,12 +153,14 @@ impl Chat<'_> {
         self.conversation.set_tokens(&prompt)?;
         let mut decoder = tokenizer.stream();
         for _ in 0..usize::try_from(self.args.n_predict).unwrap_or(usize::MAX) {
-            let Some(id) = self.conversation.next_token()? else { break };
+            let Some(id) = self.conversation.next_token()? else { return answer.finish(&decoder.finish()) };
             if answer.ends_with(&decoder.push(id)?)? {
                 return Ok(());
             }
         }
-        answer.finish(&decoder.finish())
+        answer.finish(&decoder.finish())?;
+        answer.cut = true;
+        Ok(())
     }
 }
 
@@ -159,6 +173,8 @@ struct Answer {
     printed: bool,
     /// What ends it where no token does.
     until: Option<Until>,
+    /// It has as many tokens as it may, and the model would go on.
+    cut: bool,
 }
 
 /// Text up to a mark that comes in pieces: what may be the mark's beginning is held back.
@@ -187,7 +203,7 @@ impl Until {
 
 impl Answer {
     fn new(quiet: bool) -> Self {
-        Self { text: String::new(), thinking: false, quiet, printed: false, until: None }
+        Self { text: String::new(), thinking: false, quiet, printed: false, until: None, cut: false }
     }
 
     /// Takes a piece, and tells whether it ends the answer.

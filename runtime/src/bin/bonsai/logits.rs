@@ -1,6 +1,7 @@
 //! `bonsai logits`: the logits of every position, for comparison with other programs.
 
-use std::path::PathBuf;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
 use bonsai_runtime::{Error, Result, SessionOptions};
 use safetensors::tensor::{Dtype, TensorView, serialize};
@@ -20,7 +21,7 @@ pub struct Args {
     model: ModelArgs,
     #[command(flatten)]
     prompt: PromptArgs,
-    /// safetensors file to write
+    /// safetensors file to write; - writes to standard output
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
 }
@@ -37,6 +38,9 @@ pub fn run(args: &Args) -> Result<()> {
     drop(logits);
     let view = TensorView::new(Dtype::F32, shape.clone(), &bytes).map_err(failed)?;
     let file = serialize([("logits", view)], None).map_err(failed)?;
+    if args.output == Path::new("-") {
+        return std::io::stdout().write_all(&file).map_err(Error::io("standard output"));
+    }
     // Written where it is, so that a device or a link stays what it is.
     std::fs::write(&args.output, file).map_err(Error::io(&args.output))?;
     args.model.status(&format!("logits {shape:?} written to {}", args.output.display()));

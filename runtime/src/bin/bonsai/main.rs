@@ -18,6 +18,7 @@ mod verify;
 
 use std::process::ExitCode;
 
+use bonsai_runtime::cpu::isa::Isa;
 use clap::{Parser, Subcommand};
 
 /// Runs ternary language models (every weight -1, 0 or +1): GGUF files and Hugging Face directories.
@@ -77,7 +78,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let command = Cli::parse().command;
+    say_if_isa_is_unknown();
+    let result = match command {
         Command::Run(args) => run::run(&args),
         Command::Chat(args) => chat::run(&args),
         Command::Template(args) => template::run(&args),
@@ -96,5 +99,17 @@ fn main() -> ExitCode {
             output::error(&error);
             ExitCode::from(error.exit_code())
         }
+    }
+}
+
+/// A mistyped level, or one that this processor lacks, would pass for a measurement of it.
+fn say_if_isa_is_unknown() {
+    let (used, wanted) = (Isa::detect().name(), std::env::var("BONSAI_ISA").unwrap_or_default());
+    if !wanted.is_empty() && !wanted.eq_ignore_ascii_case(used) {
+        let levels: Vec<_> = Isa::available().into_iter().map(Isa::name).collect();
+        output::status(&format!(
+            "BONSAI_ISA={wanted}: this processor has {}; {used} is used",
+            levels.join(", ")
+        ));
     }
 }

@@ -44,6 +44,9 @@ pub fn run(args: &Args) -> Result<()> {
     let SessionOptions { exact, kv, device, threads, .. } = args.model.session();
     let options = PerplexityOptions { window: args.window, exact, kv, device, threads };
     let window = options.window.min(model.config().context);
+    if window < args.window {
+        args.model.status(&format!("windows of {window} tokens: the model's context is no longer"));
+    }
     if let Some(windows) = args.windows {
         tokens.truncate(window.saturating_mul(windows.try_into().unwrap_or(usize::MAX)));
     }

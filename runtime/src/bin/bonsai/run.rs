@@ -27,7 +27,7 @@ pub struct Args {
     #[arg(short, long, value_name = "N", default_value_t = 128, allow_negative_numbers = true)]
     #[arg(visible_aliases = ["max-tokens", "predict"])]
     n_predict: i64,
-    /// Most tokens of prompt and answer [default: the model's, at most 4096]
+    /// Most tokens of prompt and answer, the last of which needs no room [default: the model's, at most 4096]
     #[arg(short, long, value_name = "N", visible_alias = "context")]
     ctx_size: Option<usize>,
     #[command(flatten)]

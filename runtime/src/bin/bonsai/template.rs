@@ -1,8 +1,8 @@
 //! `bonsai template`: a conversation as the model will see it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use bonsai_runtime::{ChatOptions, ChatTemplate, Message, Model, ModelFile, Result};
+use bonsai_runtime::{ChatOptions, ChatTemplate, Error, Message, Model, ModelFile, Result};
 use serde_json::json;
 
 use crate::input::{read_text, tokenizer};
@@ -11,7 +11,7 @@ use crate::output::{self, status};
 pub const EXAMPLES: &str = "\
 Examples:
   bonsai template -m model.gguf -p 'Who are you?'
-  bonsai template -m model.gguf -f messages.json --think off    a JSON array: [{\"role\": \"user\", \"content\": \"...\"}]
+  bonsai template -m model.gguf -f messages.json --think off    [{\"role\": \"user\", \"content\": \"...\"}], or {\"messages\": [...]}
   bonsai template -m model.gguf -p 'Who are you?' --json | jq .tokens";
 
 #[derive(clap::Args)]
@@ -34,7 +34,7 @@ struct Conversation {
     /// What the user says
     #[arg(short, long, value_name = "TEXT")]
     prompt: Option<String>,
-    /// File with messages as a JSON array; - reads standard input
+    /// File with messages as a JSON array, or an object that has one; - reads standard input
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
 }
@@ -62,6 +62,17 @@ impl StyleArgs {
         self.system.iter().map(|text| Message::new("system", text)).collect()
     }
 
+    /// Says if the template does not know the choice.
+    pub fn check(&self, template: &ChatTemplate) {
+        let render = |thinking| {
+            let options = ChatOptions { thinking: Some(thinking), ..ChatOptions::default() };
+            template.render(&[Message::new("user", "Hi")], &options).ok()
+        };
+        if self.think.is_some() && render(true) == render(false) {
+            status("--think changes nothing: this model's template does not know it");
+        }
+    }
+
     /// Options of the template.
     pub fn options(&self) -> ChatOptions {
         ChatOptions { thinking: self.think.map(|think| think == OnOff::On), ..ChatOptions::default() }
@@ -74,16 +85,25 @@ pub fn run(args: &Args) -> Result<()> {
     let mut messages = args.style.messages();
     match (&args.conversation.prompt, &args.conversation.file) {
         (Some(text), _) => messages.push(Message::new("user", text)),
-        (_, Some(path)) => messages.extend(Message::list_from_json(&read_text(path)?)?),
+        (_, Some(path)) => messages.extend(read_messages(path)?),
         (None, None) => {}
     }
-    let text = template(&model, false)?.render(&messages, &args.style.options())?;
+    let template = template(&model, false)?;
+    args.style.check(&template);
+    let text = template.render(&messages, &args.style.options())?;
     let ids = tokenizer.encode(&text)?;
     if args.json {
         return output::json(&json!({ "text": text, "tokens": ids }));
     }
     status(&format!("{} tokens: {ids:?}", ids.len()));
     output::print(&(text + "\n"))
+}
+
+fn read_messages(path: &Path) -> Result<Vec<Message>> {
+    Message::list_from_json(&read_text(path)?).map_err(|error| match error {
+        Error::Argument(reason) => Error::format(path, reason), // here it is a file that is wrong
+        other => other,
+    })
 }
 
 /// The model's template, or the plain one.

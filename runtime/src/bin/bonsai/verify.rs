@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use bonsai_runtime::cpu::isa::Isa;
 use bonsai_runtime::random::Random;
+use bonsai_runtime::tensor::Format as TensorFormat;
 use bonsai_runtime::verify::{Divergence, MatrixReport, PassReport, fast_against_exact, matrices, passes};
 use bonsai_runtime::{Error, Model, ModelFile, Result};
 use indicatif::ProgressBar;
@@ -107,6 +108,9 @@ pub fn run(args: &Args) -> Result<()> {
         status(&file.description);
     }
     let report = check(args, file)?;
+    if !args.quiet && report.ternary() == 0 {
+        status("no matrix of this model is ternary: there were no codes to check, and no kernels to compare");
+    }
     let problems = report.problems();
     if args.json || args.output == Format::Json {
         output::json(&report.as_json(&problems))?;
@@ -161,6 +165,11 @@ impl Args {
 }
 
 impl Report {
+    /// How many matrices are.
+    fn ternary(&self) -> usize {
+        self.matrices.iter().filter(|matrix| matches!(matrix.format, TensorFormat::Ternary(_))).count()
+    }
+
     fn problems(&self) -> Vec<String> {
         let mut problems: Vec<String> = self.matrices.iter().flat_map(MatrixReport::problems).collect();
         problems.extend(self.passes.iter().filter_map(|pass| pass.differs.clone()));
@@ -226,6 +235,7 @@ impl Report {
         json!({
             "ok": problems.is_empty(),
             "problems": problems,
+            "ternary_matrices": self.ternary(),
             "kernels": isas(),
             "tensors": self.parts().iter().map(Part::as_json).collect::<Vec<_>>(),
             "passes": self.passes.iter().map(|p| json!({ "name": p.name, "same": p.differs.is_none() })).collect::<Vec<_>>(),
@@ -257,8 +267,7 @@ impl Part<'_> {
         let verdict = |bad: usize, good: String| {
             if bad == 0 { good } else { format!("NO: {bad} of {}", self.matrices.len()) }
         };
-        let ternary =
-            self.matrices.iter().any(|m| matches!(m.format, bonsai_runtime::tensor::Format::Ternary(_)));
+        let ternary = self.matrices.iter().any(|m| matches!(m.format, TensorFormat::Ternary(_)));
         let only = |cell: String| if ternary { cell } else { String::new() };
         vec![
             self.name.into(),
