@@ -184,11 +184,15 @@ pub fn ternary_run(dir: &Path) -> Result<Option<RunConfig>> {
 /// In groups of how many weights a model file is ternary, if it is; a run's latent weights are not. Of numbers that are not
 /// packed a few rows tell, for no dense model has groups of zeros and one magnitude.
 pub fn ternary_group(path: &Path) -> Result<Option<usize>> {
-    let file = ModelFile::open(path)?;
+    Ok(group_of(&ModelFile::open(path)?))
+}
+
+/// The same of an open file.
+pub fn group_of(file: &ModelFile) -> Option<usize> {
     let linear = file.config.tensors().into_iter().find(|spec| spec.kind == Kind::Linear);
-    let Some(tensor) = linear.map(|spec| &file.tensors[&spec.name]) else { return Ok(None) };
+    let tensor = linear.map(|spec| &file.tensors[&spec.name])?;
     if let Format::Ternary(packing) = tensor.format {
-        return Ok(Some(packing.group()));
+        return Some(packing.group());
     }
     let mut rows = vec![0.0; tensor.rows.min(8) * tensor.cols];
     rows.chunks_mut(tensor.cols).enumerate().for_each(|(n, row)| tensor.read_row(n, row));
@@ -198,7 +202,7 @@ pub fn ternary_group(path: &Path) -> Result<Option<usize>> {
     };
     let fits = |group: &usize| tensor.cols.is_multiple_of(*group) && rows.chunks(*group).all(one_magnitude);
     let mixed = rows.contains(&0.0) && rows.iter().any(|x| *x != 0.0);
-    Ok([256, 128, 64].into_iter().find(fits).filter(|_| mixed))
+    [256, 128, 64].into_iter().find(fits).filter(|_| mixed)
 }
 
 /// Parameters whose latent weights are those of a model file.

@@ -1,9 +1,13 @@
 //! A model from one kind of file into another, weight for weight, and the proof that none changed on the way.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use bonsai_runtime::ModelFile;
+use bonsai_runtime::config::{Kind, TensorSpec};
 use bonsai_runtime::gguf::{self, ModelTensor, PackedFormat};
+use bonsai_runtime::tensor::{Format, StoredTensor};
+use bonsai_runtime::ternary::{ScaleRule, TernaryMatrix};
 
 use crate::checkpoint;
 use crate::error::{Error, Result};
@@ -25,16 +29,22 @@ pub struct Converted {
 }
 
 /// Writes the model at `source` to `out`: as GGUF where that ends in `.gguf`, else as a Hugging Face directory of f32 weights.
-/// In a GGUF file, dense and quantised matrices stay as they are, and ternary ones are packed as `format`.
+/// In a GGUF file, dense and quantised matrices stay as they are, and ternary ones, packed or not, are packed as `format`.
 ///
-/// Fails on what the other kind of file cannot say, and where a value would change.
+/// Fails on what the other kind of file cannot say, where a value would change, and on a `format` with nothing to pack.
 pub fn convert(source: &Path, out: &Path, format: Option<PackedFormat>) -> Result<Converted> {
     if out.exists() {
         return Err(Error::Config(format!("{}: is there already: name another file", out.display())));
     }
     let file = ModelFile::open(source)?;
     match out.extension().is_some_and(|extension| extension == "gguf") {
-        true => to_gguf(&file, out, format.unwrap_or_else(|| lossless(file.group())))?,
+        true => {
+            let group = checkpoint::group_of(&file);
+            if let Some(format) = format {
+                check_format(&file, group, format)?;
+            }
+            to_gguf(&file, out, format.unwrap_or_else(|| lossless(group)))?
+        }
         false => to_directory(&file, out)?,
     }
     compare(&file, out)
@@ -43,10 +53,52 @@ pub fn convert(source: &Path, out: &Path, format: Option<PackedFormat>) -> Resul
 fn to_gguf(file: &ModelFile, out: &Path, format: PackedFormat) -> Result<()> {
     let name = out.file_stem().map_or("bonsai".into(), |stem| stem.to_string_lossy());
     write_atomically(out, |to| {
-        let tensor =
-            |spec: &bonsai_runtime::config::TensorSpec| ModelTensor::Stored(file.tensors[&spec.name].clone());
+        let group = format.packing().group();
+        let tensor = |spec: &TensorSpec| {
+            let stored = &file.tensors[&spec.name];
+            match ternary(spec, stored, group) {
+                Some(matrix) => ModelTensor::Ternary(Cow::Owned(matrix)),
+                None => ModelTensor::Stored(stored.clone()),
+            }
+        };
         Ok(gguf::write_model(to, &file.config, &name, file.tokenizer()?, format, tensor)?)
     })
+}
+
+/// The ternary matrix that numbers are, if they are one: every value the same, in groups of `group`.
+fn ternary(spec: &TensorSpec, stored: &StoredTensor, group: usize) -> Option<TernaryMatrix> {
+    let packed = matches!(stored.format, Format::Ternary(_));
+    if spec.kind == Kind::Norm || packed || !stored.cols.is_multiple_of(group) {
+        return None;
+    }
+    let values = stored.to_f32();
+    if values.iter().any(|value| !value.is_finite()) {
+        return None;
+    }
+    let matrix = TernaryMatrix::project(&values, stored.rows, stored.cols, group, ScaleRule::Absmax);
+    (matrix.to_f32() == values).then_some(matrix)
+}
+
+/// A packing that somebody asked for has to have something to pack.
+fn check_format(file: &ModelFile, group: Option<usize>, format: PackedFormat) -> Result<()> {
+    let Some(group) = group else {
+        return Err(Error::Config(format!(
+            "--format {format}: no matrix of this model is ternary; leave it out"
+        )));
+    };
+    let specs = file.config.tensors();
+    let linear = specs.iter().find(|spec| spec.kind == Kind::Linear);
+    let of_format = format.packing().group();
+    let fits = |spec: &TensorSpec| {
+        let stored = &file.tensors[&spec.name];
+        matches!(stored.format, Format::Ternary(_)) || ternary(spec, stored, of_format).is_some()
+    };
+    if linear.is_none_or(fits) {
+        return Ok(());
+    }
+    Err(Error::Config(format!(
+        "--format {format} has groups of {of_format} weights, this model groups of {group}"
+    )))
 }
 
 fn to_directory(file: &ModelFile, out: &Path) -> Result<()> {

@@ -84,6 +84,30 @@ fn a_gguf_file_becomes_a_directory_and_a_gguf_file_again() {
     assert!(error.contains("is there already"), "{error}");
 }
 
+#[test]
+fn ternary_numbers_are_packed_and_dense_ones_refuse_a_packing() {
+    let dir = tempfile::tempdir().unwrap();
+    // The name of a file becomes the name of the model in it.
+    let [packed, folder, again] =
+        ["a/stories.gguf", "hf", "b/stories.gguf"].map(|name| dir.path().join(name));
+    for path in [&packed, &again] {
+        std::fs::create_dir(path.parent().unwrap()).unwrap();
+    }
+    let stories = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../wasm/demo/stories.gguf"));
+    convert(stories, &packed, None).unwrap();
+    assert!(convert(&packed, &folder, None).unwrap().to.contains("as F32"));
+    convert(&folder, &again, None).unwrap();
+    let [packed, again] = [packed, again].map(|path| std::fs::read(path).unwrap());
+    assert!(packed == again, "{} and {} bytes", packed.len(), again.len());
+    let refused = |source: &Path, format: PackedFormat| {
+        convert(source, &dir.path().join("other.gguf"), Some(format)).unwrap_err().to_string()
+    };
+    let groups = refused(&folder, PackedFormat::Tq2_0);
+    assert!(groups.contains("groups of 256") && groups.contains("groups of 128"), "{groups}");
+    let dense = refused(&llama(), PackedFormat::Q2_0);
+    assert!(dense.contains("no matrix of this model is ternary"), "{dense}");
+}
+
 /// Another basis is the same function: the loss of the dense weights stays, and the ternary ones export as ever.
 #[test]
 fn a_rotated_start_is_the_same_model() {
