@@ -8,10 +8,12 @@ LIMIT="${LIMIT:-1800}" # seconds
 dir="$CARGO_TARGET_DIR/emulate"
 mkdir -p "$dir"
 
+vga=/usr/share/bochs/VGABIOS-lgpl-latest # Debian has it, or not, by its version; Bochs's own source does
+[ -e "$vga" ] || vga="$(dirname "$BOCHS")/bios/VGABIOS-lgpl/VGABIOS-lgpl-latest.bin"
 missing=
 for need in "xorriso xorriso" "cpio cpio" "strip binutils" "apt-get apt" "/bin/busybox busybox-static" \
     "/usr/lib/ISOLINUX/isolinux.bin isolinux" "/usr/lib/syslinux/modules/bios/ldlinux.c32 syslinux-common" \
-    "/usr/share/bochs/BIOS-bochs-latest bochsbios" "/usr/share/bochs/VGABIOS-lgpl-latest vgabios"; do
+    "/usr/share/bochs/BIOS-bochs-latest bochsbios" "$vga vgabios"; do
     read -r file package <<<"$need"
     [ -e "$file" ] || command -v "$file" >/dev/null || missing+=" $package"
 done
@@ -70,7 +72,7 @@ cat >"$dir/bochsrc" <<CFG
 display_library: nogui
 memory: guest=512, host=512
 romimage: file=/usr/share/bochs/BIOS-bochs-latest
-vgaromimage: file=/usr/share/bochs/VGABIOS-lgpl-latest
+vgaromimage: file=$vga
 boot: cdrom
 ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14
 ata0-master: type=cdrom, path=boot.iso, status=inserted
