@@ -6,8 +6,6 @@
 mod namespaces;
 mod python;
 
-use std::collections::HashMap;
-
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::ValueKind;
 use minijinja::{Environment, ErrorKind, Value, context};
@@ -181,17 +179,15 @@ fn on_a_tall_stack<T>(_: u64, f: impl FnOnce() -> Result<T>) -> Result<T> {
 
 fn objects(json: &str, what: &str) -> Result<Vec<Value>> {
     let wrong = |reason: String| Error::Argument(format!("{what}: {reason}"));
-    let not_json = |e: serde_json::Error| wrong(e.to_string());
-    let list: Vec<Value> = if json.trim_start().starts_with('{') {
-        let mut fields: HashMap<String, Value> = serde_json::from_str(json).map_err(not_json)?;
-        let list = fields.remove(what).filter(|list| list.kind() == ValueKind::Seq);
-        let list = list.ok_or_else(|| wrong(format!("an object without an array named '{what}'")))?;
-        list.try_iter().map_err(|e| wrong(e.to_string()))?.collect()
-    } else {
-        serde_json::from_str(json).map_err(not_json)?
-    };
-    let is_object = |value: &Value| value.kind() == ValueKind::Map;
-    match list.iter().position(|value| !is_object(value)) {
+    let mut list: Value = serde_json::from_str(json).map_err(|e| wrong(e.to_string()))?;
+    if list.kind() == ValueKind::Map {
+        list = list.get_attr(what).unwrap_or_default();
+    }
+    if list.kind() != ValueKind::Seq {
+        return Err(wrong(format!("expected an array, or an object with one named '{what}'")));
+    }
+    let list: Vec<Value> = list.try_iter().map_err(|e| wrong(e.to_string()))?.collect();
+    match list.iter().position(|value| value.kind() != ValueKind::Map) {
         Some(at) => Err(wrong(format!("entry {at} is not an object"))),
         None => Ok(list),
     }
