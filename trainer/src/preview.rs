@@ -167,7 +167,7 @@ fn documents(arguments: &Arguments) -> Result<Vec<Sample>> {
 fn some_documents(arguments: &Arguments) -> Result<Vec<Document>> {
     let (mut seen, mut found) = (0, Vec::new());
     let enough = || Error::from(bonsai_runtime::Error::Cancelled);
-    let read = Input::new(&arguments.data, &arguments.text_column)?.each(|document| {
+    let read = Input::new(&arguments.data, &arguments.text_column)?.each_of_some(|document| {
         if found.len() == arguments.number {
             return Err(enough());
         }

@@ -294,6 +294,9 @@ fn bad_settings_are_one_line_and_exit_code_2() {
     train(&["--optimizer", "sgd"], &["sgd", "adamw"]);
     train(&["--device", "tpu"], &["tpu"]);
     fails(&["train", "--out", &out], 2, &["--data"]);
+    if !cfg!(feature = "gpu") {
+        fails(&["train", "--data", &text, "--out", &out, "--device", "gpu"], 6, &["GPU", "--device cpu"]);
+    }
     let run = place.train("run", &[]);
     fails(&[&["train", "--data", &text, "--out", &run], &TINY[..]].concat(), 2, &[&run, "--resume"]);
     fails(&["export", &run, "--format", "q9", "--out", &place.at("x.gguf")], 2, &["q9", "q2_0"]);
@@ -317,6 +320,9 @@ fn bad_files_are_one_line_and_exit_code_3() {
     let train = |data: &str, parts: &[&str]| fails(&["train", "--data", data, "--out", &out], 3, parts);
     train(&missing, &["missing.txt"]);
     train(&write("empty.txt", b" \n\n"), &["empty.txt", "no text"]);
+    let json = place.at("tokenizer.json");
+    fails(&["tokenizer", "--data", &place.at("empty.txt"), "--out", &json], 3, &["empty.txt", "no text"]);
+    train(&write("word.txt", b"word"), &["single document"]);
     train(&write("latin.txt", b"caf\xe9"), &["latin.txt", "UTF-8"]);
     train(&write("bad.jsonl", b"{\"text\": 1}\n"), &["bad.jsonl", "line 1"]);
     let run = place.train("run", &[]);

@@ -58,6 +58,16 @@ impl Input {
         self.files.iter().try_for_each(|file| self.each_of(file, &mut sink))
     }
 
+    /// The same of text that must not be empty.
+    pub fn each_of_some(&self, mut sink: impl FnMut(Document) -> Result<()>) -> Result<()> {
+        let mut empty = true;
+        self.each(|document| {
+            empty = false;
+            sink(document)
+        })?;
+        if empty { Err(self.nothing()) } else { Ok(()) }
+    }
+
     /// The documents of one of the files.
     pub(super) fn each_of(&self, file: &Path, sink: Documents<'_>) -> Result<()> {
         let mut sink = |document: Document| match document.text.trim() {

@@ -260,7 +260,10 @@ fn given_tokenizer(config: &RunConfig, start: Option<&ModelFile>) -> Result<Opti
         None => Ok(None),
         Some(file) => match file.tokenizer()? {
             Some(tokenizer) => Ok(Some(tokenizer.clone())),
-            None => Err(Error::Config(format!("{}: has no tokenizer: give --tokenizer FILE", config.init))),
+            None => Err(Error::Data {
+                path: PathBuf::from(&config.init),
+                message: "has no tokenizer: give --tokenizer FILE".into(),
+            }),
         },
     }
 }
