@@ -15,6 +15,7 @@ use crate::communicator::{self, Communicator};
 use crate::config::{RunConfig, preset, reference};
 use crate::corpus::Input;
 use crate::error::{Error, Result};
+use crate::numbers::{decimal, whole};
 use crate::run::{self, Watch};
 use crate::{
     ablate, checkpoint, convert, device, eval, export, fit, loss, lr_find, output, plot, preview, quickstart,
@@ -32,7 +33,7 @@ pub enum Command {
         #[arg(long, default_value = "bonsai-quickstart")]
         out: PathBuf,
         /// Training steps.
-        #[arg(long, default_value_t = quickstart::STEPS)]
+        #[arg(long, default_value_t = quickstart::STEPS, value_parser = whole::<u64>, allow_negative_numbers = true)]
         steps: u64,
     },
     /// Learns a byte-level BPE tokenizer from text.
@@ -44,7 +45,7 @@ pub enum Command {
         #[arg(long, default_value = "text")]
         text_column: String,
         /// Tokens, the three special ones included.
-        #[arg(long, default_value_t = 4096)]
+        #[arg(long, default_value_t = 4096, value_parser = whole::<usize>, allow_negative_numbers = true)]
         vocab_size: usize,
         /// The tokenizer.json to write.
         #[arg(long, default_value = "tokenizer.json")]
@@ -63,13 +64,13 @@ pub enum Command {
         #[arg(long, num_args = 1..)]
         valid: Vec<PathBuf>,
         /// Share of the documents set aside for validation.
-        #[arg(long, default_value_t = 0.02)]
+        #[arg(long, default_value_t = 0.02, value_parser = decimal, allow_negative_numbers = true)]
         valid_fraction: f64,
         /// tokenizer.json.
         #[arg(long)]
         tokenizer: PathBuf,
         /// Seed of the split.
-        #[arg(long, default_value_t = 0)]
+        #[arg(long, default_value_t = 0, value_parser = whole::<u64>, allow_negative_numbers = true)]
         seed: u64,
         /// Directory to write.
         #[arg(long)]
@@ -89,10 +90,10 @@ pub enum Command {
         #[arg(long)]
         data: PathBuf,
         /// Tokens of context; each window starts anew.
-        #[arg(long, default_value_t = 512)]
+        #[arg(long, default_value_t = 512, value_parser = whole::<usize>, allow_negative_numbers = true)]
         window: usize,
         /// Only the first windows of the text [default: all].
-        #[arg(long)]
+        #[arg(long, value_parser = whole::<usize>, allow_negative_numbers = true)]
         windows: Option<usize>,
         /// f32 activations instead of 8-bit ones.
         #[arg(long)]
@@ -146,10 +147,10 @@ pub enum Command {
         #[arg(long, short, default_value = "Once upon a time")]
         prompt: String,
         /// Tokens to write.
-        #[arg(long, short = 'n', default_value_t = 150)]
+        #[arg(long, short = 'n', default_value_t = 150, value_parser = whole::<usize>, allow_negative_numbers = true)]
         tokens: usize,
         /// Seed of the sampler.
-        #[arg(long, default_value_t = 0)]
+        #[arg(long, default_value_t = 0, value_parser = whole::<u64>, allow_negative_numbers = true)]
         seed: u64,
     },
     /// Draws loss, validation, learning rate, zeros and flips of one or more runs.
@@ -174,10 +175,10 @@ pub enum Command {
         #[command(flatten)]
         train: Box<TrainArgs>,
         /// Learning rate of the first step.
-        #[arg(long, default_value_t = 1e-5)]
+        #[arg(long, default_value_t = 1e-5, value_parser = decimal, allow_negative_numbers = true)]
         from: f64,
         /// Learning rate of the last step.
-        #[arg(long, default_value_t = 0.1)]
+        #[arg(long, default_value_t = 0.1, value_parser = decimal, allow_negative_numbers = true)]
         to: f64,
         /// JSON on stdout.
         #[arg(long)]

@@ -12,6 +12,7 @@ use crate::config::RunConfig;
 use crate::corpus::{Document, Input};
 use crate::data::{Dataset, Encoder, IGNORE, Order, Piece};
 use crate::error::{Error, Result};
+use crate::numbers::whole;
 use crate::output;
 use crate::{checkpoint, dialogue, run, train};
 
@@ -28,16 +29,16 @@ pub struct Arguments {
     #[arg(long)]
     tokenizer: Option<PathBuf>,
     /// Documents of text, or windows of prepared data, to show.
-    #[arg(long, short = 'n', default_value_t = 3)]
+    #[arg(long, short = 'n', default_value_t = 3, value_parser = whole::<usize>, allow_negative_numbers = true)]
     number: usize,
     /// Documents or windows to pass over first.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = whole::<usize>, allow_negative_numbers = true)]
     skip: usize,
     /// Tokens of a window [default: those of the run, else 256].
-    #[arg(long)]
+    #[arg(long, value_parser = whole::<usize>, allow_negative_numbers = true)]
     seq_len: Option<usize>,
     /// Seed of the windows' order [default: that of the run, else 0].
-    #[arg(long)]
+    #[arg(long, value_parser = whole::<u64>, allow_negative_numbers = true)]
     seed: Option<u64>,
     /// Show the id behind each token.
     #[arg(long)]

@@ -310,6 +310,24 @@ fn bad_settings_are_one_line_and_exit_code_2() {
 }
 
 #[test]
+fn numbers_are_told_from_options() {
+    for (given, meant) in [
+        (["train", "--seed", "-1"], "from 0 on"),
+        (["train", "--steps", "1e3"], "from 0 on"),
+        (["train", "--lr", "fast"], "such as 0.001"),
+        (["sample", "--tokens", "-5"], "from 0 on"),
+        (["preview", "--skip", "-5"], "from 0 on"),
+        (["fit", "--threads", "-1"], "from 0 on"),
+    ] {
+        let output = trainer(&given);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{given:?}");
+        assert!(stderr.contains(&format!("'{}'", given[2])) && stderr.contains(meant), "{given:?}: {stderr}");
+    }
+    fails(&["train", "--lr", "-1"], 2, &["learning rates"]);
+}
+
+#[test]
 fn bad_files_are_one_line_and_exit_code_3() {
     let place = Place::new();
     let write = |name: &str, bytes: &[u8]| {

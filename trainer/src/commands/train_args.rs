@@ -6,6 +6,7 @@ use clap::Args;
 
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
+use crate::numbers::{decimal, whole};
 
 /// Settings of a run; each overrides the run file.
 #[derive(Args)]
@@ -35,17 +36,17 @@ pub struct TrainArgs {
     #[arg(long)]
     preset: Option<String>,
     /// Optimizer steps.
-    #[arg(long)]
+    #[arg(long, value_parser = whole::<u64>, allow_negative_numbers = true)]
     steps: Option<u64>,
     /// Sequences per step.
-    #[arg(long)]
+    #[arg(long, value_parser = whole::<usize>, allow_negative_numbers = true)]
     batch_size: Option<usize>,
     /// Tokens per sequence.
-    #[arg(long)]
+    #[arg(long, value_parser = whole::<usize>, allow_negative_numbers = true)]
     seq_len: Option<usize>,
     /// Peak learning rate of AdamW. Default: 3e-3 from scratch; for a conversion a hundredth of the weights' mean
     /// scale, less in a long run.
-    #[arg(long)]
+    #[arg(long, value_parser = decimal, allow_negative_numbers = true)]
     lr: Option<f64>,
     /// adamw or muon.
     #[arg(long)]
@@ -57,7 +58,7 @@ pub struct TrainArgs {
     #[arg(long)]
     device: Option<String>,
     /// Seed of weights and data order.
-    #[arg(long)]
+    #[arg(long, value_parser = whole::<u64>, allow_negative_numbers = true)]
     seed: Option<u64>,
     /// Run directory to write.
     #[arg(long)]
