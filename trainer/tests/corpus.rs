@@ -131,6 +131,20 @@ fn lines_are_read_compressed() {
     }
 }
 
+/// As text, their quotes and commas would be learnt, too.
+#[test]
+fn json_and_tables_are_no_plain_text() {
+    let directory = TempDir::new().unwrap();
+    for (name, advice) in [("a.json", ".jsonl"), ("b.CSV", ".parquet"), ("c.tsv.gz", ".parquet")] {
+        let path = directory.path().join(name);
+        fs::write(&path, "[{\"text\": \"one\"}]").unwrap();
+        let line = refused(&path, "text");
+        assert!(line.contains(advice) && line.contains(".txt"), "{line}");
+    }
+    fs::write(directory.path().join("d.txt"), "text").unwrap();
+    assert_eq!(documents(directory.path(), "text").unwrap().len(), 1, "in a directory they are passed over");
+}
+
 #[test]
 fn text_may_have_another_name() {
     let directory = TempDir::new().unwrap();

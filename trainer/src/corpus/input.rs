@@ -88,8 +88,22 @@ impl Input {
     }
 }
 
+/// Refuses a file whose name says that its text stands between the marks of a format that nobody reads here.
+fn check_name(path: &Path) -> Result<()> {
+    let advice = match compressed::inner_extension(path).as_str() {
+        "json" => {
+            "JSON is read as .jsonl, a document a line: jq -c '.[]' FILE.json > FILE.jsonl makes it of an array"
+        }
+        "csv" | "tsv" => "tables are read as .parquet or .jsonl, a document a row: convert it",
+        _ => return Ok(()),
+    };
+    let message = format!("{advice}; if it is meant as plain text, give it a name that ends in .txt");
+    Err(Error::Data { path: path.to_path_buf(), message })
+}
+
 fn files(path: &Path) -> Result<Vec<PathBuf>> {
     if !path.is_dir() {
+        check_name(path)?;
         return Ok(vec![path.to_path_buf()]);
     }
     let mut files = Vec::new();
