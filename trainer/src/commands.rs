@@ -13,7 +13,7 @@ use clap::Subcommand;
 
 use crate::communicator::{self, Communicator};
 use crate::config::{RunConfig, preset, reference};
-use crate::corpus::Input;
+use crate::corpus::{Input, plain_text};
 use crate::error::{Error, Result};
 use crate::numbers::{decimal, whole};
 use crate::run::{self, Watch};
@@ -86,7 +86,7 @@ pub enum Command {
     Eval {
         /// Run directory, Hugging Face directory or GGUF file.
         model: PathBuf,
-        /// Text to read.
+        /// Plain text to read (.txt, .txt.gz, .txt.zst).
         #[arg(long)]
         data: PathBuf,
         /// Tokens of context; each window starts anew.
@@ -337,7 +337,7 @@ fn tell(outcome: &run::Outcome) -> Result<()> {
 
 fn evaluate(model: &Path, file: &Path, reading: eval::Reading, json: bool, quiet: bool) -> Result<()> {
     let model = eval::open(model)?;
-    let text = std::fs::read_to_string(file).map_err(RuntimeError::io(file))?;
+    let text = plain_text(file)?;
     let bar = if quiet { indicatif::ProgressBar::hidden() } else { indicatif::ProgressBar::new_spinner() };
     let result =
         eval::evaluate(&model, &text, reading, |done| bar.set_message(format!("{done} tokens read")))?;

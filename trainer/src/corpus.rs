@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::random::mix;
 
 pub use files::Corpus;
-pub use input::Input;
+pub use input::{Input, plain_text};
 pub use text::PASSAGE;
 
 /// Separates documents in plain text.

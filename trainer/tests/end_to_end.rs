@@ -135,6 +135,12 @@ fn text_to_talking_model_by_every_command() {
         scores.push(score["loss"].as_f64().unwrap());
         assert!(done(&["sample", model, "--prompt", "One day", "-n", "8"]).starts_with("One day"));
     }
+    // The text as an editor of another system writes it.
+    let windows = place.at("windows.txt");
+    let text_of_windows = std::fs::read_to_string(&short).unwrap().replace('\n', "\r\n");
+    std::fs::write(&windows, format!("\u{feff}{text_of_windows}")).unwrap();
+    let json = done(&["eval", &run, "--data", &windows, "--window", "32", "--exact", "--json"]);
+    scores.push(serde_json::from_str::<serde_json::Value>(&json).unwrap()["loss"].as_f64().unwrap());
     // The same weights in five forms.
     assert!(scores.iter().all(|s| (s - scores[0]).abs() < 1e-5), "{scores:?}");
     let picture = place.at("loss.svg");
@@ -357,6 +363,8 @@ fn bad_files_are_one_line_and_exit_code_3() {
         fails(&["eval", &file, "--data", &text], 3, &[name]);
     }
     fails(&["eval", &gguf, "--data", &missing], 3, &["missing.txt"]);
+    fails(&["eval", &gguf, "--data", &place.at("empty.txt")], 3, &["empty.txt", "no text"]);
+    fails(&["eval", &gguf, "--data", &place.at("bad.jsonl")], 3, &["bad.jsonl", ".txt file"]);
     // A weight that is no number.
     let hf = place.export(&run, "hf", "hf");
     let tensors = PathBuf::from(&hf).join("model.safetensors");

@@ -88,6 +88,19 @@ impl Input {
     }
 }
 
+/// The one text of a file, read as training reads it. Files of documents are refused.
+pub fn plain_text(path: &Path) -> Result<String> {
+    let wrong = |message: &str| Err(Error::Data { path: path.to_path_buf(), message: message.into() });
+    check_name(path)?;
+    if !matches!(Kind::of(path), None | Some(Kind::Text)) {
+        return wrong(
+            "holds documents, and one plain text is read here: write their text into a .txt file first",
+        );
+    }
+    let text = text::whole(path)?;
+    if text.trim().is_empty() { wrong("there is no text in it") } else { Ok(text) }
+}
+
 /// Refuses a file whose name says that its text stands between the marks of a format that nobody reads here.
 fn check_name(path: &Path) -> Result<()> {
     let advice = match compressed::inner_extension(path).as_str() {
