@@ -9,6 +9,7 @@ pub(super) const PREPARE_HELP: &str = "Text:
 Conversations are written by the tokenizer's chat template (ChatML if it has none but the marks), and only what the
 assistant says is learnt. `bonsai-trainer preview` shows it.
 Stopped by Ctrl-C, a crash or a full disk? The same command goes on where it was and makes the same files.
+A directory that holds the tokens of other text is left as it is, and refused.
 Examples:
   bonsai-trainer prepare --data books/ --tokenizer tokenizer.json --out shards
   bonsai-trainer prepare --data train-*.parquet --text-column content --tokenizer Qwen3-0.6B/tokenizer.json --out shards
