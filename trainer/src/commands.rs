@@ -286,6 +286,10 @@ fn print<T: serde::Serialize + std::fmt::Display>(result: &T, json: bool) -> Res
 }
 
 fn learn_tokenizer(input: &Input, vocab_size: usize, out: &Path, watch: &Watch<'_>) -> Result<()> {
+    if out.is_file() {
+        let out = out.display();
+        return Err(Error::Config(format!("{out}: is there already: name another file with --out")));
+    }
     let tokenizer = run::learn_tokenizer(vocab_size, watch, |sink| input.each_of_some(sink))?;
     std::fs::write(out, tokenizer.to_json()?).map_err(RuntimeError::io(out))?;
     output::line(format_args!("{}: {} tokens", out.display(), tokenizer.vocab_size()))

@@ -307,6 +307,13 @@ fn bad_settings_are_one_line_and_exit_code_2() {
     fails(&[&["train", "--data", &text, "--out", &run], &TINY[..]].concat(), 2, &[&run, "--resume"]);
     fails(&["export", &run, "--format", "q9", "--out", &place.at("x.gguf")], 2, &["q9", "q2_0"]);
     fails(&["export", &run, "--out", &place.at("")], 2, &["is there already, and no file"]);
+    // Somebody's files stay; an earlier export gives way to the next one.
+    let before = std::fs::read(&text).unwrap();
+    fails(&["export", &run, "--out", &text], 2, &["text.txt", "no GGUF file"]);
+    fails(&["tokenizer", "--data", &text, "--out", &text], 2, &["text.txt", "is there already", "--out"]);
+    assert!(std::fs::read(&text).unwrap() == before);
+    place.export(&run, "q2_0", "twice.gguf");
+    place.export(&run, "q2_0", "twice.gguf");
     fails(&["train", "--resume", &place.at("nothing")], 2, &["nothing", "no checkpoint"]);
     // A tokenizer with more tokens than the model has rows.
     let (wide, hf) = (place.at("wide.json"), place.export(&run, "hf", "hf"));
