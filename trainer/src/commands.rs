@@ -170,6 +170,8 @@ pub enum Command {
         file: PathBuf,
     },
     /// A short run whose learning rate rises exponentially: where the loss falls, and where it breaks.
+    #[command(mut_arg("resume", |arg| arg.hide(true)), mut_arg("lr", |arg| arg.hide(true)))]
+    #[command(mut_arg("out", |arg| arg.help("Run directory to write [default: a new one, runs/lr-find]")))]
     LrFind {
         /// Settings of the run.
         #[command(flatten)]
@@ -264,12 +266,7 @@ pub fn run(command: Command, quiet: bool, cancelled: &AtomicBool) -> Result<()> 
         Command::Plot { runs, out } => draw(&runs, &out),
         Command::Ablate { file } => output::print(&ablate::ablate(&file, &watch)?.to_string()),
         Command::LrFind { train, from, to, json } => {
-            if train.resume.is_some() {
-                return Err(Error::Config(
-                    "lr-find begins a run: give --init RUN to start from the weights of one".into(),
-                ));
-            }
-            print(&lr_find::lr_find(train.config()?, (from, to), &watch)?, json)
+            print(&lr_find::lr_find(train.config_of_search()?, (from, to), &watch)?, json)
         }
         Command::Report { run } => {
             summary::write(&run)?;

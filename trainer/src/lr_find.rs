@@ -10,7 +10,9 @@ use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::run::{self, Watch};
 use crate::schedule::{Decay, RampSteps};
-use crate::{metrics, plot};
+use crate::{checkpoint, metrics, plot};
+
+const DIRECTORY: &str = "runs/lr-find";
 
 /// Each point is averaged with both of its neighbours.
 const FEWEST_STEPS: u64 = 3;
@@ -28,6 +30,13 @@ pub struct Found {
     pub picture: PathBuf,
 }
 
+/// Where a run goes that was given no place: nothing is replaced, nor taken for a run of training.
+pub fn free_directory() -> PathBuf {
+    let numbered = (2..).map(|number| PathBuf::from(format!("{DIRECTORY}-{number}")));
+    let mut names = std::iter::once(PathBuf::from(DIRECTORY)).chain(numbered);
+    names.find(|name| !name.exists()).unwrap_or_else(|| DIRECTORY.into())
+}
+
 /// Trains from `from` to `to`. Muon's rate rises by the same factor, to its own peak.
 pub fn lr_find(config: RunConfig, (from, to): (f64, f64), watch: &Watch<'_>) -> Result<Found> {
     if !(from > 0.0 && to > from && to.is_finite()) {
@@ -38,6 +47,10 @@ pub fn lr_find(config: RunConfig, (from, to): (f64, f64), watch: &Watch<'_>) -> 
             "--steps is {}, too few to read anything from: it must be at least {FEWEST_STEPS}",
             config.steps
         )));
+    }
+    if checkpoint::exists(&config.out) {
+        let out = config.out.display();
+        return Err(Error::Config(format!("{out}: holds a run already: choose another --out")));
     }
     let log_every = (config.steps / 40).max(1);
     let config = RunConfig {

@@ -462,6 +462,25 @@ fn lr_find_shows_where_the_loss_falls() {
     assert!((points[0][0].as_f64().unwrap() / 1e-5 - 1.0).abs() < 1e-6, "{found}");
     assert!(points[11][1].as_f64() < points[0][1].as_f64(), "{found}");
     fails(&["lr-find", "--data", &text, "--out", &out, "--from", "1", "--to", "0.1"], 2, &["--from"]);
+    fails(&["lr-find", "--data", &text, "--out", &out], 2, &["find", "holds a run", "--out"]);
+    fails(&["lr-find", "--data", &text, "--lr", "1"], 2, &["--lr", "--to"]);
+    let short = ["lr-find", "--data", &text, "--out", &place.at("short"), "--steps", "2"];
+    fails(&short, 2, &["--steps", "at least 3"]);
+    let help = done(&["lr-find", "--help"]);
+    assert!(help.contains("--steps") && !help.contains("--resume") && !help.contains("--lr "), "{help}");
+}
+
+#[test]
+fn lr_find_leaves_the_place_of_runs_alone() {
+    let place = Place::new();
+    let given = ["lr-find", "--data", "text.txt", "--steps", "3"];
+    for name in ["lr-find", "lr-find-2"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bonsai-trainer"));
+        let output = command.current_dir(place.0.path()).args(given).args(TINY).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(checkpoint::exists(&place.0.path().join("runs").join(name)), "{name}");
+    }
+    assert!(!place.0.path().join("runs/run").exists());
 }
 
 #[test]

@@ -6,6 +6,7 @@ use clap::Args;
 
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
+use crate::lr_find;
 use crate::numbers::{decimal, whole};
 
 /// Settings of a run; each overrides the run file.
@@ -60,7 +61,7 @@ pub struct TrainArgs {
     /// Seed of weights and data order.
     #[arg(long, value_parser = whole::<u64>, allow_negative_numbers = true)]
     seed: Option<u64>,
-    /// Run directory to write.
+    /// Run directory to write [default: runs/run].
     #[arg(long)]
     out: Option<PathBuf>,
     /// Goes on with the run in this directory.
@@ -99,6 +100,25 @@ impl TrainArgs {
 
     pub(super) fn config(&self) -> Result<RunConfig> {
         RunConfig::load(self.config.as_deref(), &self.settings()?)
+    }
+
+    /// The settings of `lr-find`, which chooses its rates itself and writes into a directory of its own.
+    pub(super) fn config_of_search(&self) -> Result<RunConfig> {
+        if self.resume.is_some() {
+            return Err(Error::Config(
+                "lr-find begins a run: give --init RUN to start from the weights of one".into(),
+            ));
+        }
+        if self.lr.is_some() {
+            return Err(Error::Config(
+                "lr-find tries all rates between --from and --to: leave out --lr".into(),
+            ));
+        }
+        let mut settings = self.settings()?;
+        if settings.iter().all(|(key, _)| key != "out") {
+            settings.push(("out".into(), text(&lr_find::free_directory())));
+        }
+        RunConfig::load(self.config.as_deref(), &settings)
     }
 }
 
