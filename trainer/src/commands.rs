@@ -66,7 +66,7 @@ pub enum Command {
         /// Share of the documents set aside for validation.
         #[arg(long, default_value_t = 0.02, value_parser = decimal, allow_negative_numbers = true)]
         valid_fraction: f64,
-        /// tokenizer.json.
+        /// tokenizer.json, or a model directory or GGUF file that has a tokenizer.
         #[arg(long)]
         tokenizer: PathBuf,
         /// Seed of the split.
@@ -299,7 +299,7 @@ fn prepare(
     out: &Path,
     watch: &Watch<'_>,
 ) -> Result<()> {
-    let mut tokenizer = bonsai_runtime::Tokenizer::from_file(tokenizer)?;
+    let mut tokenizer = run::open_tokenizer(tokenizer)?;
     let corpus = run::scan(text, share, watch)?;
     let dataset = run::tokenize(&corpus, &mut tokenizer, out, watch)?;
     let (train, valid) = (dataset.train.len(), dataset.valid.len());

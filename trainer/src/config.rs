@@ -67,7 +67,7 @@ pub struct RunConfig {
     pub valid: Vec<PathBuf>,
     /// Share of the documents set aside for validation.
     pub valid_fraction: f64,
-    /// tokenizer.json, or a directory that has one. Empty: that of `init`, or one learnt from the data.
+    /// tokenizer.json, or a directory or GGUF file that has one. Empty: that of `init`, or one learnt from the data.
     pub tokenizer: PathBuf,
     /// Size of a tokenizer learnt from the data.
     pub vocab_size: usize,

@@ -4,7 +4,7 @@ mod show;
 
 use std::path::{Path, PathBuf};
 
-use bonsai_runtime::{ModelFile, Tokenizer};
+use bonsai_runtime::Tokenizer;
 use clap::Args;
 use serde::Serialize;
 
@@ -190,15 +190,7 @@ fn tokenizer(arguments: &Arguments) -> Result<Tokenizer> {
             "text needs --tokenizer: a tokenizer.json, or a model that has one".into(),
         ));
     };
-    if path.extension().is_some_and(|end| end == "json") {
-        return Ok(Tokenizer::from_file(path)?);
-    }
-    let missing = || Error::Config(format!("{}: has no tokenizer: give a tokenizer.json", path.display()));
-    let json = path.join("tokenizer.json");
-    match json.is_file() {
-        true => Ok(Tokenizer::from_file(&json)?),
-        false => ModelFile::open(path)?.tokenizer()?.cloned().ok_or_else(missing),
-    }
+    run::open_tokenizer(path)
 }
 
 fn token(tokenizer: &Tokenizer, eos: u32, id: u32, target: bool) -> Result<Token> {

@@ -30,7 +30,9 @@ use crate::teacher_cache::TeacherCache;
 use crate::train::{State, Step, Trainer, order};
 use crate::{diagnostics, eval, export, summary};
 
-pub use prepare::{Prepared, Text, learn_tokenizer, prepare, scan, shards, tokenize, vocabulary};
+pub use prepare::{
+    Prepared, Text, learn_tokenizer, open_tokenizer, prepare, scan, shards, tokenize, vocabulary,
+};
 pub use report::Watch;
 
 use prepare::{check_vocabulary, prepared};

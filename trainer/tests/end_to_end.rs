@@ -237,6 +237,11 @@ fn a_model_with_a_tokenizer_of_its_own_knows_where_texts_end() {
     let file = bonsai_runtime::ModelFile::open(Path::new(&run)).unwrap();
     let end = file.tokenizer().unwrap().unwrap().token_id("<|endoftext|>").unwrap();
     assert_eq!(file.config.eos, [end]);
+    // The tokenizer of a packed model serves others.
+    let (gguf, shards) = (place.export(&run, "q2_0", "run.gguf"), place.at("shards"));
+    place.train("other", &["--tokenizer", &gguf]);
+    done(&["prepare", "--data", &text, "--tokenizer", &gguf, "--out", &shards]);
+    fails(&["prepare", "--data", &text, "--tokenizer", &text, "--out", &shards], 3, &["text.txt"]);
 }
 
 #[test]

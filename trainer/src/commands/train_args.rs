@@ -27,7 +27,7 @@ pub struct TrainArgs {
     /// Validation text; else a share of the documents is set aside.
     #[arg(long, num_args = 1..)]
     valid: Vec<PathBuf>,
-    /// tokenizer.json [default: that of --init, or one learnt from the data].
+    /// tokenizer.json, or a model directory or GGUF file that has one [default: that of --init, or one learnt from the data].
     #[arg(long)]
     tokenizer: Option<PathBuf>,
     /// `scratch`, a Hugging Face directory or a GGUF file.

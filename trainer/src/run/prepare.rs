@@ -11,7 +11,7 @@ use crate::corpus::{Corpus, Document, END_OF_TEXT, Facts, Side, Sink, Source};
 use crate::data::{Dataset, Progress};
 use crate::dialogue::Dialogue;
 use crate::error::{Error, Result};
-use crate::{bpe, data, dialogue};
+use crate::{bpe, data, dialogue, files};
 
 /// Everything that a run needs before its first step.
 pub struct Prepared {
@@ -250,11 +250,21 @@ impl Source for Stoppable<'_> {
     }
 }
 
+/// Opens a tokenizer.json, or that of a directory or a GGUF file.
+pub fn open_tokenizer(path: &Path) -> Result<Tokenizer> {
+    if !files::is_gguf(path) {
+        let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_path_buf() };
+        return Ok(Tokenizer::from_file(&file)?);
+    }
+    ModelFile::open(path)?.tokenizer()?.cloned().ok_or_else(|| Error::Data {
+        path: path.to_path_buf(),
+        message: "has no tokenizer: give a tokenizer.json, or another model".into(),
+    })
+}
+
 fn given_tokenizer(config: &RunConfig, start: Option<&ModelFile>) -> Result<Option<Tokenizer>> {
     if !config.tokenizer.as_os_str().is_empty() {
-        let path = &config.tokenizer;
-        let file = if path.is_dir() { path.join("tokenizer.json") } else { path.clone() };
-        return Ok(Some(Tokenizer::from_file(&file)?));
+        return open_tokenizer(&config.tokenizer).map(Some);
     }
     match start {
         None => Ok(None),
