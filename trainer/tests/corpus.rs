@@ -157,6 +157,17 @@ fn text_may_have_another_name() {
     let found = documents(&path, "content").unwrap();
     assert_eq!(found.iter().map(|document| document.text.as_str()).collect::<Vec<_>>(), ["one", "two"]);
     assert!(refused(&path, "text").contains("neither a text nor a list"));
+    fs::write(&path, "\u{feff}{\"text\": \"behind a byte order mark\"}\n").unwrap();
+    assert_eq!(documents(&path, "text").unwrap()[0].text, "behind a byte order mark");
+    fs::write(&path, "{\"text\": \"one\"}\n{\"text\": \n").unwrap();
+    assert!(
+        refused(&path, "text").contains("line 2: EOF while parsing a value; "),
+        "a place within the line"
+    );
+    fs::write(&path, "{\"prompt\": \"one\", \"completion\": \"two\"}\n").unwrap();
+    let line = refused(&path, "text");
+    assert!(line.contains("line 1: ") && line.contains("only completion, prompt"), "{line}");
+    assert!(line.contains("--text-column"), "{line}");
 }
 
 #[test]
