@@ -165,7 +165,7 @@ pub fn export_hf(dir: &Path, out: &Path) -> Result<Proof> {
     prove(&mut backend, &params, out)
 }
 
-/// Writes to a temporary name beside `out` and renames when all is there.
+/// Writes to a temporary name beside `out` and renames when all is there. Errors name `out`, which is what was asked for.
 pub(crate) fn write_atomically(
     out: &Path,
     write: impl FnOnce(&mut BufWriter<File>) -> Result<()>,
@@ -179,12 +179,11 @@ pub(crate) fn write_atomically(
     name.push(".new");
     let temporary = out.with_file_name(name);
     let finish = |mut file: BufWriter<File>| file.flush().and_then(|()| file.get_ref().sync_all());
-    let written =
-        File::create(&temporary).map_err(|e| RuntimeError::io(&temporary)(e).into()).and_then(|file| {
-            let mut file = BufWriter::new(file);
-            write(&mut file).map_err(|error| named(error, &temporary))?;
-            Ok(finish(file).map_err(RuntimeError::io(&temporary))?)
-        });
+    let written = File::create(&temporary).map_err(|e| RuntimeError::io(out)(e).into()).and_then(|file| {
+        let mut file = BufWriter::new(file);
+        write(&mut file).map_err(|error| named(error, out))?;
+        Ok(finish(file).map_err(RuntimeError::io(out))?)
+    });
     if let Err(error) = written {
         let _ = std::fs::remove_file(&temporary);
         return Err(error);

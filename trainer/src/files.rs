@@ -28,7 +28,7 @@ pub fn write_new(dir: &Path, name: &str, text: &str) -> Result<()> {
         file.write_all(text.as_bytes())?;
         file.sync_all()
     };
-    Ok(write().map_err(RuntimeError::io(&path))?)
+    Ok(write().map_err(RuntimeError::io(dir.join(name)))?)
 }
 
 /// Puts `name` in the place of the file before it.

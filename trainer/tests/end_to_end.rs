@@ -311,6 +311,7 @@ fn bad_settings_are_one_line_and_exit_code_2() {
     let run = place.train("run", &[]);
     fails(&[&["train", "--data", &text, "--out", &run], &TINY[..]].concat(), 2, &[&run, "--resume"]);
     fails(&["export", &run, "--format", "q9", "--out", &place.at("x.gguf")], 2, &["q9", "q2_0"]);
+    fails(&["export", &run, "--out", &place.at("nowhere/x.gguf")], 3, &["x.gguf: "]);
     fails(&["export", &run, "--out", &place.at("")], 2, &["is there already, and no file"]);
     // Somebody's files stay; an earlier export gives way to the next one.
     let before = std::fs::read(&text).unwrap();
@@ -452,7 +453,7 @@ fn a_full_disk_loses_nothing() {
     let filler = disk.0.join("filler");
     let _ = std::fs::write(&filler, vec![1u8; 16 << 20]);
     let out = place.at("disk/model.gguf");
-    fails(&["export", &run, "--out", &out], 3, &["model.gguf.new", "No space"]);
+    fails(&["export", &run, "--out", &out], 3, &["model.gguf: ", "No space"]);
     assert!(!Path::new(&out).exists());
 }
 

@@ -11,7 +11,7 @@ use crate::corpus::{Corpus, Document, END_OF_TEXT, Facts, Side, Sink, Source};
 use crate::data::{Dataset, Progress};
 use crate::dialogue::Dialogue;
 use crate::error::{Error, Result};
-use crate::{bpe, data, dialogue, files};
+use crate::{bpe, data, dialogue, files, output};
 
 /// Everything that a run needs before its first step.
 pub struct Prepared {
@@ -146,7 +146,8 @@ pub fn scan(text: Text<'_>, share: (f64, u64), watch: &Watch<'_>) -> Result<Corp
     let valid = text.valid;
     let dropped = corpus.facts().dropped;
     if dropped > 0 {
-        watch.say(&format!("{dropped} training documents are validation documents too: left out"));
+        let dropped = output::count(dropped as u64, "training document");
+        watch.say(&format!("left out of training, since the validation text has the same: {dropped}"));
     }
     let Facts { bytes, valid_bytes, .. } = corpus.facts();
     let aside = valid_bytes as f64 / bytes as f64;
