@@ -194,7 +194,7 @@ pub enum Command {
     /// Explains every setting of a run, with its default, or those that have to do with some words.
     #[command(after_help = SETTINGS_HELP)]
     Settings {
-        /// Words of a name or an explanation.
+        /// Words of a name, of an explanation, or of the heading over it.
         about: Vec<String>,
         /// JSON on stdout.
         #[arg(long)]

@@ -30,7 +30,7 @@ A finished run is not run again: add rows or seeds to the file and start it once
 
 pub(super) const SETTINGS_HELP: &str = "Examples:
   bonsai-trainer settings                  all
-  bonsai-trainer settings teacher          those whose name or explanation holds these letters
+  bonsai-trainer settings teacher          those whose name, heading or explanation holds these letters
   bonsai-trainer settings learning rate
 Set one with --set NAME=VALUE, or in the file of --config, or on a resumed run, where it may change.";
 
