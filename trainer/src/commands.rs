@@ -351,7 +351,7 @@ fn export_run(dir: &Path, format: &str, out: &Path, json: bool) -> Result<()> {
         "hf" => export::export_hf(dir, out)?,
         packed => export::export(
             dir,
-            packed.parse::<PackedFormat>().map_err(|e| Error::Config(e.to_string()))?,
+            packed.parse::<PackedFormat>().map_err(|e| Error::Config(format!("{e}, or hf")))?,
             out,
         )?,
     };

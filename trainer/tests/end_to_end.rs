@@ -310,7 +310,7 @@ fn bad_settings_are_one_line_and_exit_code_2() {
     }
     let run = place.train("run", &[]);
     fails(&[&["train", "--data", &text, "--out", &run], &TINY[..]].concat(), 2, &[&run, "--resume"]);
-    fails(&["export", &run, "--format", "q9", "--out", &place.at("x.gguf")], 2, &["q9", "q2_0"]);
+    fails(&["export", &run, "--format", "q9", "--out", &place.at("x.gguf")], 2, &["q9", "q2_0", "or hf"]);
     fails(&["export", &run, "--out", &place.at("nowhere/x.gguf")], 3, &["x.gguf: "]);
     fails(&["export", &run, "--out", &place.at("")], 2, &["is there already, and no file"]);
     // Somebody's files stay; an earlier export gives way to the next one.
