@@ -128,6 +128,8 @@ fn exit_codes_tell_what_went_wrong() {
     assert_eq!(code(&["run", "-m", m, "--tokens", "1,2,3,4", "-c", "3"]), 4);
     if cfg!(not(feature = "gpu")) {
         assert_eq!(code(&["run", "-m", m, "--tokens", "1", "--device", "gpu"]), 6);
+        let auto = bonsai(&["run", "-m", m, "--tokens", "1", "-n", "1", "--device", "auto"]);
+        assert!(String::from_utf8_lossy(&auto.stderr).contains("; not on a GPU: this program"));
     }
     assert_eq!(code(&["--help"]), 0);
     assert_eq!(code(&["--version"]), 0);

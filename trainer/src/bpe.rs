@@ -73,7 +73,7 @@ fn learn_from(pieces: &mut (dyn Iterator<Item = String> + Send), options: &BpeOp
     learner.train(&mut trainer, pieces).map_err(failed)?;
     let learned = Tokenizer::from_json(learner.to_string(false).map_err(failed)?.as_bytes())?.vocabulary()?;
     if learned.merges.is_empty() && options.vocab_size > 256 + options.specials.len() {
-        return Err(Error::Config(
+        return Err(Error::Text(
             "no pair of characters occurs often enough to learn from: give the tokenizer more text".into(),
         ));
     }

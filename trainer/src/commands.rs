@@ -13,8 +13,9 @@ use clap::Subcommand;
 
 use crate::communicator::{self, Communicator};
 use crate::config::{RunConfig, preset, reference};
-use crate::corpus::Input;
+use crate::corpus::{Input, plain_text};
 use crate::error::{Error, Result};
+use crate::numbers::{decimal, whole};
 use crate::run::{self, Watch};
 use crate::{
     ablate, checkpoint, convert, device, eval, export, fit, loss, lr_find, output, plot, preview, quickstart,
@@ -32,7 +33,7 @@ pub enum Command {
         #[arg(long, default_value = "bonsai-quickstart")]
         out: PathBuf,
         /// Training steps.
-        #[arg(long, default_value_t = quickstart::STEPS)]
+        #[arg(long, default_value_t = quickstart::STEPS, value_parser = whole::<u64>, allow_negative_numbers = true)]
         steps: u64,
     },
     /// Learns a byte-level BPE tokenizer from text.
@@ -44,7 +45,7 @@ pub enum Command {
         #[arg(long, default_value = "text")]
         text_column: String,
         /// Tokens, the three special ones included.
-        #[arg(long, default_value_t = 4096)]
+        #[arg(long, default_value_t = 4096, value_parser = whole::<usize>, allow_negative_numbers = true)]
         vocab_size: usize,
         /// The tokenizer.json to write.
         #[arg(long, default_value = "tokenizer.json")]
@@ -63,13 +64,13 @@ pub enum Command {
         #[arg(long, num_args = 1..)]
         valid: Vec<PathBuf>,
         /// Share of the documents set aside for validation.
-        #[arg(long, default_value_t = 0.02)]
+        #[arg(long, default_value_t = 0.02, value_parser = decimal, allow_negative_numbers = true)]
         valid_fraction: f64,
-        /// tokenizer.json.
+        /// tokenizer.json, or a model directory or GGUF file that has a tokenizer.
         #[arg(long)]
         tokenizer: PathBuf,
         /// Seed of the split.
-        #[arg(long, default_value_t = 0)]
+        #[arg(long, default_value_t = 0, value_parser = whole::<u64>, allow_negative_numbers = true)]
         seed: u64,
         /// Directory to write.
         #[arg(long)]
@@ -85,14 +86,14 @@ pub enum Command {
     Eval {
         /// Run directory, Hugging Face directory or GGUF file.
         model: PathBuf,
-        /// Text to read.
+        /// Plain text to read (.txt, .txt.gz, .txt.zst).
         #[arg(long)]
         data: PathBuf,
         /// Tokens of context; each window starts anew.
-        #[arg(long, default_value_t = 512)]
+        #[arg(long, default_value_t = 512, value_parser = whole::<usize>, allow_negative_numbers = true)]
         window: usize,
         /// Only the first windows of the text [default: all].
-        #[arg(long)]
+        #[arg(long, value_parser = whole::<usize>, allow_negative_numbers = true)]
         windows: Option<usize>,
         /// f32 activations instead of 8-bit ones.
         #[arg(long)]
@@ -146,10 +147,10 @@ pub enum Command {
         #[arg(long, short, default_value = "Once upon a time")]
         prompt: String,
         /// Tokens to write.
-        #[arg(long, short = 'n', default_value_t = 150)]
+        #[arg(long, short = 'n', default_value_t = 150, value_parser = whole::<usize>, allow_negative_numbers = true)]
         tokens: usize,
         /// Seed of the sampler.
-        #[arg(long, default_value_t = 0)]
+        #[arg(long, default_value_t = 0, value_parser = whole::<u64>, allow_negative_numbers = true)]
         seed: u64,
     },
     /// Draws loss, validation, learning rate, zeros and flips of one or more runs.
@@ -169,15 +170,17 @@ pub enum Command {
         file: PathBuf,
     },
     /// A short run whose learning rate rises exponentially: where the loss falls, and where it breaks.
+    #[command(mut_arg("resume", |arg| arg.hide(true)), mut_arg("lr", |arg| arg.hide(true)))]
+    #[command(mut_arg("out", |arg| arg.help("Run directory to write [default: a new one, runs/lr-find]")))]
     LrFind {
         /// Settings of the run.
         #[command(flatten)]
         train: Box<TrainArgs>,
         /// Learning rate of the first step.
-        #[arg(long, default_value_t = 1e-5)]
+        #[arg(long, default_value_t = 1e-5, value_parser = decimal, allow_negative_numbers = true)]
         from: f64,
         /// Learning rate of the last step.
-        #[arg(long, default_value_t = 0.1)]
+        #[arg(long, default_value_t = 0.1, value_parser = decimal, allow_negative_numbers = true)]
         to: f64,
         /// JSON on stdout.
         #[arg(long)]
@@ -191,7 +194,7 @@ pub enum Command {
     /// Explains every setting of a run, with its default, or those that have to do with some words.
     #[command(after_help = SETTINGS_HELP)]
     Settings {
-        /// Words of a name or an explanation.
+        /// Words of a name, of an explanation, or of the heading over it.
         about: Vec<String>,
         /// JSON on stdout.
         #[arg(long)]
@@ -263,12 +266,7 @@ pub fn run(command: Command, quiet: bool, cancelled: &AtomicBool) -> Result<()> 
         Command::Plot { runs, out } => draw(&runs, &out),
         Command::Ablate { file } => output::print(&ablate::ablate(&file, &watch)?.to_string()),
         Command::LrFind { train, from, to, json } => {
-            if train.resume.is_some() {
-                return Err(Error::Config(
-                    "lr-find begins a run: give --init RUN to start from the weights of one".into(),
-                ));
-            }
-            print(&lr_find::lr_find(train.config()?, (from, to), &watch)?, json)
+            print(&lr_find::lr_find(train.config_of_search()?, (from, to), &watch)?, json)
         }
         Command::Report { run } => {
             summary::write(&run)?;
@@ -285,7 +283,11 @@ fn print<T: serde::Serialize + std::fmt::Display>(result: &T, json: bool) -> Res
 }
 
 fn learn_tokenizer(input: &Input, vocab_size: usize, out: &Path, watch: &Watch<'_>) -> Result<()> {
-    let tokenizer = run::learn_tokenizer(vocab_size, watch, |sink| input.each(sink))?;
+    if out.is_file() {
+        let out = out.display();
+        return Err(Error::Config(format!("{out}: is there already: name another file with --out")));
+    }
+    let tokenizer = run::learn_tokenizer(vocab_size, watch, |sink| input.each_of_some(sink))?;
     std::fs::write(out, tokenizer.to_json()?).map_err(RuntimeError::io(out))?;
     output::line(format_args!("{}: {} tokens", out.display(), tokenizer.vocab_size()))
 }
@@ -297,7 +299,7 @@ fn prepare(
     out: &Path,
     watch: &Watch<'_>,
 ) -> Result<()> {
-    let mut tokenizer = bonsai_runtime::Tokenizer::from_file(tokenizer)?;
+    let mut tokenizer = run::open_tokenizer(tokenizer)?;
     let corpus = run::scan(text, share, watch)?;
     let dataset = run::tokenize(&corpus, &mut tokenizer, out, watch)?;
     let (train, valid) = (dataset.train.len(), dataset.valid.len());
@@ -336,7 +338,7 @@ fn tell(outcome: &run::Outcome) -> Result<()> {
 
 fn evaluate(model: &Path, file: &Path, reading: eval::Reading, json: bool, quiet: bool) -> Result<()> {
     let model = eval::open(model)?;
-    let text = std::fs::read_to_string(file).map_err(RuntimeError::io(file))?;
+    let text = plain_text(file)?;
     let bar = if quiet { indicatif::ProgressBar::hidden() } else { indicatif::ProgressBar::new_spinner() };
     let result =
         eval::evaluate(&model, &text, reading, |done| bar.set_message(format!("{done} tokens read")))?;
@@ -349,7 +351,7 @@ fn export_run(dir: &Path, format: &str, out: &Path, json: bool) -> Result<()> {
         "hf" => export::export_hf(dir, out)?,
         packed => export::export(
             dir,
-            packed.parse::<PackedFormat>().map_err(|e| Error::Config(e.to_string()))?,
+            packed.parse::<PackedFormat>().map_err(|e| Error::Config(format!("{e}, or hf")))?,
             out,
         )?,
     };

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use bonsai_runtime::Config;
 use bonsai_runtime::config::{Kind, TensorSpec};
 use bonsai_runtime::ternary::ScaleRule;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::backend::{Distillation, Projection};
 use crate::error::{Error, Result};
@@ -60,14 +61,16 @@ pub struct RunConfig {
     // Text
     /// Training text: files or directories of .txt, .jsonl and .parquet (.gz and .zst are unpacked), or a directory that
     /// `prepare` wrote.
+    #[serde(deserialize_with = "one_or_more")]
     pub data: Vec<PathBuf>,
     /// Where .jsonl and .parquet have the text: the name of a field or column. Without it, `messages` or `conversations`.
     pub text_column: String,
     /// Validation text. Empty: a share of the training documents is set aside.
+    #[serde(deserialize_with = "one_or_more")]
     pub valid: Vec<PathBuf>,
     /// Share of the documents set aside for validation.
     pub valid_fraction: f64,
-    /// tokenizer.json, or a directory that has one. Empty: that of `init`, or one learnt from the data.
+    /// tokenizer.json, or a directory or GGUF file that has one. Empty: that of `init`, or one learnt from the data.
     pub tokenizer: PathBuf,
     /// Size of a tokenizer learnt from the data.
     pub vocab_size: usize,
@@ -385,6 +388,14 @@ impl RunConfig {
     }
 }
 
+/// A list of files, or one file as a text.
+fn one_or_more<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<PathBuf>, D::Error> {
+    Ok(match toml::Value::deserialize(from)? {
+        toml::Value::String(one) => vec![one.into()],
+        list => list.try_into().map_err(D::Error::custom)?,
+    })
+}
+
 /// What is wrong with a TOML, without the quotation of the line.
 fn one_line(error: &toml::de::Error) -> String {
     let text = error.to_string();
@@ -449,5 +460,8 @@ mod tests {
         let config = RunConfig { steps: 7, ..RunConfig::default() };
         let table: toml::Table = config.to_toml().parse().unwrap();
         assert_eq!(config, table.try_into().unwrap());
+        let text = |data: toml::Value| RunConfig::load(None, &[("data".into(), data)]);
+        assert_eq!(text("a.txt".into()).unwrap(), text(vec!["a.txt"].into()).unwrap(), "one file, or a list");
+        assert!(text(7.into()).unwrap_err().to_string().contains("data"));
     }
 }

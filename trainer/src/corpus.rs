@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::random::mix;
 
 pub use files::Corpus;
-pub use input::Input;
+pub use input::{Input, plain_text};
 pub use text::PASSAGE;
 
 /// Separates documents in plain text.
@@ -187,7 +187,7 @@ fn cut(documents: &[String], valid_fraction: f64, seed: u64) -> Result<Split> {
             let (train, valid) = (vec![train.to_owned()], vec![valid.to_owned()]);
             Ok(Split { train, valid, valid_fraction: Some(valid_fraction), seed, dropped: 0, cut: true })
         }
-        _ => Err(Error::Config(
+        _ => Err(Error::Text(
             "the text is a single document and cannot be divided into training and validation: add documents, \
              put blank lines between paragraphs, or name a validation file"
                 .into(),

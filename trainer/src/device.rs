@@ -13,6 +13,8 @@ use crate::timed::Timed;
 
 #[cfg(feature = "gpu")]
 use crate::{gpu::GpuBackend, loss};
+#[cfg(not(feature = "gpu"))]
+use bonsai_runtime::Error as RuntimeError;
 #[cfg(feature = "gpu")]
 use bonsai_runtime::ModelFile;
 #[cfg(feature = "gpu")]
@@ -110,10 +112,10 @@ impl Device {
     #[cfg(not(feature = "gpu"))]
     pub fn choose(run: &RunConfig, _: &Watch<'_>) -> Result<Self> {
         match run.device.as_str() {
-            "gpu" => Err(Error::Config(
-                "this program was built without GPUs: build it with --features gpu, or use --device cpu"
-                    .into(),
-            )),
+            "gpu" => Err(RuntimeError::Gpu(
+                "this program was built without (cargo build --features gpu): use --device cpu".into(),
+            )
+            .into()),
             _ => Ok(Self::Cpu),
         }
     }

@@ -23,6 +23,9 @@ pub enum Error {
         /// What is wrong with it.
         message: String,
     },
+    /// Training text that cannot be used, where no single file is to blame.
+    #[error("{0}")]
+    Text(String),
     /// A check of a finished model failed.
     #[error("{0}")]
     Verify(String),
@@ -52,7 +55,7 @@ impl Error {
         match self {
             Self::Runtime(error) | Self::Device { cause: error, .. } => error.exit_code(),
             Self::Config(_) => 2,
-            Self::Data { .. } | Self::Verify(_) => 3,
+            Self::Data { .. } | Self::Text(_) | Self::Verify(_) => 3,
             Self::Diverged { .. } => 5,
         }
     }

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
+use bonsai_runtime::Error as RuntimeError;
 use bonsai_runtime::perplexity::{Perplexity, PerplexityOptions, perplexity};
 use bonsai_runtime::sampler::{Sampler, SamplerOptions};
 use bonsai_runtime::session::{Model, SessionOptions};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// What an evaluation on a text finds.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -62,7 +63,7 @@ pub fn evaluate(
     let Reading { window, windows, exact } = reading;
     let tokenizer = model
         .tokenizer()?
-        .ok_or_else(|| Error::Config("the model has no tokenizer: nothing to read text with".into()))?;
+        .ok_or_else(|| RuntimeError::Tokenizer("the model has none, and nothing to read text with".into()))?;
     let mut tokens = tokenizer.encode(text)?;
     let window = window.min(model.config().context);
     tokens.truncate(windows.map_or(usize::MAX, |windows| windows.saturating_mul(window)));
@@ -105,9 +106,9 @@ fn argmax(logits: &[f32]) -> usize {
 
 /// `tokens` tokens that continue `prompt`, prompt included.
 pub fn sample(model: &Model, prompt: &str, tokens: usize, seed: u64) -> Result<String> {
-    let tokenizer = model
-        .tokenizer()?
-        .ok_or_else(|| Error::Config("the model has no tokenizer: nothing to write text with".into()))?;
+    let tokenizer = model.tokenizer()?.ok_or_else(|| {
+        RuntimeError::Tokenizer("the model has none, and nothing to write text with".into())
+    })?;
     let options =
         SamplerOptions { temperature: 0.7, top_k: 40, top_p: 0.95, seed, ..SamplerOptions::default() };
     let prompt = tokenizer.encode(prompt)?;

@@ -17,6 +17,7 @@ use crate::config::Precision;
 use crate::cpu::CpuBackend;
 use crate::data::{Batch, IGNORE};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::model::{self, Activations};
 use crate::params::{Param, Params};
 
@@ -107,6 +108,7 @@ pub fn run_as_model(dir: &Path) -> Result<Model> {
 
 /// Exports the run in `dir` to a GGUF file and proves the file equal.
 pub fn export(dir: &Path, format: PackedFormat, out: &Path) -> Result<Proof> {
+    check_replaced(out)?;
     let (saved, mut backend, params) = open_run(dir)?;
     let dense = match saved.run.precision {
         Precision::Ternary => None,
@@ -128,6 +130,16 @@ pub fn export(dir: &Path, format: PackedFormat, out: &Path) -> Result<Proof> {
         )
     })?;
     prove(&mut backend, &params, out)
+}
+
+/// An earlier export may be replaced; a file of another kind was hardly meant.
+fn check_replaced(out: &Path) -> Result<()> {
+    let length = std::fs::metadata(out).map_or(0, |there| there.len());
+    if !out.is_file() || length == 0 || files::is_gguf(out) {
+        return Ok(());
+    }
+    let message = "is there already, and no GGUF file: choose another name";
+    Err(Error::Config(format!("{}: {message}", out.display())))
 }
 
 /// Exports the run in `dir` as a Hugging Face directory of unpacked weights `s * t` (f32) and proves it equal.
@@ -153,7 +165,7 @@ pub fn export_hf(dir: &Path, out: &Path) -> Result<Proof> {
     prove(&mut backend, &params, out)
 }
 
-/// Writes to a temporary name beside `out` and renames when all is there.
+/// Writes to a temporary name beside `out` and renames when all is there. Errors name `out`, which is what was asked for.
 pub(crate) fn write_atomically(
     out: &Path,
     write: impl FnOnce(&mut BufWriter<File>) -> Result<()>,
@@ -167,12 +179,11 @@ pub(crate) fn write_atomically(
     name.push(".new");
     let temporary = out.with_file_name(name);
     let finish = |mut file: BufWriter<File>| file.flush().and_then(|()| file.get_ref().sync_all());
-    let written =
-        File::create(&temporary).map_err(|e| RuntimeError::io(&temporary)(e).into()).and_then(|file| {
-            let mut file = BufWriter::new(file);
-            write(&mut file).map_err(|error| named(error, &temporary))?;
-            Ok(finish(file).map_err(RuntimeError::io(&temporary))?)
-        });
+    let written = File::create(&temporary).map_err(|e| RuntimeError::io(out)(e).into()).and_then(|file| {
+        let mut file = BufWriter::new(file);
+        write(&mut file).map_err(|error| named(error, out))?;
+        Ok(finish(file).map_err(RuntimeError::io(out))?)
+    });
     if let Err(error) = written {
         let _ = std::fs::remove_file(&temporary);
         return Err(error);

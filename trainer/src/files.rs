@@ -1,7 +1,7 @@
 //! Files that are whole or not there: written under another name, synced, renamed.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use bonsai_runtime::Error as RuntimeError;
@@ -28,12 +28,20 @@ pub fn write_new(dir: &Path, name: &str, text: &str) -> Result<()> {
         file.write_all(text.as_bytes())?;
         file.sync_all()
     };
-    Ok(write().map_err(RuntimeError::io(&path))?)
+    Ok(write().map_err(RuntimeError::io(dir.join(name)))?)
 }
 
 /// Puts `name` in the place of the file before it.
 pub fn rename(dir: &Path, name: &str) -> Result<()> {
     Ok(std::fs::rename(new_name(dir, name), dir.join(name)).map_err(RuntimeError::io(dir.join(name)))?)
+}
+
+/// Whether a file begins as a GGUF file does. What is no regular file is none: reading might take something from it.
+pub fn is_gguf(path: &Path) -> bool {
+    let mut magic = [0; 4];
+    path.is_file()
+        && File::open(path).is_ok_and(|mut file| file.read_exact(&mut magic).is_ok())
+        && magic == *b"GGUF"
 }
 
 /// Makes renames survive a power cut, where the system lets a directory be synced.

@@ -32,6 +32,7 @@ pub mod metrics;
 pub mod model;
 #[cfg(feature = "mpi")]
 pub mod mpi;
+pub mod numbers;
 pub mod optimizer;
 pub mod output;
 pub mod params;

@@ -10,7 +10,12 @@ use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::run::{self, Watch};
 use crate::schedule::{Decay, RampSteps};
-use crate::{metrics, plot};
+use crate::{checkpoint, metrics, plot};
+
+const DIRECTORY: &str = "runs/lr-find";
+
+/// Each point is averaged with both of its neighbours.
+const FEWEST_STEPS: u64 = 3;
 
 /// What the run showed.
 #[derive(Debug, Clone, Serialize)]
@@ -25,10 +30,27 @@ pub struct Found {
     pub picture: PathBuf,
 }
 
+/// Where a run goes that was given no place: nothing is replaced, nor taken for a run of training.
+pub fn free_directory() -> PathBuf {
+    let numbered = (2..).map(|number| PathBuf::from(format!("{DIRECTORY}-{number}")));
+    let mut names = std::iter::once(PathBuf::from(DIRECTORY)).chain(numbered);
+    names.find(|name| !name.exists()).unwrap_or_else(|| DIRECTORY.into())
+}
+
 /// Trains from `from` to `to`. Muon's rate rises by the same factor, to its own peak.
 pub fn lr_find(config: RunConfig, (from, to): (f64, f64), watch: &Watch<'_>) -> Result<Found> {
     if !(from > 0.0 && to > from && to.is_finite()) {
         return Err(Error::Config("--from must be above zero and --to above --from".into()));
+    }
+    if config.steps < FEWEST_STEPS {
+        return Err(Error::Config(format!(
+            "--steps is {}, too few to read anything from: it must be at least {FEWEST_STEPS}",
+            config.steps
+        )));
+    }
+    if checkpoint::exists(&config.out) {
+        let out = config.out.display();
+        return Err(Error::Config(format!("{out}: holds a run already: choose another --out")));
     }
     let log_every = (config.steps / 40).max(1);
     let config = RunConfig {
@@ -46,11 +68,11 @@ pub fn lr_find(config: RunConfig, (from, to): (f64, f64), watch: &Watch<'_>) -> 
         ..config
     };
     let out = config.out.clone();
-    match run::start(config, watch) {
+    let ended = match run::start(config, watch) {
         Ok(outcome) if outcome.interrupted => return Err(RuntimeError::Cancelled.into()),
-        Ok(_) | Err(Error::Diverged { .. }) => {} // the end may well be beyond what training bears
-        Err(error) => return Err(error),
-    }
+        Err(error) if !matches!(error, Error::Diverged { .. }) => return Err(error),
+        ended => ended, // the end may well be beyond what training bears
+    };
     let path = out.join(metrics::FILE);
     let text = std::fs::read_to_string(&path).map_err(RuntimeError::io(&path))?;
     let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
@@ -58,10 +80,8 @@ pub fn lr_find(config: RunConfig, (from, to): (f64, f64), watch: &Watch<'_>) -> 
     let picture = out.join("loss.svg");
     plot::plot(&[("lr-find".into(), path.clone())], &picture)?;
     let Some((steepest, lowest)) = read(&points) else {
-        return Err(Error::Data {
-            path,
-            message: "too few steps to read anything from: more --steps".into(),
-        });
+        // Enough steps were asked for: the run diverged before it took them.
+        return Err(ended.err().unwrap_or_else(|| Error::Data { path, message: "has too few steps".into() }));
     };
     Ok(Found { points, steepest, lowest, picture })
 }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bonsai_trainer::commands::{self, Command};
+use bonsai_trainer::numbers::whole;
 use bonsai_trainer::{communicator, output};
 use clap::Parser;
 
@@ -22,7 +23,7 @@ struct Arguments {
     #[arg(long, short, global = true)]
     quiet: bool,
     /// Threads [default: all cores].
-    #[arg(long, short, global = true, value_name = "N")]
+    #[arg(long, short, global = true, value_name = "N", value_parser = whole::<usize>, allow_negative_numbers = true)]
     threads: Option<usize>,
 }
 

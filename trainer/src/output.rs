@@ -24,6 +24,11 @@ pub fn json(value: &impl Serialize) -> Result<()> {
     line(serde_json::to_string_pretty(value).expect("numbers and texts"))
 }
 
+/// A number of things: `1 step`, `2 steps`.
+pub fn count(number: u64, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
 /// True if whoever read our output has gone.
 pub fn is_broken_pipe(error: &Error) -> bool {
     matches!(error, Error::Runtime(RuntimeError::Io { source, .. }) if source.kind() == ErrorKind::BrokenPipe)

@@ -4,7 +4,7 @@ mod show;
 
 use std::path::{Path, PathBuf};
 
-use bonsai_runtime::{ModelFile, Tokenizer};
+use bonsai_runtime::Tokenizer;
 use clap::Args;
 use serde::Serialize;
 
@@ -12,6 +12,7 @@ use crate::config::RunConfig;
 use crate::corpus::{Document, Input};
 use crate::data::{Dataset, Encoder, IGNORE, Order, Piece};
 use crate::error::{Error, Result};
+use crate::numbers::whole;
 use crate::output;
 use crate::{checkpoint, dialogue, run, train};
 
@@ -28,16 +29,16 @@ pub struct Arguments {
     #[arg(long)]
     tokenizer: Option<PathBuf>,
     /// Documents of text, or windows of prepared data, to show.
-    #[arg(long, short = 'n', default_value_t = 3)]
+    #[arg(long, short = 'n', default_value_t = 3, value_parser = whole::<usize>, allow_negative_numbers = true)]
     number: usize,
     /// Documents or windows to pass over first.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = whole::<usize>, allow_negative_numbers = true)]
     skip: usize,
     /// Tokens of a window [default: those of the run, else 256].
-    #[arg(long)]
+    #[arg(long, value_parser = whole::<usize>, allow_negative_numbers = true)]
     seq_len: Option<usize>,
     /// Seed of the windows' order [default: that of the run, else 0].
-    #[arg(long)]
+    #[arg(long, value_parser = whole::<u64>, allow_negative_numbers = true)]
     seed: Option<u64>,
     /// Show the id behind each token.
     #[arg(long)]
@@ -167,7 +168,7 @@ fn documents(arguments: &Arguments) -> Result<Vec<Sample>> {
 fn some_documents(arguments: &Arguments) -> Result<Vec<Document>> {
     let (mut seen, mut found) = (0, Vec::new());
     let enough = || Error::from(bonsai_runtime::Error::Cancelled);
-    let read = Input::new(&arguments.data, &arguments.text_column)?.each(|document| {
+    let read = Input::new(&arguments.data, &arguments.text_column)?.each_of_some(|document| {
         if found.len() == arguments.number {
             return Err(enough());
         }
@@ -189,15 +190,7 @@ fn tokenizer(arguments: &Arguments) -> Result<Tokenizer> {
             "text needs --tokenizer: a tokenizer.json, or a model that has one".into(),
         ));
     };
-    if path.extension().is_some_and(|end| end == "json") {
-        return Ok(Tokenizer::from_file(path)?);
-    }
-    let missing = || Error::Config(format!("{}: has no tokenizer: give a tokenizer.json", path.display()));
-    let json = path.join("tokenizer.json");
-    match json.is_file() {
-        true => Ok(Tokenizer::from_file(&json)?),
-        false => ModelFile::open(path)?.tokenizer()?.cloned().ok_or_else(missing),
-    }
+    run::open_tokenizer(path)
 }
 
 fn token(tokenizer: &Tokenizer, eos: u32, id: u32, target: bool) -> Result<Token> {

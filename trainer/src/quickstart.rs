@@ -161,7 +161,7 @@ fn summary(
         samples.iter().map(|s| format!("\n  | {}\n", s.trim().replace('\n', "\n  | "))).collect();
     format!(
         "
-A ternary language model, trained in {:.0} seconds ({} steps).
+A ternary language model, trained in {:.0} seconds ({}).
 
 Stories that it wrote (from the exported file):
 {stories}
@@ -182,7 +182,7 @@ Next
   (bonsai-trainer is target/release/bonsai-trainer)
 ",
         outcome.seconds,
-        outcome.step,
+        output::count(outcome.step, "step"),
         trained.perplexity,
         trained.bits_per_byte,
         files.gguf.display(),

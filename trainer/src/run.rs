@@ -28,9 +28,11 @@ use crate::params::{self, Params};
 use crate::schedule::RampSteps;
 use crate::teacher_cache::TeacherCache;
 use crate::train::{State, Step, Trainer, order};
-use crate::{diagnostics, eval, export, summary};
+use crate::{diagnostics, eval, export, output, summary};
 
-pub use prepare::{Prepared, Text, learn_tokenizer, prepare, scan, shards, tokenize, vocabulary};
+pub use prepare::{
+    Prepared, Text, learn_tokenizer, open_tokenizer, prepare, scan, shards, tokenize, vocabulary,
+};
 pub use report::Watch;
 
 use prepare::{check_vocabulary, prepared};
@@ -216,8 +218,9 @@ fn decide_ramp<B: Backend>(trainer: &mut Trainer<B>, loss: f64, vocab: usize, wa
     if trainer.config.ramp == RampSteps::Auto && steps > 0 {
         watch.say(&format!(
             "rounded at once, the model says noise (loss {loss:.1}, guessing {:.1}): its weights are rounded little by little, \
-             over {steps} steps (--set ramp=0 for at once)",
-            (vocab as f64).ln()
+             over {} (--set ramp=0 for at once)",
+            (vocab as f64).ln(),
+            output::count(steps, "step")
         ));
     }
     trainer.config.ramp = RampSteps::Steps(steps);
@@ -459,9 +462,8 @@ fn give_up<B: Backend>(trainer: &Trainer<B>, step: Step) -> Result<()> {
     } else {
         "nothing was saved yet: start again with a lower lr or a longer warmup".to_owned()
     };
-    let (loss, norm) = (step.loss, step.grad_norm);
-    let message =
-        format!("{most} steps in a row were skipped (loss {loss:.3}, gradient norm {norm:.3}); {kept}");
+    let (loss, norm, skipped) = (step.loss, step.grad_norm, output::count(u64::from(most), "step"));
+    let message = format!("skipped {skipped} in a row (loss {loss:.3}, gradient norm {norm:.3}); {kept}");
     Err(Error::Diverged { step: state.step, message })
 }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::config::{Precision, RunConfig};
 use crate::error::{Error, Result};
-use crate::{checkpoint, files, metrics, plot, verify};
+use crate::{checkpoint, files, metrics, output, plot, verify};
 
 /// Name of the report inside a run.
 pub const FILE: &str = "report.md";
@@ -178,7 +178,8 @@ fn hints(config: &RunConfig, lines: &[Value], valid: &[&Value]) -> Vec<String> {
     }
     let skipped = lines.iter().filter(|line| line["skipped"].is_string()).count();
     if skipped > 0 {
-        hints.push(format!("{skipped} steps were skipped, whole or in part: a lower lr or a longer warmup."));
+        let skipped = output::count(skipped as u64, "step");
+        hints.push(format!("Skipped, whole or in part: {skipped}. A lower lr or a longer warmup."));
     }
     if config.precision == Precision::Ternary {
         hints.push("The same run with --precision fp shows what rounding costs; ablate with several seeds shows what chance does.".into());

@@ -4,7 +4,6 @@
 use std::process::Command;
 
 use bonsai_runtime::Tokenizer;
-use bonsai_trainer::Error;
 use bonsai_trainer::bpe::{BpeOptions, learn};
 
 /// Pseudo-random words: enough ties between pairs to show any dependence on the order of a hash map.
@@ -96,14 +95,18 @@ fn the_number_of_threads_changes_nothing() {
 fn impossible_wishes_are_refused() {
     let refusal = |texts: &[&str], options: BpeOptions| learn(texts.iter(), &options).unwrap_err();
     let cases = [
-        ("more text", refusal(&[], options(300))),
-        ("more text", refusal(&["", "<|endoftext|>"], options(300))),
-        ("more text", refusal(&["ab"], options(300))), // one pair, and it occurs once
-        ("choose 259", refusal(&["abab abab"], options(258))),
-        ("add it to the special tokens", refusal(&["abab"], BpeOptions { specials: vec![], ..options(300) })),
+        (3, "more text", refusal(&[], options(300))),
+        (3, "more text", refusal(&["", "<|endoftext|>"], options(300))),
+        (3, "more text", refusal(&["ab"], options(300))), // one pair, and it occurs once
+        (2, "choose 259", refusal(&["abab abab"], options(258))),
+        (
+            2,
+            "add it to the special tokens",
+            refusal(&["abab"], BpeOptions { specials: vec![], ..options(300) }),
+        ),
     ];
-    for (expected, error) in cases {
-        assert!(matches!(error, Error::Config(_)) && error.to_string().contains(expected), "{error}");
+    for (code, expected, error) in cases {
+        assert!(error.exit_code() == code && error.to_string().contains(expected), "{error}");
     }
 }
 

@@ -131,6 +131,20 @@ fn lines_are_read_compressed() {
     }
 }
 
+/// As text, their quotes and commas would be learnt, too.
+#[test]
+fn json_and_tables_are_no_plain_text() {
+    let directory = TempDir::new().unwrap();
+    for (name, advice) in [("a.json", ".jsonl"), ("b.CSV", ".parquet"), ("c.tsv.gz", ".parquet")] {
+        let path = directory.path().join(name);
+        fs::write(&path, "[{\"text\": \"one\"}]").unwrap();
+        let line = refused(&path, "text");
+        assert!(line.contains(advice) && line.contains(".txt"), "{line}");
+    }
+    fs::write(directory.path().join("d.txt"), "text").unwrap();
+    assert_eq!(documents(directory.path(), "text").unwrap().len(), 1, "in a directory they are passed over");
+}
+
 #[test]
 fn text_may_have_another_name() {
     let directory = TempDir::new().unwrap();
@@ -143,6 +157,17 @@ fn text_may_have_another_name() {
     let found = documents(&path, "content").unwrap();
     assert_eq!(found.iter().map(|document| document.text.as_str()).collect::<Vec<_>>(), ["one", "two"]);
     assert!(refused(&path, "text").contains("neither a text nor a list"));
+    fs::write(&path, "\u{feff}{\"text\": \"behind a byte order mark\"}\n").unwrap();
+    assert_eq!(documents(&path, "text").unwrap()[0].text, "behind a byte order mark");
+    fs::write(&path, "{\"text\": \"one\"}\n{\"text\": \n").unwrap();
+    assert!(
+        refused(&path, "text").contains("line 2: EOF while parsing a value; "),
+        "a place within the line"
+    );
+    fs::write(&path, "{\"prompt\": \"one\", \"completion\": \"two\"}\n").unwrap();
+    let line = refused(&path, "text");
+    assert!(line.contains("line 1: ") && line.contains("only completion, prompt"), "{line}");
+    assert!(line.contains("--text-column"), "{line}");
 }
 
 #[test]

@@ -265,6 +265,12 @@ fn prepared_directories_are_guarded() {
     let mut other = tokenizer();
     prepare(&division, &other, directory.path(), &|_| ()).unwrap();
     prepare(&division, &other, directory.path(), &|_| ()).unwrap(); // the same again is fine
+    for other_text in [split(corpus(4, 9000), 0.1, 1), split(corpus(3, 9000), 0.4, 1)] {
+        let refused =
+            prepare(&other_text.unwrap(), &other, directory.path(), &|_| ()).unwrap_err().to_string();
+        assert!(refused.contains("other text") && refused.contains("--out"), "{refused}");
+    }
+    Dataset::open(directory.path()).unwrap(); // it is still what it was
     let meta = fs::read_to_string(directory.path().join("meta.json")).unwrap();
     let key = meta.split("\"tokenizer\": \"").nth(1).unwrap()[..16].to_string();
     file(&directory, "meta.json", meta.replace(&key, "0123456789abcdef"));

@@ -135,6 +135,12 @@ fn text_to_talking_model_by_every_command() {
         scores.push(score["loss"].as_f64().unwrap());
         assert!(done(&["sample", model, "--prompt", "One day", "-n", "8"]).starts_with("One day"));
     }
+    // The text as an editor of another system writes it.
+    let windows = place.at("windows.txt");
+    let text_of_windows = std::fs::read_to_string(&short).unwrap().replace('\n', "\r\n");
+    std::fs::write(&windows, format!("\u{feff}{text_of_windows}")).unwrap();
+    let json = done(&["eval", &run, "--data", &windows, "--window", "32", "--exact", "--json"]);
+    scores.push(serde_json::from_str::<serde_json::Value>(&json).unwrap()["loss"].as_f64().unwrap());
     // The same weights in five forms.
     assert!(scores.iter().all(|s| (s - scores[0]).abs() < 1e-5), "{scores:?}");
     let picture = place.at("loss.svg");
@@ -231,6 +237,11 @@ fn a_model_with_a_tokenizer_of_its_own_knows_where_texts_end() {
     let file = bonsai_runtime::ModelFile::open(Path::new(&run)).unwrap();
     let end = file.tokenizer().unwrap().unwrap().token_id("<|endoftext|>").unwrap();
     assert_eq!(file.config.eos, [end]);
+    // The tokenizer of a packed model serves others.
+    let (gguf, shards) = (place.export(&run, "q2_0", "run.gguf"), place.at("shards"));
+    place.train("other", &["--tokenizer", &gguf]);
+    done(&["prepare", "--data", &text, "--tokenizer", &gguf, "--out", &shards]);
+    fails(&["prepare", "--data", &text, "--tokenizer", &text, "--out", &shards], 3, &["text.txt"]);
 }
 
 #[test]
@@ -294,16 +305,45 @@ fn bad_settings_are_one_line_and_exit_code_2() {
     train(&["--optimizer", "sgd"], &["sgd", "adamw"]);
     train(&["--device", "tpu"], &["tpu"]);
     fails(&["train", "--out", &out], 2, &["--data"]);
+    if !cfg!(feature = "gpu") {
+        fails(&["train", "--data", &text, "--out", &out, "--device", "gpu"], 6, &["GPU", "--device cpu"]);
+    }
     let run = place.train("run", &[]);
     fails(&[&["train", "--data", &text, "--out", &run], &TINY[..]].concat(), 2, &[&run, "--resume"]);
-    fails(&["export", &run, "--format", "q9", "--out", &place.at("x.gguf")], 2, &["q9", "q2_0"]);
+    fails(&["export", &run, "--format", "q9", "--out", &place.at("x.gguf")], 2, &["q9", "q2_0", "or hf"]);
+    fails(&["export", &run, "--out", &place.at("nowhere/x.gguf")], 3, &["x.gguf: "]);
     fails(&["export", &run, "--out", &place.at("")], 2, &["is there already, and no file"]);
+    // Somebody's files stay; an earlier export gives way to the next one.
+    let before = std::fs::read(&text).unwrap();
+    fails(&["export", &run, "--out", &text], 2, &["text.txt", "no GGUF file"]);
+    fails(&["tokenizer", "--data", &text, "--out", &text], 2, &["text.txt", "is there already", "--out"]);
+    assert!(std::fs::read(&text).unwrap() == before);
+    place.export(&run, "q2_0", "twice.gguf");
+    place.export(&run, "q2_0", "twice.gguf");
     fails(&["train", "--resume", &place.at("nothing")], 2, &["nothing", "no checkpoint"]);
     // A tokenizer with more tokens than the model has rows.
     let (wide, hf) = (place.at("wide.json"), place.export(&run, "hf", "hf"));
     done(&["tokenizer", "--data", &text, "--vocab-size", "400", "--out", &wide]);
     let other = ["train", "--data", &text, "--out", &out, "--init", &hf, "--tokenizer", &wide];
     fails(&other, 2, &["400", "300", "tokenizer"]);
+}
+
+#[test]
+fn numbers_are_told_from_options() {
+    for (given, meant) in [
+        (["train", "--seed", "-1"], "from 0 on"),
+        (["train", "--steps", "1e3"], "from 0 on"),
+        (["train", "--lr", "fast"], "such as 0.001"),
+        (["sample", "--tokens", "-5"], "from 0 on"),
+        (["preview", "--skip", "-5"], "from 0 on"),
+        (["fit", "--threads", "-1"], "from 0 on"),
+    ] {
+        let output = trainer(&given);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{given:?}");
+        assert!(stderr.contains(&format!("'{}'", given[2])) && stderr.contains(meant), "{given:?}: {stderr}");
+    }
+    fails(&["train", "--lr", "-1"], 2, &["learning rates"]);
 }
 
 #[test]
@@ -317,6 +357,9 @@ fn bad_files_are_one_line_and_exit_code_3() {
     let train = |data: &str, parts: &[&str]| fails(&["train", "--data", data, "--out", &out], 3, parts);
     train(&missing, &["missing.txt"]);
     train(&write("empty.txt", b" \n\n"), &["empty.txt", "no text"]);
+    let json = place.at("tokenizer.json");
+    fails(&["tokenizer", "--data", &place.at("empty.txt"), "--out", &json], 3, &["empty.txt", "no text"]);
+    train(&write("word.txt", b"word"), &["single document"]);
     train(&write("latin.txt", b"caf\xe9"), &["latin.txt", "UTF-8"]);
     train(&write("bad.jsonl", b"{\"text\": 1}\n"), &["bad.jsonl", "line 1"]);
     let run = place.train("run", &[]);
@@ -333,6 +376,8 @@ fn bad_files_are_one_line_and_exit_code_3() {
         fails(&["eval", &file, "--data", &text], 3, &[name]);
     }
     fails(&["eval", &gguf, "--data", &missing], 3, &["missing.txt"]);
+    fails(&["eval", &gguf, "--data", &place.at("empty.txt")], 3, &["empty.txt", "no text"]);
+    fails(&["eval", &gguf, "--data", &place.at("bad.jsonl")], 3, &["bad.jsonl", ".txt file"]);
     // A weight that is no number.
     let hf = place.export(&run, "hf", "hf");
     let tensors = PathBuf::from(&hf).join("model.safetensors");
@@ -408,7 +453,7 @@ fn a_full_disk_loses_nothing() {
     let filler = disk.0.join("filler");
     let _ = std::fs::write(&filler, vec![1u8; 16 << 20]);
     let out = place.at("disk/model.gguf");
-    fails(&["export", &run, "--out", &out], 3, &["model.gguf.new", "No space"]);
+    fails(&["export", &run, "--out", &out], 3, &["model.gguf: ", "No space"]);
     assert!(!Path::new(&out).exists());
 }
 
@@ -423,6 +468,25 @@ fn lr_find_shows_where_the_loss_falls() {
     assert!((points[0][0].as_f64().unwrap() / 1e-5 - 1.0).abs() < 1e-6, "{found}");
     assert!(points[11][1].as_f64() < points[0][1].as_f64(), "{found}");
     fails(&["lr-find", "--data", &text, "--out", &out, "--from", "1", "--to", "0.1"], 2, &["--from"]);
+    fails(&["lr-find", "--data", &text, "--out", &out], 2, &["find", "holds a run", "--out"]);
+    fails(&["lr-find", "--data", &text, "--lr", "1"], 2, &["--lr", "--to"]);
+    let short = ["lr-find", "--data", &text, "--out", &place.at("short"), "--steps", "2"];
+    fails(&short, 2, &["--steps", "at least 3"]);
+    let help = done(&["lr-find", "--help"]);
+    assert!(help.contains("--steps") && !help.contains("--resume") && !help.contains("--lr "), "{help}");
+}
+
+#[test]
+fn lr_find_leaves_the_place_of_runs_alone() {
+    let place = Place::new();
+    let given = ["lr-find", "--data", "text.txt", "--steps", "3"];
+    for name in ["lr-find", "lr-find-2"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bonsai-trainer"));
+        let output = command.current_dir(place.0.path()).args(given).args(TINY).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(checkpoint::exists(&place.0.path().join("runs").join(name)), "{name}");
+    }
+    assert!(!place.0.path().join("runs/run").exists());
 }
 
 #[test]

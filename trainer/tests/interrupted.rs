@@ -113,8 +113,13 @@ fn what_is_kept_is_verified() {
     let said = place.finish("half");
     assert!(!said.contains("going on"), "damaged shards were used: {said}");
     assert_eq!(place.shards("half"), place.shards("whole"));
-    // Another text is another preparation.
+    // Another text is another preparation, and the one that is there stays until somebody deletes it.
     std::fs::write(place.at("text/9.txt"), "One more text.").unwrap();
+    let output = place.prepare("half").arg("--quiet").output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(3) && said.contains("other text"), "{said}");
+    assert_eq!(place.shards("half"), place.shards("whole"));
+    std::fs::remove_dir_all(place.at("half")).unwrap();
     place.finish("half");
     assert_ne!(place.shards("half"), place.shards("whole"));
 }

@@ -8,7 +8,7 @@ use crate::backend::Backend;
 use crate::cpu::isa::Isa;
 use crate::cpu::threads::Threads;
 use crate::cpu::{Cache, CpuBackend, KvFormat};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::{State, feed};
 use crate::sampler::Candidate;
 
@@ -80,8 +80,17 @@ pub(super) fn start(model: &Model, options: &SessionOptions, context: usize) -> 
     match options.device {
         Device::Cpu => OnCpu::start(model, options, context, ""),
         Device::Gpu => on_gpu::start(model, options, context, true),
-        Device::Auto => on_gpu::start(model, options, context, false)
-            .or_else(|why| OnCpu::start(model, options, context, &format!("; not on a GPU: {why}"))),
+        Device::Auto => on_gpu::start(model, options, context, false).or_else(|why| {
+            OnCpu::start(model, options, context, &format!("; not on a GPU: {}", reason(why)))
+        }),
+    }
+}
+
+/// What an error says, but for the "GPU: " that those of a GPU begin with.
+fn reason(why: Error) -> String {
+    match why {
+        Error::Gpu(message) => message,
+        other => other.to_string(),
     }
 }
 
@@ -182,7 +191,6 @@ impl Engine for OnCpu {
 #[cfg(not(feature = "gpu"))]
 mod on_gpu {
     use super::*;
-    use crate::error::Error;
 
     pub(super) fn start(_: &Model, _: &SessionOptions, _: usize, _: bool) -> Result<Box<dyn Engine>> {
         Err(Error::Gpu("this program was built without (cargo build --features gpu)".into()))

@@ -9,6 +9,7 @@ pub(super) const PREPARE_HELP: &str = "Text:
 Conversations are written by the tokenizer's chat template (ChatML if it has none but the marks), and only what the
 assistant says is learnt. `bonsai-trainer preview` shows it.
 Stopped by Ctrl-C, a crash or a full disk? The same command goes on where it was and makes the same files.
+A directory that holds the tokens of other text is left as it is, and refused.
 Examples:
   bonsai-trainer prepare --data books/ --tokenizer tokenizer.json --out shards
   bonsai-trainer prepare --data train-*.parquet --text-column content --tokenizer Qwen3-0.6B/tokenizer.json --out shards
@@ -29,7 +30,7 @@ A finished run is not run again: add rows or seeds to the file and start it once
 
 pub(super) const SETTINGS_HELP: &str = "Examples:
   bonsai-trainer settings                  all
-  bonsai-trainer settings teacher          those whose name or explanation holds these letters
+  bonsai-trainer settings teacher          those whose name, heading or explanation holds these letters
   bonsai-trainer settings learning rate
 Set one with --set NAME=VALUE, or in the file of --config, or on a resumed run, where it may change.";
 

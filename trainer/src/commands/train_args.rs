@@ -6,6 +6,8 @@ use clap::Args;
 
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
+use crate::lr_find;
+use crate::numbers::{decimal, whole};
 
 /// Settings of a run; each overrides the run file.
 #[derive(Args)]
@@ -25,7 +27,7 @@ pub struct TrainArgs {
     /// Validation text; else a share of the documents is set aside.
     #[arg(long, num_args = 1..)]
     valid: Vec<PathBuf>,
-    /// tokenizer.json [default: that of --init, or one learnt from the data].
+    /// tokenizer.json, or a model directory or GGUF file that has one [default: that of --init, or one learnt from the data].
     #[arg(long)]
     tokenizer: Option<PathBuf>,
     /// `scratch`, a Hugging Face directory or a GGUF file.
@@ -35,17 +37,17 @@ pub struct TrainArgs {
     #[arg(long)]
     preset: Option<String>,
     /// Optimizer steps.
-    #[arg(long)]
+    #[arg(long, value_parser = whole::<u64>, allow_negative_numbers = true)]
     steps: Option<u64>,
     /// Sequences per step.
-    #[arg(long)]
+    #[arg(long, value_parser = whole::<usize>, allow_negative_numbers = true)]
     batch_size: Option<usize>,
     /// Tokens per sequence.
-    #[arg(long)]
+    #[arg(long, value_parser = whole::<usize>, allow_negative_numbers = true)]
     seq_len: Option<usize>,
     /// Peak learning rate of AdamW. Default: 3e-3 from scratch; for a conversion a hundredth of the weights' mean
     /// scale, less in a long run.
-    #[arg(long)]
+    #[arg(long, value_parser = decimal, allow_negative_numbers = true)]
     lr: Option<f64>,
     /// adamw or muon.
     #[arg(long)]
@@ -57,9 +59,9 @@ pub struct TrainArgs {
     #[arg(long)]
     device: Option<String>,
     /// Seed of weights and data order.
-    #[arg(long)]
+    #[arg(long, value_parser = whole::<u64>, allow_negative_numbers = true)]
     seed: Option<u64>,
-    /// Run directory to write.
+    /// Run directory to write [default: runs/run].
     #[arg(long)]
     out: Option<PathBuf>,
     /// Goes on with the run in this directory.
@@ -98,6 +100,25 @@ impl TrainArgs {
 
     pub(super) fn config(&self) -> Result<RunConfig> {
         RunConfig::load(self.config.as_deref(), &self.settings()?)
+    }
+
+    /// The settings of `lr-find`, which chooses its rates itself and writes into a directory of its own.
+    pub(super) fn config_of_search(&self) -> Result<RunConfig> {
+        if self.resume.is_some() {
+            return Err(Error::Config(
+                "lr-find begins a run: give --init RUN to start from the weights of one".into(),
+            ));
+        }
+        if self.lr.is_some() {
+            return Err(Error::Config(
+                "lr-find tries all rates between --from and --to: leave out --lr".into(),
+            ));
+        }
+        let mut settings = self.settings()?;
+        if settings.iter().all(|(key, _)| key != "out") {
+            settings.push(("out".into(), text(&lr_find::free_directory())));
+        }
+        RunConfig::load(self.config.as_deref(), &settings)
     }
 }
 

@@ -31,10 +31,12 @@ pub struct Setting {
     pub meaning: String,
 }
 
-/// The settings whose names or meanings hold these words; all for none.
+/// The settings whose names or meanings, or the heading over them, hold these words; all for none.
 pub fn sections(about: &str) -> Vec<Section> {
     let mut sections = all();
-    sections.iter_mut().for_each(|section| section.settings.retain(|setting| setting.is_about(about)));
+    for section in sections.iter_mut().filter(|section| !holds(section.heading, about)) {
+        section.settings.retain(|setting| setting.is_about(about));
+    }
     sections.retain(|section| !section.settings.is_empty());
     sections
 }
@@ -131,9 +133,14 @@ fn near(stranger: &str, known: &[Setting]) -> Vec<&'static str> {
 impl Setting {
     /// Whether name or meaning hold these words, in that order.
     fn is_about(&self, words: &str) -> bool {
-        let plain = |text: &str| text.to_lowercase().replace(['_', '-'], " ");
-        plain(self.name).contains(&plain(words)) || plain(&self.meaning).contains(&plain(words))
+        holds(self.name, words) || holds(&self.meaning, words)
     }
+}
+
+/// Whether a text holds these words, in that order.
+fn holds(text: &str, words: &str) -> bool {
+    let plain = |text: &str| text.to_lowercase().replace(['_', '-'], " ");
+    plain(text).contains(&plain(words))
 }
 
 /// Words in lines of at most `width` bytes.
@@ -182,6 +189,9 @@ mod tests {
     fn words_find_settings_and_slips_are_understood() {
         let listed = listing("learning rate");
         assert!(listed.contains("\n  lr = 0.0\n") && listed.contains("  muon_lr = 0.02\n"), "{listed}");
+        for name in ["warmup", "decay", "lr_floor"] {
+            assert!(listed.contains(&format!("  {name} = ")), "by the heading: {listed}");
+        }
         assert!(!listed.contains("seq_len") && listing("xyzzy").is_empty());
         let refused = |key: &str| check_names([key.to_owned()].iter()).unwrap_err().to_string();
         assert!(refused("bach_size").contains("but there is batch_size"));

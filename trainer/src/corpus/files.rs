@@ -74,7 +74,7 @@ impl Corpus {
         let kept: Vec<(u64, usize)> =
             hashed.iter().filter(|(hash, _)| !known.contains(hash)).copied().collect();
         if kept.is_empty() {
-            return Err(Error::Config(
+            return Err(Error::Text(
                 "every training document is also in the validation text: choose another validation file"
                     .into(),
             ));

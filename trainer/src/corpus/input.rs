@@ -58,6 +58,16 @@ impl Input {
         self.files.iter().try_for_each(|file| self.each_of(file, &mut sink))
     }
 
+    /// The same of text that must not be empty.
+    pub fn each_of_some(&self, mut sink: impl FnMut(Document) -> Result<()>) -> Result<()> {
+        let mut empty = true;
+        self.each(|document| {
+            empty = false;
+            sink(document)
+        })?;
+        if empty { Err(self.nothing()) } else { Ok(()) }
+    }
+
     /// The documents of one of the files.
     pub(super) fn each_of(&self, file: &Path, sink: Documents<'_>) -> Result<()> {
         let mut sink = |document: Document| match document.text.trim() {
@@ -78,8 +88,35 @@ impl Input {
     }
 }
 
+/// The one text of a file, read as training reads it. Files of documents are refused.
+pub fn plain_text(path: &Path) -> Result<String> {
+    let wrong = |message: &str| Err(Error::Data { path: path.to_path_buf(), message: message.into() });
+    check_name(path)?;
+    if !matches!(Kind::of(path), None | Some(Kind::Text)) {
+        return wrong(
+            "holds documents, and one plain text is read here: write their text into a .txt file first",
+        );
+    }
+    let text = text::whole(path)?;
+    if text.trim().is_empty() { wrong("there is no text in it") } else { Ok(text) }
+}
+
+/// Refuses a file whose name says that its text stands between the marks of a format that nobody reads here.
+fn check_name(path: &Path) -> Result<()> {
+    let advice = match compressed::inner_extension(path).as_str() {
+        "json" => {
+            "JSON is read as .jsonl, a document a line: jq -c '.[]' FILE.json > FILE.jsonl makes it of an array"
+        }
+        "csv" | "tsv" => "tables are read as .parquet or .jsonl, a document a row: convert it",
+        _ => return Ok(()),
+    };
+    let message = format!("{advice}; if it is meant as plain text, give it a name that ends in .txt");
+    Err(Error::Data { path: path.to_path_buf(), message })
+}
+
 fn files(path: &Path) -> Result<Vec<PathBuf>> {
     if !path.is_dir() {
+        check_name(path)?;
         return Ok(vec![path.to_path_buf()]);
     }
     let mut files = Vec::new();

@@ -15,6 +15,8 @@ use crate::error::{Error, Result};
 /// Fields that hold conversations, where there is no field of the name that was asked for.
 pub(super) const CONVERSATIONS: [&str; 2] = ["messages", "conversations"];
 
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
 /// Gives the documents of a file.
 pub(super) fn read(path: &Path, column: &str, sink: Documents<'_>) -> Result<()> {
     let mut reader = compressed::open(path)?;
@@ -23,6 +25,9 @@ pub(super) fn read(path: &Path, column: &str, sink: Documents<'_>) -> Result<()>
         line.clear();
         if reader.read_until(b'\n', &mut line).map_err(RuntimeError::io(path))? == 0 {
             break;
+        }
+        if number == 1 && line.starts_with(BYTE_ORDER_MARK) {
+            line.drain(..BYTE_ORDER_MARK.len());
         }
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
@@ -39,11 +44,11 @@ pub(super) fn read(path: &Path, column: &str, sink: Documents<'_>) -> Result<()>
 fn document(line: &[u8], column: &str, place: impl Fn() -> String) -> Result<Option<Document>, String> {
     let told = |error: serde_json::Error| {
         let error = error.to_string();
-        error.split(" at line 1").next().unwrap_or_default().to_owned() // serde counts within our one line
+        error.split(" at line ").next().unwrap_or_default().to_owned() // serde counts within our one line
     };
     let fields: HashMap<String, &RawValue> = serde_json::from_slice(line).map_err(told)?;
     let field = [column].into_iter().chain(CONVERSATIONS).find_map(|name| fields.get(name));
-    let Some(raw) = field.map(|raw| raw.get()) else { return Err(format!("there is no field \"{column}\"")) };
+    let Some(raw) = field.map(|raw| raw.get()) else { return Err(missing(column, &fields)) };
     match raw.as_bytes().first() {
         Some(b'"') => Ok(Some(serde_json::from_str::<String>(raw).map_err(told)?.into())),
         Some(b'[') => {
@@ -52,6 +57,18 @@ fn document(line: &[u8], column: &str, place: impl Fn() -> String) -> Result<Opt
         }
         _ if raw == "null" => Ok(None),
         _ => Err("the field is neither a text nor a list of messages".into()),
+    }
+}
+
+/// Says which fields there are in the place of the one that was asked for.
+fn missing(column: &str, fields: &HashMap<String, &RawValue>) -> String {
+    let mut names: Vec<&str> = fields.keys().map(String::as_str).collect();
+    names.sort_unstable();
+    match names[..] {
+        [] => format!("there is no field \"{column}\""),
+        _ => {
+            format!("there is no field \"{column}\", only {}: name one with --text-column", names.join(", "))
+        }
     }
 }
 

@@ -32,6 +32,16 @@ pub(super) fn read(path: &Path, sink: Documents<'_>) -> Result<()> {
     sink(document.into())
 }
 
+/// All of a file, undivided: what [`read`] reads, unpacked, without a byte order mark, lines ended by `\n`.
+pub(super) fn whole(path: &Path) -> Result<String> {
+    let mut text = String::new();
+    each_line(path, |line| {
+        text.push_str(line);
+        Ok(())
+    })?;
+    Ok(text)
+}
+
 /// Whether a file separates documents by [`END_OF_TEXT`].
 fn has_marks(path: &Path) -> Result<bool> {
     let mut reader = compressed::open(path)?;

@@ -1,6 +1,6 @@
 //! Documents as tokens, and which of them are targets.
 
-use bonsai_runtime::Tokenizer;
+use bonsai_runtime::{Error as RuntimeError, Tokenizer};
 
 use super::tokens::Dtype;
 use crate::corpus::{Document, END_OF_TEXT};
@@ -32,8 +32,8 @@ impl<'a> Encoder<'a> {
     pub fn new(tokenizer: &'a Tokenizer, conversations: bool) -> Result<Self> {
         // A chat model ends its turns with a token of its own; what ends a document is this one.
         let eos = tokenizer.token_id(END_OF_TEXT).or(tokenizer.eos()).ok_or_else(|| {
-            Error::Config(format!(
-                "the tokenizer has no end-of-text token: add {END_OF_TEXT} to its special tokens"
+            RuntimeError::Tokenizer(format!(
+                "it has no end-of-text token: add {END_OF_TEXT} to its special tokens"
             ))
         })?;
         let dialogue = conversations.then(|| Dialogue::of(tokenizer)).transpose()?;

@@ -38,7 +38,7 @@ pub struct Progress {
 /// What `progress.json` says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Note {
-    /// Hash of everything that decides about the shards: text, tokenizer, chat template.
+    /// Everything that decides about the shards: hashes of text, tokenizer and chat template, the share set aside.
     key: String,
     /// Bytes of documents that were tokenized.
     done: u64,
@@ -62,12 +62,16 @@ pub fn prepare(
     let fingerprint = fingerprint(tokenizer)?;
     let template = encoder.template().unwrap_or_default();
     let key = format!("{:016x} {fingerprint} {:016x}", facts.fingerprint, fnv1a(template.as_bytes()));
-    let before = read_meta(directory)?;
-    if let Some(meta) = before.filter(|meta| meta.text == key && meta.tokenizer == fingerprint) {
+    let same = |meta: &Meta| {
+        (&meta.text, &meta.tokenizer) == (&key, &fingerprint) && meta.valid_fraction == facts.valid_fraction
+    };
+    if let Some(meta) = read_meta(directory)?.filter(same) {
         return Ok(meta); // `Dataset::open` looks into the shards
     }
     let _alone = claim(directory, &fingerprint)?;
-    let mut writer = Writer::open(directory, &encoder, &key)?;
+    // A share of the text: what an interrupted preparation wrote fits no other one.
+    let division = facts.valid_fraction.map_or_else(String::new, |share| format!(" {share}"));
+    let mut writer = Writer::open(directory, &encoder, &(key.clone() + &division))?;
     let kept = writer.note.done;
     let done = AtomicU64::new(kept);
     let tell = |bytes: usize| {
@@ -88,14 +92,17 @@ pub fn prepare(
     Ok(meta)
 }
 
-/// Makes `directory`, or takes over one of the same tokenizer; it counts as incomplete from here on. Nobody else
+/// Makes `directory`, or takes over one whose preparation did not end; it counts as incomplete from here on. Nobody else
 /// prepares there while the file that is returned is open.
 fn claim(directory: &Path, fingerprint: &str) -> Result<File> {
     let refuse = |message: &str| Error::Data { path: directory.to_path_buf(), message: message.into() };
-    if read_meta(directory)?.is_some_and(|meta| meta.tokenizer != fingerprint) {
-        return Err(refuse(
-            "holds data of another tokenizer: choose another --out, or delete the directory first",
-        ));
+    if let Some(meta) = read_meta(directory)? {
+        let what = match meta.tokenizer == fingerprint {
+            true => "other text, or of this text divided otherwise",
+            false => "another tokenizer",
+        };
+        let message = format!("holds data of {what}: choose another --out, or delete the directory first");
+        return Err(refuse(&message));
     }
     fs::create_dir_all(directory).map_err(RuntimeError::io(directory))?;
     let path = directory.join(LOCK);

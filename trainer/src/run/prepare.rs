@@ -11,7 +11,7 @@ use crate::corpus::{Corpus, Document, END_OF_TEXT, Facts, Side, Sink, Source};
 use crate::data::{Dataset, Progress};
 use crate::dialogue::Dialogue;
 use crate::error::{Error, Result};
-use crate::{bpe, data, dialogue};
+use crate::{bpe, data, dialogue, files, output};
 
 /// Everything that a run needs before its first step.
 pub struct Prepared {
@@ -146,7 +146,8 @@ pub fn scan(text: Text<'_>, share: (f64, u64), watch: &Watch<'_>) -> Result<Corp
     let valid = text.valid;
     let dropped = corpus.facts().dropped;
     if dropped > 0 {
-        watch.say(&format!("{dropped} training documents are validation documents too: left out"));
+        let dropped = output::count(dropped as u64, "training document");
+        watch.say(&format!("left out of training, since the validation text has the same: {dropped}"));
     }
     let Facts { bytes, valid_bytes, .. } = corpus.facts();
     let aside = valid_bytes as f64 / bytes as f64;
@@ -250,17 +251,30 @@ impl Source for Stoppable<'_> {
     }
 }
 
+/// Opens a tokenizer.json, or that of a directory or a GGUF file.
+pub fn open_tokenizer(path: &Path) -> Result<Tokenizer> {
+    if !files::is_gguf(path) {
+        let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_path_buf() };
+        return Ok(Tokenizer::from_file(&file)?);
+    }
+    ModelFile::open(path)?.tokenizer()?.cloned().ok_or_else(|| Error::Data {
+        path: path.to_path_buf(),
+        message: "has no tokenizer: give a tokenizer.json, or another model".into(),
+    })
+}
+
 fn given_tokenizer(config: &RunConfig, start: Option<&ModelFile>) -> Result<Option<Tokenizer>> {
     if !config.tokenizer.as_os_str().is_empty() {
-        let path = &config.tokenizer;
-        let file = if path.is_dir() { path.join("tokenizer.json") } else { path.clone() };
-        return Ok(Some(Tokenizer::from_file(&file)?));
+        return open_tokenizer(&config.tokenizer).map(Some);
     }
     match start {
         None => Ok(None),
         Some(file) => match file.tokenizer()? {
             Some(tokenizer) => Ok(Some(tokenizer.clone())),
-            None => Err(Error::Config(format!("{}: has no tokenizer: give --tokenizer FILE", config.init))),
+            None => Err(Error::Data {
+                path: PathBuf::from(&config.init),
+                message: "has no tokenizer: give --tokenizer FILE".into(),
+            }),
         },
     }
 }
