@@ -1,6 +1,5 @@
 //! AVX2: activations to i8, a group of 128 at a time, in the order that the kernels want.
 
-#![expect(clippy::needless_range_loop, reason = "registers are numbered; closures are not compiled for AVX2")]
 
 use std::arch::x86_64::*;
 
