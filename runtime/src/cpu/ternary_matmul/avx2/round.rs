@@ -1,6 +1,5 @@
 //! AVX2: activations to i8, a group of 128 at a time, in the order that the kernels want.
 
-
 use std::arch::x86_64::*;
 
 use super::super::{GROUP, MULTIPLIERS, RoundedGroup, Scale};
