@@ -3,9 +3,11 @@
 //! Between two products one thread does what is not worth sharing (norms, rounding, rotation) while memory has nothing to do.
 //! The products of a token come in the order of those of the token before, so what comes next is known.
 
+use std::ops::Range;
+
 use super::isa::prefetch_second_level;
 
-/// Bytes that a thread asks for: they stay in the second-level cache until they are used.
+/// Bytes that a thread asks for at most: they stay in the second-level cache until they are used.
 const MOST: usize = 128 << 10;
 /// Between two looks for work.
 const SOME: usize = 1 << 10;
@@ -22,26 +24,30 @@ pub(super) struct Order {
 struct Product {
     /// Address of its weights.
     weights: usize,
-    /// Where each worker probably begins.
-    starts: Vec<usize>,
+    /// Addresses of what each worker will probably read first.
+    firsts: Vec<Range<usize>>,
 }
 
 impl Order {
-    /// Says that the product with the weights at an address begins, and where workers begin; tells where they will in the
+    /// Says that the product with the weights at an address begins, and what workers read first; tells what they will in the
     /// product after it, if that is known.
-    pub(super) fn step(&mut self, weights: usize, starts: impl Iterator<Item = usize>) -> &[usize] {
+    pub(super) fn step(
+        &mut self,
+        weights: usize,
+        firsts: impl Iterator<Item = Range<usize>>,
+    ) -> &[Range<usize>] {
         let is_this = |product: Option<&Product>| product.is_some_and(|product| product.weights == weights);
         if !is_this(self.products.get(self.next)) {
             if is_this(self.products.first()) {
                 self.next = 0; // another token
             } else {
                 self.products.truncate(self.next);
-                self.products.push(Product { weights, starts: starts.collect() });
+                self.products.push(Product { weights, firsts: firsts.collect() });
             }
         }
         self.next += 1;
         let next = self.products.get(self.next).or(self.products.first());
-        next.map_or(&[], |product| &product.starts)
+        next.map_or(&[], |product| &product.firsts)
     }
 }
 
@@ -53,17 +59,17 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
-    /// Asks for some more of what lies from an address on; false when there is nothing left to ask for. There may be anything
+    /// Asks for some more of what lies at these addresses; false when there is nothing left to ask for. There may be anything
     /// or nothing: a prefetch never fails.
-    pub(super) fn ask_for(&mut self, start: usize) -> bool {
-        if start != self.start {
-            *self = Self { start, asked: 0 };
+    pub(super) fn ask_for(&mut self, first: Range<usize>) -> bool {
+        if first.start != self.start {
+            *self = Self { start: first.start, asked: 0 };
         }
-        if start == 0 || self.asked == MOST {
+        if self.asked >= first.len().min(MOST) {
             return false;
         }
         for line in (self.asked..self.asked + SOME).step_by(64) {
-            prefetch_second_level(std::ptr::without_provenance::<u8>(start.wrapping_add(line)));
+            prefetch_second_level(std::ptr::without_provenance::<u8>(first.start.wrapping_add(line)));
         }
         self.asked += SOME;
         true
@@ -78,8 +84,10 @@ mod tests {
     fn each_token_tells_what_comes_next_in_the_one_after_it() {
         let mut order = Order::default();
         let mut token = |products: &[usize]| -> Vec<usize> {
-            let mut step = |&weights: &usize| order.step(weights, [weights + 1].into_iter()).first().copied();
-            products.iter().map(|weights| step(weights).unwrap_or(0)).collect()
+            let mut step = |&weights: &usize| {
+                order.step(weights, [weights + 1..weights + 2].into_iter()).first().cloned()
+            };
+            products.iter().map(|weights| step(weights).map_or(0, |first| first.start)).collect()
         };
         token(&[10, 20, 30]);
         assert_eq!(token(&[10, 20, 30]), [21, 31, 11]);
@@ -92,9 +100,9 @@ mod tests {
     #[test]
     fn asks_for_so_much_and_no_more() {
         let mut ahead = Ahead::default();
-        assert!(!ahead.ask_for(0)); // nothing is expected
-        for start in [64, 1 << 20] {
-            assert_eq!((0..1000).filter(|_| ahead.ask_for(start)).count(), MOST / SOME);
+        assert!(!ahead.ask_for(0..0)); // nothing is expected
+        for (first, times) in [(64..64 + (1 << 20), MOST / SOME), (1 << 20..(1 << 20) + 3 * SOME, 3)] {
+            assert_eq!((0..1000).filter(|_| ahead.ask_for(first.clone())).count(), times);
         }
     }
 }

@@ -38,8 +38,10 @@ struct Task<'a> {
 
 impl Task<'_> {
     /// Of its weights.
-    fn address(&self) -> usize {
-        self.w.bytes.as_ptr().addr() + self.first_row * self.w.row_bytes()
+    fn addresses(&self) -> Range<usize> {
+        let rows = self.first_row..self.first_row + self.out.len() / self.tokens.len();
+        let address = |row: usize| self.w.bytes.as_ptr().addr() + row * self.w.row_bytes();
+        address(rows.start)..address(rows.end)
     }
 }
 
@@ -71,8 +73,8 @@ impl Scratch {
         };
         if tokens == 1 {
             let parts = parts_of_one_token(out, w);
-            let starts = parts.iter().skip(1).take(threads::current() - 1).map(|part| part[0].address());
-            threads::expect(self.order.step(w[0].bytes.as_ptr().addr(), starts));
+            let firsts = parts.iter().skip(1).take(threads::current() - 1).map(|part| part[0].addresses());
+            threads::expect(self.order.step(w[0].bytes.as_ptr().addr(), firsts));
             return threads::for_each(parts, |part| part.into_iter().for_each(&run));
         }
         if splits_tokens(tokens) {

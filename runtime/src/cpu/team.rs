@@ -6,6 +6,7 @@
 
 use std::any::Any;
 use std::hint::spin_loop;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -31,8 +32,8 @@ struct Worker {
     thread: OnceLock<Thread>,
     /// Sleeps, or is about to.
     asleep: AtomicBool,
-    /// Address of what it will probably read next, or 0.
-    start: AtomicUsize,
+    /// Addresses of what it will probably read next, or none.
+    next: [AtomicUsize; 2],
 }
 
 #[derive(Default)]
@@ -79,11 +80,13 @@ impl Team {
         self.shared.workers.len()
     }
 
-    /// Tells the workers where what they will probably read in the loop after the next begins: they ask for it when they find
-    /// no work.
-    pub(super) fn expect(&self, starts: &[usize]) {
-        let workers = self.shared.workers.iter().zip(starts);
-        workers.for_each(|(worker, &start)| worker.start.store(start, Ordering::Relaxed));
+    /// Tells the workers the addresses of what they will probably read first in the loop after the next: they ask for it when
+    /// they find no work.
+    pub(super) fn expect(&self, firsts: &[Range<usize>]) {
+        for (worker, first) in self.shared.workers.iter().zip(firsts) {
+            worker.next[0].store(first.start, Ordering::Relaxed);
+            worker.next[1].store(first.end, Ordering::Relaxed);
+        }
     }
 
     /// Calls `f(0)` to `f(tasks - 1)`, each once, here and on the workers, and returns when all have returned. The
@@ -121,6 +124,11 @@ impl Drop for Team {
 }
 
 impl Worker {
+    /// Read while it is written, both ends may be of different loops, and what is asked for is of no use.
+    fn next(&self) -> Range<usize> {
+        self.next[0].load(Ordering::Relaxed)..self.next[1].load(Ordering::Relaxed)
+    }
+
     fn wake(&self) {
         self.thread.get().into_iter().for_each(Thread::unpark);
     }
@@ -140,7 +148,7 @@ impl Shared {
             } else if idle.long() {
                 self.sleep(worker);
                 idle = Idle::default();
-            } else if !ahead.ask_for(worker.start.load(Ordering::Relaxed)) {
+            } else if !ahead.ask_for(worker.next()) {
                 (0..32).for_each(|_| spin_loop());
             }
         }

@@ -5,6 +5,7 @@
 //! that: workers wait for the next loop awake for a while before they sleep.
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::cores::fast_cores;
@@ -87,9 +88,9 @@ pub fn current() -> usize {
     TEAM.with_borrow(|team| team.as_ref().map_or(1, |team| team.workers() + 1))
 }
 
-/// Tells the threads beside this one where what they will probably read in the loop after the next begins.
-pub(super) fn expect(starts: &[usize]) {
-    TEAM.with_borrow(|team| team.iter().for_each(|team| team.expect(starts)));
+/// Tells the threads beside this one the addresses of what they will probably read first in the loop after the next.
+pub(super) fn expect(firsts: &[Range<usize>]) {
+    TEAM.with_borrow(|team| team.iter().for_each(|team| team.expect(firsts)));
 }
 
 /// Calls `f(first_row, rows)` for consecutive pieces of `out` (`[n, cols]`), `grain` rows each, in parallel.
