@@ -85,7 +85,7 @@ mod tests {
         let mut order = Order::default();
         let mut token = |products: &[usize]| -> Vec<usize> {
             let mut step = |&weights: &usize| {
-                order.step(weights, [weights + 1..weights + 2].into_iter()).first().cloned()
+                order.step(weights, std::iter::once(weights + 1..weights + 2)).first().cloned()
             };
             products.iter().map(|weights| step(weights).map_or(0, |first| first.start)).collect()
         };
