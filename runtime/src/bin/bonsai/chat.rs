@@ -173,7 +173,7 @@ struct Answer {
     printed: bool,
     /// What ends it where no token does.
     until: Option<Until>,
-    /// It has as many tokens as it may, and the model would go on.
+    /// It has as many tokens as it may, before the model ended it.
     cut: bool,
 }
 

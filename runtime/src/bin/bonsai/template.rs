@@ -68,7 +68,8 @@ impl StyleArgs {
             let options = ChatOptions { thinking: Some(thinking), ..ChatOptions::default() };
             template.render(&[Message::new("user", "Hi")], &options).ok()
         };
-        if self.think.is_some() && render(true) == render(false) {
+        let thinking = render(true); // nothing, where the template wants more than one message
+        if self.think.is_some() && thinking.is_some() && thinking == render(false) {
             status("--think changes nothing: this model's template does not know it");
         }
     }
