@@ -46,6 +46,17 @@ impl Bytes {
         Ok(Self::of(Owner::Map(map), range))
     }
 
+    /// [`map`](Self::map) for what is read from end to end for every token: in huge pages where the system has files in such
+    /// (Linux, on file systems with large folios). What is in memory already, in small pages, stays as it is.
+    pub fn map_weights(path: &Path) -> Result<Self> {
+        let bytes = Self::map(path)?;
+        #[cfg(target_os = "linux")]
+        if let Owner::Map(map) = &*bytes.owner {
+            let _ = map.advise(memmap2::Advice::HugePage); // slower without, not wrong
+        }
+        Ok(bytes)
+    }
+
     /// `len` bytes that lie where only `read` can get them. What is looked at is read then, once for each clone and slice,
     /// which keep it as long as they live.
     pub fn elsewhere(len: usize, read: impl Fn(Range<usize>) -> Vec<u8> + Send + Sync + 'static) -> Self {

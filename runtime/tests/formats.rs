@@ -5,6 +5,7 @@ mod law;
 mod tiny;
 
 use std::borrow::Cow;
+use std::io::{self, Write};
 use std::path::Path;
 
 use bonsai_runtime::checkpoint::{config_json, parse_config};
@@ -280,6 +281,29 @@ fn a_llama_file_has_no_qk_norm_and_no_table_of_rope_factors() {
     refused(with(Some(zeros("rope_freqs.weight", &[16], TensorType::F32))), "RoPE scaling by a table");
     let norm = zeros("blk.0.attn_q_norm.weight", &[32], TensorType::F32);
     refused(with(Some(norm)), "tensor 'blk.0.attn_q_norm.weight', which a llama model does not have");
+}
+
+#[test]
+fn a_file_is_written_in_pieces_of_huge_pages_whatever_pieces_its_tensors_come_in() {
+    struct Pieces(Vec<usize>);
+    impl Write for Pieces {
+        fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
+            self.0.push(piece.len());
+            Ok(piece.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    const SIZE: usize = 9 << 20;
+    let source = |out: &mut dyn Write| (0..SIZE / 4096).try_for_each(|_| out.write_all(&[1; 4096]));
+    let ne = vec![SIZE / 4];
+    let tensor = NewTensor { name: "a".into(), ne, kind: TensorType::F32, source: Box::new(source) };
+    let mut pieces = Pieces(Vec::new());
+    write(&mut pieces, &[], &[tensor]).unwrap();
+    let (last, whole) = pieces.0.split_last().unwrap();
+    assert_eq!(whole, [4 << 20; 2]);
+    assert_eq!(*last, (1 << 20) + 64); // and what stands before the tensor
 }
 
 // ---- The two layouts of type 42

@@ -97,7 +97,7 @@ fn check_file_name(file: &str) -> Result<(), String> {
 }
 
 fn read_file(path: &Path) -> Result<Vec<Found>> {
-    let bytes = Bytes::map(path)?;
+    let bytes = Bytes::map_weights(path)?;
     let (header, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| {
         Error::format(path, format!("{e}: the file is cut short or no safetensors file, fetch it again"))
     })?;

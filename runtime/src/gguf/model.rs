@@ -20,7 +20,7 @@ const LEAST_TENSORS_PER_LAYER: usize = 9;
 
 /// Opens a GGUF model file.
 pub fn open(path: &Path) -> Result<ModelFile> {
-    open_bytes(&Bytes::map(path)?, path)
+    open_bytes(&Bytes::map_weights(path)?, path)
 }
 
 /// Opens a GGUF model that is already in memory; `name` is for error messages.

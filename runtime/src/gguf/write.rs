@@ -7,6 +7,7 @@ use super::layout::TensorType;
 use super::value::{Value, write_str};
 use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAGIC};
 use crate::error::{Error, Result};
+use crate::pages::HUGE;
 
 /// Writes the bytes of a tensor, in pieces of any size.
 pub type Source<'a> = Box<dyn Fn(&mut dyn Write) -> io::Result<()> + 'a>;
@@ -25,6 +26,7 @@ pub struct NewTensor<'a> {
 
 /// Writes a file. `general.alignment` in the metadata sets the alignment, otherwise it is 32.
 pub fn write(out: &mut impl Write, metadata: &[(String, Value)], tensors: &[NewTensor]) -> Result<()> {
+    let out = &mut HugePieces::new(out);
     let alignment = alignment_of(metadata)?;
     let (head, sizes) = header(metadata, tensors, alignment)?;
     let io = |e| Error::io("the GGUF file being written")(e);
@@ -96,6 +98,43 @@ fn size_of(tensor: &NewTensor) -> Result<usize> {
             tensor.kind.name()
         ))
     })
+}
+
+/// Passes bytes on in pieces of whole huge pages: in such a system with large folios then keeps the file in memory, where
+/// [`Bytes::map_weights`](crate::tensor::Bytes::map_weights) finds them.
+struct HugePieces<'a, W: Write> {
+    out: &'a mut W,
+    piece: Vec<u8>,
+}
+
+impl<'a, W: Write> HugePieces<'a, W> {
+    const SIZE: usize = 2 * HUGE;
+
+    fn new(out: &'a mut W) -> Self {
+        Self { out, piece: Vec::new() }
+    }
+
+    fn pass_on(&mut self) -> io::Result<()> {
+        self.out.write_all(&self.piece)?;
+        self.piece.clear();
+        Ok(())
+    }
+}
+
+impl<W: Write> Write for HugePieces<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let some = bytes.len().min(Self::SIZE - self.piece.len());
+        self.piece.extend_from_slice(&bytes[..some]);
+        if self.piece.len() == Self::SIZE {
+            self.pass_on()?;
+        }
+        Ok(some)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.pass_on()?;
+        self.out.flush()
+    }
 }
 
 /// Passes bytes on and counts them.
