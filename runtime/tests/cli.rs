@@ -325,7 +325,8 @@ fn bench_says_what_cannot_be_measured() {
         "500 tokens behind 0 need a context of 500, but the model's ends at 400",
     );
     fails(&["-p", "0", "-n", "2", "-d", "399"], "2 tokens behind 399");
-    fails(&["-p", "4", "-t", "0"], "threads must be at least 1");
+    fails(&["-p", "4", "-t", "0"], "0 threads: expected 1 to 1024");
+    fails(&["-p", "4", "-t", "100000"], "100000 threads: expected 1 to 1024");
     fails(&["-r", "0"], "--repetitions");
     fails(&["--shape", "0.6b"], "--shape");
     let unknown = bonsai(&["bench", "--shape", "7b"]);

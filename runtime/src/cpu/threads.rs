@@ -12,6 +12,9 @@ use super::cores::fast_cores;
 use super::team::Team;
 use crate::error::{Error, Result};
 
+/// Most threads that may be asked for: more than the largest machines have.
+const MOST: usize = 1024;
+
 /// The threads that a session computes on. Clones share them.
 #[derive(Clone)]
 pub struct Threads {
@@ -33,8 +36,8 @@ impl Threads {
     /// asked for, there are those of [`Threads::of_the_host`]. A number of threads never changes a result.
     pub fn new(count: Option<usize>) -> Result<Self> {
         let count = count.unwrap_or_else(Self::default_count);
-        if count == 0 {
-            return Err(Error::Argument("the number of threads must be at least 1".into()));
+        if !(1..=MOST).contains(&count) {
+            return Err(Error::Argument(format!("{count} threads: expected 1 to {MOST}")));
         }
         if cfg!(target_family = "wasm") {
             return Ok(HOST.get_or_init(|| Self::with(Team::without_threads(0))).clone());
@@ -88,7 +91,7 @@ pub fn current() -> usize {
     TEAM.with_borrow(|team| team.as_ref().map_or(1, |team| team.workers() + 1))
 }
 
-/// Tells the threads beside this one the addresses of what they will probably read first in the loop after the next.
+/// Tells the threads, this one first, the addresses of what they will probably read first in the loop after the next.
 pub(super) fn expect(firsts: &[Range<usize>]) {
     TEAM.with_borrow(|team| team.iter().for_each(|team| team.expect(firsts)));
 }
@@ -140,7 +143,7 @@ mod tests {
                 assert_eq!(out, expected);
             }
         }
-        assert!(Threads::new(Some(0)).is_err());
+        assert!(Threads::new(Some(0)).is_err() && Threads::new(Some(MOST + 1)).is_err());
     }
 
     #[cfg(not(target_family = "wasm"))]
