@@ -127,7 +127,7 @@ pub struct Session {
     tokens: Vec<u32>,
     /// The machine holds the logits behind the last token.
     answered: bool,
-    /// The last that were read.
+    /// The last that were read from a GPU.
     logits: Vec<f32>,
 }
 
@@ -232,8 +232,7 @@ impl Session {
     /// anything else.
     pub fn last_logits(&mut self) -> Result<&[f32]> {
         self.check_answered()?;
-        self.engine.read_logits(&mut self.logits)?;
-        Ok(&self.logits)
+        self.engine.logits(&mut self.logits)
     }
 
     /// [`Session::prompt`] without waiting, for a GPU in a browser. Dropped halfway, the tokens count as fed.
@@ -263,6 +262,9 @@ impl Session {
 
     /// [`Session::last_logits`] without waiting.
     pub async fn last_logits_async(&mut self) -> Result<&[f32]> {
+        if self.device() == Device::Cpu {
+            return self.last_logits();
+        }
         self.check_answered()?;
         self.engine.await_logits(&mut self.logits).await?;
         Ok(&self.logits)

@@ -24,12 +24,12 @@ pub(super) struct Order {
 struct Product {
     /// Address of its weights.
     weights: usize,
-    /// Addresses of what each worker will probably read first.
+    /// Addresses of what each thread will probably read first.
     firsts: Vec<Range<usize>>,
 }
 
 impl Order {
-    /// Says that the product with the weights at an address begins, and what workers read first; tells what they will in the
+    /// Says that the product with the weights at an address begins, and what threads read first; tells what they will in the
     /// product after it, if that is known.
     pub(super) fn step(
         &mut self,

@@ -72,10 +72,10 @@ impl Scratch {
             }
         };
         if tokens == 1 {
-            let parts = parts_of_one_token(out, w);
-            let firsts = parts.iter().skip(1).take(threads::current() - 1).map(|part| part[0].addresses());
+            let tasks = of_one_token(out, w);
+            let firsts = tasks.iter().take(threads::current()).map(Task::addresses);
             threads::expect(self.order.step(w[0].bytes.as_ptr().addr(), firsts));
-            return threads::for_each(parts, |part| part.into_iter().for_each(&run));
+            return threads::for_each(tasks, run);
         }
         if splits_tokens(tokens) {
             let each = out.iter_mut().zip(w);
@@ -116,28 +116,25 @@ fn some_tokens<'a>(out: &'a mut [f32], w: &'a StoredTensor, tokens: usize) -> Ve
     pieces.map(task).collect()
 }
 
-/// The rows of all matrices for one token, one matrix behind the other, in parts for the threads.
-fn parts_of_one_token<'a, const N: usize>(
-    out: [&'a mut [f32]; N],
-    w: [&'a StoredTensor; N],
-) -> Vec<Vec<Task<'a>>> {
+/// The rows of all matrices for one token, one matrix behind the other, in parts for the threads. A part that reaches into the
+/// next matrix is two tasks.
+fn of_one_token<'a, const N: usize>(out: [&'a mut [f32]; N], w: [&'a StoredTensor; N]) -> Vec<Task<'a>> {
     let least = TASK_BYTES.div_ceil(w[0].row_bytes());
-    let mut lengths = part_lengths(w.iter().map(|w| w.rows).sum(), least).into_iter();
-    let (mut parts, mut missing) = (Vec::new(), 0);
+    let lengths = part_lengths(w.iter().map(|w| w.rows).sum(), least);
+    let mut tasks = Vec::with_capacity(lengths.len() + N);
+    let (mut lengths, mut missing) = (lengths.into_iter(), 0);
     for (mut out, w) in out.into_iter().zip(w) {
         while !out.is_empty() {
             if missing == 0 {
                 missing = lengths.next().expect("lengths add up to all rows");
-                parts.push(Vec::new());
             }
             let (first_row, rows) = (w.rows - out.len(), missing.min(out.len()));
             let out = out.split_off_mut(..rows).expect("at most as many as there are");
-            let part = parts.last_mut().expect("pushed above");
-            part.push(Task { w, first_row, tokens: 0..1, out });
+            tasks.push(Task { w, first_row, tokens: 0..1, out });
             missing -= rows;
         }
     }
-    parts
+    tasks
 }
 
 /// How many rows the parts have, one behind the other: rounds of one for each thread, and each round takes three

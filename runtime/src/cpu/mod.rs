@@ -135,6 +135,11 @@ impl CpuBackend {
 }
 
 impl CpuTensor {
+    /// The first numbers.
+    pub(crate) fn first(&self, numbers: usize) -> &[f32] {
+        &self.data[..numbers]
+    }
+
     fn rows(&self, rows: usize) -> &[f32] {
         &self.data[..rows * self.cols]
     }
@@ -186,7 +191,7 @@ impl Backend for CpuBackend {
     }
 
     fn read(&mut self, from: &CpuTensor, out: &mut [f32]) -> Result<()> {
-        out.copy_from_slice(&from.data[..out.len()]);
+        out.copy_from_slice(from.first(out.len()));
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 //! token finds it awake. The leader waits for claimed tasks only: a worker that the system put aside holds nobody up.
 
 use std::any::Any;
+use std::cell::RefCell;
 use std::hint::spin_loop;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,6 +22,9 @@ type Task<'a> = dyn Fn(usize) + Sync + 'a;
 /// Workers that wait for loops.
 pub(super) struct Team {
     shared: Arc<Shared>,
+    /// Of the leader.
+    next: Next,
+    ahead: RefCell<Ahead>,
     /// Those that were started here.
     threads: Vec<JoinHandle<()>>,
 }
@@ -32,9 +36,12 @@ struct Worker {
     thread: OnceLock<Thread>,
     /// Sleeps, or is about to.
     asleep: AtomicBool,
-    /// Addresses of what it will probably read next, or none.
-    next: [AtomicUsize; 2],
+    next: Next,
 }
+
+/// Addresses of what a thread will probably read next, or none.
+#[derive(Default)]
+struct Next([AtomicUsize; 2]);
 
 #[derive(Default)]
 struct Shared {
@@ -66,7 +73,8 @@ impl Team {
     /// Seats for `workers` threads that the caller starts. Loops do not wait for those that have not come.
     pub(super) fn without_threads(workers: usize) -> Self {
         let workers = (0..workers).map(|_| Worker::default()).collect();
-        Self { shared: Arc::new(Shared { workers, ..Shared::default() }), threads: Vec::new() }
+        let shared = Arc::new(Shared { workers, ..Shared::default() });
+        Self { shared, next: Next::default(), ahead: RefCell::default(), threads: Vec::new() }
     }
 
     /// What a thread of the team calls; it returns when the team is no more, or at once when all seats are taken.
@@ -80,13 +88,11 @@ impl Team {
         self.shared.workers.len()
     }
 
-    /// Tells the workers the addresses of what they will probably read first in the loop after the next: they ask for it when
-    /// they find no work.
+    /// Tells all threads, the leader first, the addresses of what they will probably read first in the loop after the next:
+    /// they ask for it when they find no work.
     pub(super) fn expect(&self, firsts: &[Range<usize>]) {
-        for (worker, first) in self.shared.workers.iter().zip(firsts) {
-            worker.next[0].store(first.start, Ordering::Relaxed);
-            worker.next[1].store(first.end, Ordering::Relaxed);
-        }
+        let workers = self.shared.workers.iter().map(|worker| &worker.next);
+        std::iter::once(&self.next).chain(workers).zip(firsts).for_each(|(next, first)| next.set(first));
     }
 
     /// Calls `f(0)` to `f(tasks - 1)`, each once, here and on the workers, and returns when all have returned. The
@@ -105,7 +111,8 @@ impl Team {
         let wanted = shared.workers.iter().take(tasks - 1);
         wanted.filter(|worker| worker.asleep.load(Ordering::SeqCst)).for_each(Worker::wake);
         while shared.take_one() {}
-        wait(|| shared.finished.load(Ordering::Acquire) == tasks);
+        let ahead = &mut *self.ahead.borrow_mut();
+        wait(|| shared.finished.load(Ordering::Acquire) == tasks, || ahead.ask_for(self.next.get()));
         match shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take() {
             Some(panic) => Err(panic),
             None => Ok(()),
@@ -123,12 +130,19 @@ impl Drop for Team {
     }
 }
 
-impl Worker {
-    /// Read while it is written, both ends may be of different loops, and what is asked for is of no use.
-    fn next(&self) -> Range<usize> {
-        self.next[0].load(Ordering::Relaxed)..self.next[1].load(Ordering::Relaxed)
+impl Next {
+    fn set(&self, addresses: &Range<usize>) {
+        self.0[0].store(addresses.start, Ordering::Relaxed);
+        self.0[1].store(addresses.end, Ordering::Relaxed);
     }
 
+    /// Read while it is written, both ends may be of different loops, and what is asked for is of no use.
+    fn get(&self) -> Range<usize> {
+        self.0[0].load(Ordering::Relaxed)..self.0[1].load(Ordering::Relaxed)
+    }
+}
+
+impl Worker {
     fn wake(&self) {
         self.thread.get().into_iter().for_each(Thread::unpark);
     }
@@ -148,7 +162,7 @@ impl Shared {
             } else if idle.long() {
                 self.sleep(worker);
                 idle = Idle::default();
-            } else if !ahead.ask_for(worker.next()) {
+            } else if !ahead.ask_for(worker.next.get()) {
                 (0..32).for_each(|_| spin_loop());
             }
         }
@@ -187,10 +201,14 @@ impl Shared {
     }
 }
 
-/// Spins, and gives the core away now and then where there are more threads than cores.
-fn wait(done: impl Fn() -> bool) {
+/// Does what is useful meanwhile, while there is something, and then spins; gives the core away now and then where there are more
+/// threads than cores.
+fn wait(done: impl Fn() -> bool, mut useful: impl FnMut() -> bool) {
     let mut rounds = 0u32;
     while !done() {
+        if useful() {
+            continue;
+        }
         rounds += 1;
         if rounds.is_multiple_of(1024) {
             std::thread::yield_now();

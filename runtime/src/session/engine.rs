@@ -32,6 +32,11 @@ pub(super) trait Engine: Send {
     fn feed(&mut self, position: usize, tokens: &[u32], wanted: Range<usize>);
     /// Waits for the logits of the last pass.
     fn read_logits(&mut self, out: &mut [f32]) -> Result<()>;
+    /// The same, of one token: where they lie, or in `room`.
+    fn logits<'a>(&'a mut self, room: &'a mut [f32]) -> Result<&'a [f32]> {
+        self.read_logits(room)?;
+        Ok(room)
+    }
     /// The same without waiting: for a GPU in a browser, where nothing may.
     fn await_logits<'a>(&'a mut self, out: &'a mut [f32]) -> Later<'a, Result<()>> {
         Box::pin(std::future::ready(self.read_logits(out)))
@@ -160,6 +165,10 @@ impl Engine for OnCpu {
 
     fn read_logits(&mut self, out: &mut [f32]) -> Result<()> {
         self.backend.read(&self.state.logits, out)
+    }
+
+    fn logits<'a>(&'a mut self, room: &'a mut [f32]) -> Result<&'a [f32]> {
+        Ok(self.state.logits.first(room.len()))
     }
 
     fn device(&self) -> Device {
