@@ -18,6 +18,8 @@ use config_json::Parsed;
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
+/// Settings of a run, which `bonsai-trainer` leaves in its directory.
+const RUN: &str = "run.toml";
 /// Tables that old exporters left behind; they follow from the config.
 const IGNORED_ENDING: &str = ".rotary_emb.inv_freq";
 
@@ -53,7 +55,11 @@ pub fn open(directory: &Path) -> Result<ModelFile> {
         )));
     }
     let tokenizer = tokenizer(directory);
-    let description = describe(&model_type, &tensors);
+    let mut description = describe(&model_type, &tensors);
+    if directory.join(RUN).exists() {
+        description +=
+            "; a training run, whose weights are not rounded yet: `bonsai-trainer export` does that";
+    }
     Ok(ModelFile { config, tokenizer, tensors, description })
 }
 

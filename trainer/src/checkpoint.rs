@@ -252,7 +252,7 @@ pub fn claim(dir: &Path) -> Result<()> {
 
 /// True when `dir` holds a checkpoint, even one whose last renames a crash prevented.
 pub fn exists(dir: &Path) -> bool {
-    dir.join(STATE).exists() || dir.join(MARK).exists()
+    dir.join(MARK).exists() || (dir.join(STATE).exists() && dir.join(RUN).exists()) // other trainers write a STATE, too
 }
 
 /// True for a file that a checkpoint consists of, or that saving one leaves for a moment.

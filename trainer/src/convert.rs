@@ -31,10 +31,15 @@ pub struct Converted {
 /// Writes the model at `source` to `out`: as GGUF where that ends in `.gguf`, else as a Hugging Face directory of f32 weights.
 /// In a GGUF file, dense and quantised matrices stay as they are, and ternary ones, packed or not, are packed as `format`.
 ///
-/// Fails on what the other kind of file cannot say, where a value would change, and on a `format` with nothing to pack.
+/// Fails on what the other kind of file cannot say, where a value would change, on a `format` with nothing to pack, and on the
+/// directory of a run.
 pub fn convert(source: &Path, out: &Path, format: Option<PackedFormat>) -> Result<Converted> {
     if out.exists() {
         return Err(Error::Config(format!("{}: is there already: name another file", out.display())));
+    }
+    if checkpoint::exists(source) {
+        let message = "a training run, whose weights are not rounded yet: `bonsai-trainer export` rounds and packs them";
+        return Err(Error::Config(format!("{}: {message}", source.display())));
     }
     let file = ModelFile::open(source)?;
     match out.extension().is_some_and(|extension| extension == "gguf") {

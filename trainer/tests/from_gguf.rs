@@ -12,7 +12,7 @@ use bonsai_trainer::config::{OptimizerKind, Precision, RunConfig};
 use bonsai_trainer::convert::convert;
 use bonsai_trainer::rotation::Rotation;
 use bonsai_trainer::run::{self, Watch};
-use bonsai_trainer::{export, stories, verify};
+use bonsai_trainer::{eval, export, stories, verify};
 use tiny_run::settings;
 
 static NEVER: AtomicBool = AtomicBool::new(false);
@@ -106,6 +106,22 @@ fn ternary_numbers_are_packed_and_dense_ones_refuse_a_packing() {
     assert!(groups.contains("groups of 256") && groups.contains("groups of 128"), "{groups}");
     let dense = refused(&llama(), PackedFormat::Q2_0);
     assert!(dense.contains("no matrix of this model is ternary"), "{dense}");
+}
+
+#[test]
+fn a_run_is_named_as_what_it_is_and_the_state_of_another_trainer_makes_no_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let (run, folder, out) = (dir.path().join("run"), dir.path().join("hf"), dir.path().join("out.gguf"));
+    run::start(RunConfig { steps: 1, ..conversion(dir.path()) }, &QUIET).unwrap();
+    let error = convert(&run, &out, None).unwrap_err().to_string();
+    assert!(error.contains("bonsai-trainer export"), "{error}");
+    let description = ModelFile::open(&run).unwrap().description;
+    assert!(description.contains("not rounded yet"), "{description}");
+
+    convert(&llama(), &folder, None).unwrap();
+    std::fs::write(folder.join("trainer_state.json"), "{}").unwrap(); // as transformers leaves it
+    eval::open(&folder).unwrap();
+    convert(&folder, &out, None).unwrap();
 }
 
 /// Another basis is the same function: the loss of the dense weights stays, and the ternary ones export as ever.
