@@ -201,7 +201,14 @@ pub enum Command {
         json: bool,
     },
     /// Forecasts the memory of a run before it starts.
-    Fit(Box<TrainArgs>),
+    Fit {
+        /// Settings of the run.
+        #[command(flatten)]
+        train: Box<TrainArgs>,
+        /// JSON on stdout, in bytes.
+        #[arg(long)]
+        json: bool,
+    },
     /// Lists what --device can mean on this machine.
     Devices {
         /// JSON on stdout.
@@ -229,7 +236,7 @@ impl Command {
             | Self::Plot { .. }
             | Self::Report { .. }
             | Self::Settings { .. }
-            | Self::Fit(_)
+            | Self::Fit { .. }
             | Self::Devices { .. } => false,
         }
     }
@@ -273,7 +280,7 @@ pub fn run(command: Command, quiet: bool, cancelled: &AtomicBool) -> Result<()> 
             output::line(run.join(summary::FILE).display())
         }
         Command::Settings { about, json } => explain_settings(&about.join(" "), json),
-        Command::Fit(args) => forecast(&args),
+        Command::Fit { train, json } => print(&forecast(&train)?, json),
         Command::Devices { json } => list_devices(json),
     }
 }
@@ -384,7 +391,7 @@ fn draw(runs: &[PathBuf], out: &Path) -> Result<()> {
     output::line(out.display())
 }
 
-fn forecast(args: &TrainArgs) -> Result<()> {
+fn forecast(args: &TrainArgs) -> Result<fit::Forecast> {
     let config = match &args.resume {
         Some(run) => RunConfig::load_over(&checkpoint::settings(run)?, &args.settings()?)?,
         None => args.config()?,
@@ -399,5 +406,5 @@ fn forecast(args: &TrainArgs) -> Result<()> {
         None => preset(&config.preset, run::vocabulary(&config)?, config.seq_len)?,
     };
     let teacher = loss::teacher_path(&config)?.map(|path| open(&path)).transpose()?;
-    output::line(fit::Forecast::with_teacher(&model, teacher.as_ref(), &config)?)
+    fit::Forecast::with_teacher(&model, teacher.as_ref(), &config)
 }

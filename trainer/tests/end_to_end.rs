@@ -147,6 +147,9 @@ fn text_to_talking_model_by_every_command() {
     done(&["plot", &run, "--out", &picture]);
     assert!(std::fs::read_to_string(picture).unwrap().contains("<svg"));
     assert!(done(&[&["fit"], &TINY[..]].concat()).contains("peak"));
+    let fit: serde_json::Value =
+        serde_json::from_str(&done(&[&["fit", "--json"], &TINY[..]].concat())).unwrap();
+    assert!(fit["peak"].as_u64() > fit["latents"].as_u64(), "{fit}");
     let arguments = ["train", "--data", &text, "--init", &models[4], "--out", &place.at("again")];
     let small = ["--steps", "1", "--seq-len", "32", "--batch-size", "2", "--set", "sample_every=0"];
     assert!(done(&[&arguments[..], &small].concat()).starts_with("step 1: "));
