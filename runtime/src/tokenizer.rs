@@ -69,8 +69,13 @@ impl Tokenizer {
     pub fn from_json(json: &[u8]) -> Result<Self> {
         // The crate panics on some damaged files, for instance on a merge longer than any token.
         let read = catch_unwind(AssertUnwindSafe(|| tokenizers::Tokenizer::from_bytes(json)));
-        let mut inner =
+        let inner =
             read.map_err(|_| Error::Tokenizer("the tokenizer.json is damaged".into()))?.map_err(failed)?;
+        Self::from_inner(inner)
+    }
+
+    /// What [`from_json`](Self::from_json) makes of a tokenizer of the crate that it reads such a file with.
+    pub fn from_inner(mut inner: tokenizers::Tokenizer) -> Result<Self> {
         // Limits that a file may carry for training batches are not for us: every text is encoded whole.
         inner.with_truncation(None).map_err(failed)?.with_padding(None);
         let (size, bytes) = tokens_of(&inner)?;
@@ -81,6 +86,12 @@ impl Tokenizer {
             bytes,
             Settings { bos, add_bos: bos.is_some(), ..Settings::default() },
         ))
+    }
+
+    /// That crate's tokenizer. To write one as JSON and read it again would compile all of the crate's readers and writers once
+    /// more in whoever does.
+    pub fn into_inner(self) -> tokenizers::Tokenizer {
+        self.inner
     }
 
     fn assemble(

@@ -60,8 +60,7 @@ where
 
 /// Apart from [`learn`], which every crate that calls it compiles again, to keep the learner out of that.
 fn learn_from(pieces: &mut (dyn Iterator<Item = String> + Send), options: &BpeOptions) -> Result<Tokenizer> {
-    let start = Tokenizer::from_vocabulary(Vocabulary::of_bytes())?.to_json()?;
-    let mut learner = tokenizers::Tokenizer::from_bytes(start).map_err(failed)?;
+    let mut learner = Tokenizer::from_vocabulary(Vocabulary::of_bytes())?.into_inner();
     let mut trainer = TrainerWrapper::BpeTrainer(
         BpeTrainer::builder()
             .vocab_size(options.vocab_size - options.specials.len())
@@ -71,7 +70,7 @@ fn learn_from(pieces: &mut (dyn Iterator<Item = String> + Send), options: &BpeOp
             .build(),
     );
     learner.train(&mut trainer, pieces).map_err(failed)?;
-    let learned = Tokenizer::from_json(learner.to_string(false).map_err(failed)?.as_bytes())?.vocabulary()?;
+    let learned = Tokenizer::from_inner(learner)?.vocabulary()?;
     if learned.merges.is_empty() && options.vocab_size > 256 + options.specials.len() {
         return Err(Error::Text(
             "no pair of characters occurs often enough to learn from: give the tokenizer more text".into(),
