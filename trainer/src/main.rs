@@ -23,8 +23,14 @@ struct Arguments {
     #[arg(long, short, global = true)]
     quiet: bool,
     /// Threads [default: all cores].
-    #[arg(long, short, global = true, value_name = "N", value_parser = whole::<usize>, allow_negative_numbers = true)]
+    #[arg(long, short, global = true, value_name = "N", value_parser = threads, allow_negative_numbers = true)]
     threads: Option<usize>,
+}
+
+/// More than the largest machines have are a slip of the hand, and would end the program when they do not start.
+fn threads(text: &str) -> Result<usize, String> {
+    const MOST: usize = 1024;
+    whole(text).and_then(|n| if n <= MOST { Ok(n) } else { Err(format!("expected at most {MOST}")) })
 }
 
 static CANCELLED: AtomicBool = AtomicBool::new(false);

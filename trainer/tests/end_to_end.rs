@@ -340,6 +340,7 @@ fn numbers_are_told_from_options() {
         (["sample", "--tokens", "-5"], "from 0 on"),
         (["preview", "--skip", "-5"], "from 0 on"),
         (["fit", "--threads", "-1"], "from 0 on"),
+        (["fit", "--threads", "100000"], "at most 1024"),
     ] {
         let output = trainer(&given);
         let stderr = String::from_utf8(output.stderr).unwrap();
