@@ -18,6 +18,7 @@ import numpy as np
 from gguf import GGMLQuantizationType as Type
 
 COLS, ROWS = 512, 2
+WITH_MINIMA = Type.Q4_1, Type.Q5_1, Type.Q4_K, Type.Q5_K
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM, FFN, LAYERS = 64, 2, 1, 32, 64, 1
 THETA = 1e5
 MERGES = ["1 2", "Ġ 1", "h e", "he r", "Ġ t", "Ġt he", "! !"]
@@ -28,7 +29,7 @@ def blocks(rng, kind):
     """Random rows of `kind`: any bytes will do, but where a scale lies there is a finite f16."""
     group, size = gguf.GGML_QUANT_SIZES[kind]
     data = rng.integers(0, 256, (ROWS * COLS // group, size), dtype=np.uint8)
-    scales = {Type.Q4_1: [0, 2], Type.Q6_K: [208]}.get(kind, [0])
+    scales = [208] if kind == Type.Q6_K else [0, 2] if kind in WITH_MINIMA else [0]
     for at in scales:
         half = rng.normal(0, 0.01, len(data)).astype(np.float16)
         data[:, at : at + 2] = half.view(np.uint8).reshape(-1, 2)
@@ -38,7 +39,7 @@ def blocks(rng, kind):
 def write_blocks(path):
     writer = gguf.GGUFWriter(path, "blocks")
     rng = np.random.default_rng(1)
-    for kind in (Type.Q4_0, Type.Q4_1, Type.Q8_0, Type.Q6_K):
+    for kind in (Type.Q4_0, Type.Q4_1, Type.Q8_0, Type.Q6_K, Type.Q5_0, Type.Q5_1, Type.Q4_K, Type.Q5_K):
         data = blocks(rng, kind)
         writer.add_tensor(kind.name, data, raw_dtype=kind)
         writer.add_tensor(f"{kind.name}.f32", gguf.dequantize(data, kind))

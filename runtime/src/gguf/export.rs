@@ -205,7 +205,11 @@ fn file_type(tensors: &[NewTensor]) -> u32 {
         Some(TensorType::Tq2_0) => 37,
         Some(TensorType::Quantized(Quantized::Q4_0)) => 2,
         Some(TensorType::Quantized(Quantized::Q4_1)) => 3,
+        Some(TensorType::Quantized(Quantized::Q5_0)) => 8,
+        Some(TensorType::Quantized(Quantized::Q5_1)) => 9,
         Some(TensorType::Quantized(Quantized::Q8_0)) => 7,
+        Some(TensorType::Quantized(Quantized::Q4K)) => 15,
+        Some(TensorType::Quantized(Quantized::Q5K)) => 17,
         Some(TensorType::Quantized(Quantized::Q6K)) => 18,
     }
 }

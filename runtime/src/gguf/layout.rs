@@ -30,7 +30,7 @@ pub enum TensorType {
     Tq1_0,
     /// Ternary, number 35: llama.cpp's 2-bit codes in groups of 256.
     Tq2_0,
-    /// Q4_0, Q4_1, Q8_0 or Q6_K, under ggml's numbers.
+    /// Q4_0 to Q8_0 and Q4_K to Q6_K, under ggml's numbers.
     Quantized(Quantized),
 }
 

@@ -181,7 +181,7 @@ fn read_info(cursor: &mut Cursor, name: &str) -> Result<TensorInfo> {
     let id = cursor.u32(&format!("the type of tensor '{name}'"))?;
     let kind = TensorType::from_id(id).ok_or_else(|| {
         Error::Unsupported(format!(
-            "tensor '{name}' has number format {id} ({}), but only F32, F16, BF16, Q4_0, Q4_1, Q8_0, Q6_K, Q2_0, PQ2_0, PTQ1_0, TQ1_0 and TQ2_0 are read",
+            "tensor '{name}' has number format {id} ({}), but only F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, Q2_0, PQ2_0, PTQ1_0, TQ1_0 and TQ2_0 are read",
             foreign_type_name(id)
         ))
     })?;
