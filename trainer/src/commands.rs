@@ -280,7 +280,7 @@ pub fn run(command: Command, quiet: bool, cancelled: &AtomicBool) -> Result<()> 
             output::line(run.join(summary::FILE).display())
         }
         Command::Settings { about, json } => explain_settings(&about.join(" "), json),
-        Command::Fit { train, json } => print(&forecast(&train)?, json),
+        Command::Fit { train, json } => show_forecast(&forecast(&train)?, json),
         Command::Devices { json } => list_devices(json),
     }
 }
@@ -389,6 +389,21 @@ fn draw(runs: &[PathBuf], out: &Path) -> Result<()> {
     let curves: Vec<(String, PathBuf)> = runs.iter().map(|run| (plot::label(run), run.clone())).collect();
     plot::plot(&curves, out)?;
     output::line(out.display())
+}
+
+fn show_forecast(forecast: &fit::Forecast, json: bool) -> Result<()> {
+    /// The parts, and what they come to.
+    #[derive(serde::Serialize)]
+    struct WithPeak<'a> {
+        #[serde(flatten)]
+        parts: &'a fit::Forecast,
+        peak: usize,
+    }
+    if json {
+        output::json(&WithPeak { parts: forecast, peak: forecast.total() })
+    } else {
+        output::line(forecast)
+    }
 }
 
 fn forecast(args: &TrainArgs) -> Result<fit::Forecast> {

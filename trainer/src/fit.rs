@@ -39,8 +39,6 @@ pub struct Forecast {
     pub scratch: usize,
     /// The program; 0 on a GPU, whose memory it does not use.
     pub program: usize,
-    /// All of these but `parameters`, which counts weights.
-    pub peak: usize,
 }
 
 impl Forecast {
@@ -78,7 +76,7 @@ impl Forecast {
             true => 4 * gpu_scratch(model, run, teacher.is_some()),
             false => head.max(unpacked.unwrap_or(0)) + factors(model, &tensors, tokens, run),
         };
-        let mut forecast = Self {
+        Ok(Self {
             parameters: numbers,
             latents: tensors.iter().map(|t| t.len() * run.latents.of(t).bytes()).sum(),
             gradients: 4 * if run.optimizer_in_backward { distinct(&tensors) } else { numbers },
@@ -88,14 +86,11 @@ impl Forecast {
             teacher: teacher.unwrap_or(0),
             scratch,
             program: if gpu { 0 } else { PROGRAM },
-            peak: 0,
-        };
-        forecast.peak = forecast.sum();
-        Ok(forecast)
+        })
     }
 
-    /// Of the parts.
-    fn sum(&self) -> usize {
+    /// Sum of the parts.
+    pub fn total(&self) -> usize {
         self.latents
             + self.gradients
             + self.moments
@@ -207,6 +202,6 @@ impl std::fmt::Display for Forecast {
         for (name, bytes) in parts.into_iter().filter(|part| part.1 > 0) {
             writeln!(f, "  {name:<16} {:>10.1} MB", mb(bytes))?;
         }
-        write!(f, "  {:<16} {:>10.1} MB", "peak", mb(self.peak))
+        write!(f, "  {:<16} {:>10.1} MB", "peak", mb(self.total()))
     }
 }

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bonsai_runtime::cpu::threads::MOST;
 use bonsai_trainer::commands::{self, Command};
 use bonsai_trainer::numbers::whole;
 use bonsai_trainer::{communicator, output};
@@ -29,7 +30,6 @@ struct Arguments {
 
 /// More than the largest machines have are a slip of the hand, and would end the program when they do not start.
 fn threads(text: &str) -> Result<usize, String> {
-    const MOST: usize = 1024;
     whole(text).and_then(|n| if n <= MOST { Ok(n) } else { Err(format!("expected at most {MOST}")) })
 }
 

@@ -59,7 +59,7 @@ fn on_gpu(model: &Config, config: RunConfig, tokens: &Tokens) -> (Vec<f64>, Vec<
     let open = || GpuBackend::new(gpu.clone(), model, config.seq_len).expect("a known shape");
     let teacher = (config.teacher == "random").then(|| bonsai_benches::teacher(open(), model, &config));
     let forecast = bonsai_trainer::fit::Forecast::new(model, teacher.as_ref().map(|_| model), &config);
-    let forecast = forecast.expect("settings of a run").peak;
+    let forecast = forecast.expect("settings of a run").total();
     let mut trainer = bonsai_benches::trainer_on(open(), model.clone(), config.clone()).with_teacher(teacher);
     let all = config.steps;
     trainer.config.steps = all - 1;

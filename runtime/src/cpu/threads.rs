@@ -13,7 +13,7 @@ use super::team::Team;
 use crate::error::{Error, Result};
 
 /// Most threads that may be asked for: more than the largest machines have.
-const MOST: usize = 1024;
+pub const MOST: usize = 1024;
 
 /// The threads that a session computes on. Clones share them.
 #[derive(Clone)]

@@ -132,9 +132,9 @@ fn a_step_is_few_submissions_and_the_forecast_is_what_is_allocated() {
             after.dispatches - before.dispatches,
             after.bytes_down - before.bytes_down,
             after.allocated,
-            forecast.peak
+            forecast.total()
         );
         assert!(submits <= 6 + u64::from(teacher) && reads == 2);
-        assert_eq!(after.allocated, forecast.peak as u64);
+        assert_eq!(after.allocated, forecast.total() as u64);
     }
 }
